@@ -1,0 +1,1 @@
+"""NATS: the embedded server, connections, permissions, subjects."""

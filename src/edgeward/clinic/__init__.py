@@ -1,0 +1,1 @@
+"""Floor 5: applications, and what delivers their results."""

@@ -1,0 +1,1 @@
+"""Results of image analysis as DICOM objects, and their delivery."""

@@ -1,0 +1,1 @@
+"""Streaming physiology: detection, rhythm, alarms."""

@@ -1,0 +1,276 @@
+"""One settings tree: ``edgeward.toml``, then environment variables, validated at start.
+
+Responsible for what may be set, its default, and a clear error when a value is wrong. Not responsible for acting on it.
+
+An environment variable overrides the file: ``EDGEWARD_<SECTION>__<KEY>``, for example ``EDGEWARD_DICOM__PORT=11112``.
+The state directory (``--home``) is not a setting: it holds the settings.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+FILE = "edgeward.toml"
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+AeTitle = Annotated[str, Field(pattern=r"^[A-Za-z0-9_. -]{1,16}$")]
+
+
+class ConfigError(ValueError):
+    """The settings are wrong. The text has one line per wrong value: which, why, and what is allowed."""
+
+
+class Section(BaseModel):
+    """A table of the settings: unknown keys are errors, because a misspelt key is a wish that is ignored."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Site(Section):
+    """Who we are."""
+
+    name: Name = "hospital"
+    node: Name = "node1"
+
+
+class Bus(Section):
+    """The NATS server: our own child process, or with `url` an existing cluster."""
+
+    url: str = Field("", description="nats:// or tls:// address of an existing cluster; empty: run our own server")
+    credentials: str = Field("", description="folder with <role>.nk seeds for an existing cluster")
+    host: str = "127.0.0.1"
+    port: Port = Field(4222, description="0 chooses a free port")
+    mqtt_host: str = "127.0.0.1"
+    mqtt_port: Port = 8883
+    server: str = Field("", description="path of another nats-server binary")
+    max_connections: int = Field(20_000, ge=10, le=1_000_000)
+    store_mb: int = Field(2048, ge=64, description="JetStream's limit on disk, MB")
+
+
+class LegacyDevice(Section):
+    """An explicit exception for one device that cannot do TLS 1.3 with a client certificate."""
+
+    name: Name
+    ae_title: AeTitle
+    address: str = Field(description="the only address it may come from")
+    transport: Literal["plain", "tls1.2"]
+
+
+class Dicom(Section):
+    """The DICOM listener."""
+
+    host: str = "127.0.0.1"
+    port: Port = Field(2762, description="DICOM over TLS")
+    legacy_port: Port = Field(11112, description="opened only when a legacy device is listed")
+    ae_title: AeTitle = "EDGEWARD"
+    max_associations: int = Field(64, ge=1, le=1000)
+    max_object_mb: int = Field(512, ge=1, le=16_384)
+    idle_timeout_s: float = Field(60.0, gt=0, le=3600)
+    legacy: list[LegacyDevice] = []
+
+
+class Pacs(Section):
+    """One destination that takes DICOM results."""
+
+    name: Name
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    ae_title: AeTitle
+    tls: bool = False
+    takes: list[Literal["sr", "capture"]] = ["sr", "capture"]
+
+
+class Console(Section):
+    """The web pages."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8042
+    session_hours: float = Field(12.0, gt=0, le=72)
+
+
+class Budgets(Section):
+    """Milliseconds each class of service has (ARCHITECTURE, section 4)."""
+
+    control_ms: float = Field(10.0, gt=0)
+    alarm_ms: float = Field(500.0, gt=0)
+    interactive_ms: float = Field(1000.0, gt=0)
+
+
+class Engine(Section):
+    """Inference."""
+
+    threads: int = Field(1, ge=1, le=64, description="threads of one inference")
+    concurrency: int = Field(1, ge=1, le=64, description="frames analysed at once")
+    queue: int = Field(16, ge=1, le=1000, description="frames that may wait before the engine says busy")
+    model: str = Field("", description="folder of another model package; empty: the one that ships")
+
+
+class Monitor(Section):
+    """Site-wide alarm limits. Sources: FINDINGS 'Clinical numbers', IEC 60601-2-27."""
+
+    asystole_s: float = Field(4.0, ge=3.0, le=10.0)
+    extreme_tachycardia: float = Field(160.0, ge=100, le=300, description="1/min")
+    extreme_bradycardia: float = Field(35.0, ge=15, le=60, description="1/min")
+    ventricular_tachycardia_rate: float = Field(100.0, ge=80, le=200, description="1/min")
+    ventricular_tachycardia_beats: int = Field(5, ge=3, le=15)
+    silence_s: float = Field(4.0, ge=1.5, le=10.0, description="no packet for this long is an alarm")
+
+
+class Vault(Section):
+    """Raw objects at rest."""
+
+    min_free_mb: int = Field(256, ge=0, description="below this much free disk new objects are refused")
+
+
+class Log(Section):
+    """Logging."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    keep_mb: int = Field(64, ge=1)
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EDGEWARD_", env_nested_delimiter="__", extra="forbid", validate_default=True
+    )
+
+    site: Site = Site()
+    bus: Bus = Bus()
+    dicom: Dicom = Dicom()
+    pacs: list[Pacs] = []
+    console: Console = Console()
+    budgets: Budgets = Budgets()
+    engine: Engine = Engine()
+    monitor: Monitor = Monitor()
+    vault: Vault = Vault()
+    log: Log = Log()
+
+    @field_validator("pacs")
+    @classmethod
+    def _names_differ(cls, value: list[Pacs]) -> list[Pacs]:
+        names = [entry.name for entry in value]
+        if len(set(names)) != len(names):
+            raise ValueError("two destinations have the same name")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the base class's signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before file."""
+        return env_settings, init_settings
+
+
+def default_home() -> Path:
+    """Return the state directory when none is given: ``$EDGEWARD_HOME`` or per XDG."""
+    if home := os.environ.get("EDGEWARD_HOME"):
+        return Path(home)
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "edgeward"
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    lines = [f"the settings in {origin} are wrong:"]
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "(root)"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"  {where}: there is no such setting; see `edgeward init --show` for all of them")
+            continue
+        given = item.get("input")
+        lines.append(f"  {where} = {given!r}: {item['msg'][0].lower()}{item['msg'][1:]}")
+    return "\n".join(lines)
+
+
+def load(home: Path) -> Settings:
+    """Read and validate the settings of the site in `home`.
+
+    Parameters
+    ----------
+    home
+        State directory; ``edgeward.toml`` in it is read if it exists.
+
+    Raises
+    ------
+    ConfigError
+        If the file is not TOML or a value is wrong.
+    """
+    path = home / FILE
+    data: dict[str, Any] = {}
+    if path.exists():
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    try:
+        return Settings(**data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, f"{path} and the environment (EDGEWARD_*)")) from error
+
+
+TEMPLATE = """\
+# Edgeward settings. Every value here is the default; uncomment to change.
+# An environment variable overrides: EDGEWARD_<SECTION>__<KEY>, e.g. EDGEWARD_DICOM__PORT=2762
+
+[site]
+name = "{name}"
+node = "{node}"
+
+[dicom]
+# host = "127.0.0.1"        # 0.0.0.0 to serve the network
+# port = 2762               # DICOM over TLS 1.3 with client certificates
+# ae_title = "EDGEWARD"
+
+# A device that cannot do TLS 1.3 with a certificate: an explicit, named exception, shown as a warning.
+# [[dicom.legacy]]
+# name = "old-scanner"
+# ae_title = "OLDSCAN"
+# address = "192.0.2.10"
+# transport = "plain"       # or "tls1.2"
+
+# Where results go.
+# [[pacs]]
+# name = "pacs"
+# host = "192.0.2.20"
+# port = 104
+# ae_title = "PACS"
+# tls = false
+# takes = ["sr", "capture"]
+
+[console]
+# host = "127.0.0.1"        # any other address switches HTTPS on (certificate of the site's own authority)
+# port = 8042
+
+[bus]
+# mqtt_host = "127.0.0.1"   # 0.0.0.0 to serve wearables on the network
+# mqtt_port = 8883          # MQTT over TLS 1.3 with client certificates
+
+[budgets]
+# alarm_ms = 500
+# interactive_ms = 1000
+
+[monitor]
+# asystole_s = 4.0
+# extreme_tachycardia = 160
+# extreme_bradycardia = 35
+# silence_s = 4.0
+
+[vault]
+# min_free_mb = 256
+
+[log]
+# level = "INFO"
+"""

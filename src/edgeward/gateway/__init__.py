@@ -1,0 +1,1 @@
+"""Floor 2, access: device protocols, admission, storage, dispatch."""

@@ -1,0 +1,460 @@
+"""The vocabulary: every type that crosses a process boundary.
+
+Responsible for the shape, the version and the wire form (MessagePack) of each message. Not responsible for subjects
+(``bus.subjects``) or for what anyone does with a message.
+
+Every type carries a tag ``name.version``. A reader refuses a tag it does not know, so a field may be added (with a
+default) within a version, but never renamed or given another meaning.
+
+Times are integers: nanoseconds since the Unix epoch (UTC), suffix ``_ns``. Durations are floats in milliseconds, suffix
+``_ms``. Pixel coordinates are ``(x, y)`` in the source frame: x to the right, y down, the centre of the first
+pixel at (0.0, 0.0).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+
+class MessageError(ValueError):
+    """A message could not be decoded: wrong type, wrong version, truncated or malformed."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
+    """Base of all messages: immutable, keyword-only, tagged."""
+
+
+M = TypeVar("M", bound=Message)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+
+
+def encode(message: Message) -> bytes:
+    """Return the MessagePack form of `message`."""
+    return _encoder.encode(message)
+
+
+def decode(kind: type[M], data: bytes) -> M:
+    """Decode `data` as `kind` (a message type).
+
+    Raises
+    ------
+    MessageError
+        If `data` is not a well-formed message of that type and version.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    try:
+        return decoder.decode(data)  # type: ignore[no-any-return]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        name = getattr(kind, "__name__", str(kind))
+        raise MessageError(f"not a {name}: {error}") from error
+
+
+# ---------------------------------------- classes
+
+
+class ServiceClass(StrEnum):
+    """Class of service; each has a budget in the settings (``budgets``)."""
+
+    CONTROL = "control"
+    ALARM = "alarm"
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class StageTime(Message, kw_only=True, tag="stage.1"):
+    """Time one stage took: the unit in which a missed budget is explained."""
+
+    name: str
+    ms: float
+
+
+# ---------------------------------------- imaging
+
+
+class ObjectRef(Message, kw_only=True, tag="object.1"):
+    """A vault object and the right to read it: whoever holds this can decrypt this one object and nothing else.
+
+    `path` is the absolute path of the ciphertext on the node that admitted it; `data_key` is the object's own AES-256
+    key, unwrapped. It travels only over the site's TLS bus and is never stored or logged outside the vault.
+    """
+
+    object_id: str
+    path: str
+    data_key: bytes
+    size: int
+
+
+class WorkRequest(Message, kw_only=True, tag="work.1"):
+    """Analyse one admitted object before `deadline_ns`."""
+
+    item_id: str
+    trace_id: str
+    service_class: ServiceClass
+    received_ns: int
+    deadline_ns: int
+    attempt: int
+    object: ObjectRef
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+
+
+class Lesion(Message, kw_only=True, tag="lesion.1"):
+    """One lesion, in source pixel coordinates of the analysed frame."""
+
+    contour: list[tuple[float, float]]
+    box: tuple[float, float, float, float]  # x0, y0, x1, y1
+    long_axis: float
+    short_axis: float
+    area: float
+    unit: Literal["mm", "px"]  # of the axes; the area is in its square
+    probability: float  # that a lesion is there, 0..1
+
+
+class Finding(Message, kw_only=True, tag="finding.1"):
+    """What the AI says of one frame. Preliminary until a clinician decides (law 8).
+
+    `status` is ``analysed`` or ``not_analysed``; in the second case `reason` says why and there is neither lesion nor
+    probability: the system never guesses outside its model's domain.
+    """
+
+    finding_id: str
+    item_id: str
+    sop_instance_uid: str
+    status: Literal["analysed", "not_analysed"]
+    reason: str = ""
+    model: str
+    model_version: str
+    frame: int = 0  # 0-based index of the analysed frame
+    frames: int = 1
+    rows: int = 0
+    columns: int = 0
+    spacing_mm: tuple[float, float] | None = None  # (row, column) spacing
+    spacing_source: str = ""  # which attribute the spacing came from; empty if none
+    lesions: list[Lesion] = []
+    label: str = ""  # benign | malignant | normal
+    probabilities: dict[str, float] = {}  # per label, calibrated, sums to 1
+    malignancy: float | None = None  # calibrated probability, 0..1
+    suspicious: bool = False  # malignancy at or above the package's operating point
+    stages: list[StageTime] = []
+    created_ns: int = 0
+
+
+class WorkDone(Message, kw_only=True, tag="work-done.1"):
+    """The engine's answer: the finding and a JPEG of the analysed frame for the console."""
+
+    finding: Finding
+    preview: bytes  # JPEG
+    preview_scale: float  # preview pixels per source pixel
+
+
+class WorkBusy(Message, kw_only=True, tag="work-busy.1"):
+    """The engine cannot make the deadline and says so at once."""
+
+    reason: str
+    free_in_ms: float = 0.0
+
+
+class WorkFailed(Message, kw_only=True, tag="work-failed.1"):
+    """The object cannot be analysed here. `retryable` is false when no engine could (a broken file)."""
+
+    reason: str
+    retryable: bool
+
+
+WorkReply = WorkDone | WorkBusy | WorkFailed
+
+
+class DeliverRequest(Message, kw_only=True, tag="deliver.1"):
+    """Hand-over to `deliver`: it acknowledges once its ledger holds this durably."""
+
+    item_id: str
+    trace_id: str
+    received_ns: int
+    deadline_ns: int
+    object: ObjectRef
+    finding: Finding
+
+
+class DeliveryReport(Message, kw_only=True, tag="delivery.1"):
+    """A change of one row of the delivery ledger, told to the gateway (request/reply: kept until acknowledged)."""
+
+    item_id: str
+    destination: str
+    state: Literal["delivered", "failed"]
+    reason: str = ""
+    sop_instance_uids: list[str] = []
+    stored_ns: int = 0  # when the last object of this item was confirmed by the destination
+    attempts: int = 1
+    stages: list[StageTime] = []
+
+
+class Verdict(Message, kw_only=True, tag="verdict.1"):
+    """A clinician's decision on a finding; an admitted item like any other."""
+
+    verdict_id: str
+    item_id: str
+    finding_id: str
+    action: Literal["confirm", "correct", "reject"]
+    label: str = ""  # the corrected label, when action is "correct"
+    comment: str = ""
+    by: str
+    at_ns: int
+
+
+class ItemSummary(Message, kw_only=True, tag="item.1"):
+    """One row of the worklist. Contains identity: for the console only."""
+
+    item_id: str
+    state: Literal["admitted", "dispatched", "analysed", "closed", "failed"]
+    reason: str = ""
+    received_ns: int
+    analysed_ns: int = 0
+    delivered_ns: int = 0
+    late: bool = False
+    device: str = ""
+    patient_name: str = ""
+    patient_id: str = ""
+    study_description: str = ""
+    modality: str = ""
+    sop_instance_uid: str = ""
+    study_instance_uid: str = ""
+    finding: Finding | None = None
+    verdicts: list[Verdict] = []
+    deliveries: list[DeliveryReport] = []
+
+
+class ItemsQuery(Message, kw_only=True, tag="items-query.1"):
+    """Ask the gateway for worklist rows, newest first."""
+
+    item_id: str = ""  # exactly this one, if given
+    before_ns: int = 0
+    limit: int = 50
+    state: str = ""
+
+
+class Items(Message, kw_only=True, tag="items.1"):
+    """Answer to `ItemsQuery`."""
+
+    items: list[ItemSummary]
+    counts: dict[str, int] = {}  # rows per state, over the whole journal
+
+
+class Preview(Message, kw_only=True, tag="preview.1"):
+    """A JPEG of the analysed frame. Empty when there is none (yet)."""
+
+    jpeg: bytes
+    scale: float
+
+
+class ReportText(Message, kw_only=True, tag="report-text.1"):
+    """The structured report as plain text, as written by `deliver`."""
+
+    text: str
+    sop_instance_uid: str = ""
+
+
+class Quarantined(Message, kw_only=True, tag="quarantined.1"):
+    """Something refused or set aside, with the reason: shown on the system page. Never contains identity."""
+
+    at_ns: int
+    where: str  # dicom | mqtt | engine | ...
+    peer: str  # device name or address
+    reason: str
+    what_to_do: str = ""
+    count: int = 1
+
+
+class QuarantineList(Message, kw_only=True, tag="quarantine-list.1"):
+    """Answer to a quarantine query, newest first."""
+
+    entries: list[Quarantined]
+
+
+class Ask(Message, kw_only=True, tag="ask.1"):
+    """A request with at most one argument (an item, device or destination)."""
+
+    argument: str = ""
+
+
+class Ok(Message, kw_only=True, tag="ok.1"):
+    """Done, and durable where the request asks for durability."""
+
+
+class Refused(Message, kw_only=True, tag="refused.1"):
+    """Not done; `reason` says why."""
+
+    reason: str
+
+
+# ---------------------------------------- monitoring
+
+
+class AlarmPriority(StrEnum):
+    """IEC 60601-1-8:2020, 6.1.2."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+class Alarm(Message, kw_only=True, tag="alarm.1"):
+    """One transition of one alarm (raised, acknowledged, ended), or its present state in a list.
+
+    An alarm is identified by `alarm_id` over its whole life. `code` is a key of the message catalogue and `args` its
+    parameters, so that the reason is shown in the reader's language.
+    """
+
+    alarm_id: str
+    device_id: str
+    code: str
+    priority: AlarmPriority
+    technical: bool
+    latching: bool
+    state: Literal["raised", "acknowledged", "ended"]
+    present: bool  # does the condition still hold
+    acknowledged: bool = False  # still by whom, see `by`
+    args: dict[str, float | str] = {}
+    raised_ns: int  # when it was published first
+    ended_ns: int = 0
+    by: str = ""
+    at_ns: int  # time of this transition
+    onset_sample: int = -1  # index in the device's stream, -1 for technical alarms driven by time
+    decisive_sample: int = -1
+    received_ns: int = 0  # arrival of the packet that carried the decisive sample
+    late: bool = False
+
+
+class AlarmAck(Message, kw_only=True, tag="alarm-ack.1"):
+    """A clinician acknowledges an alarm."""
+
+    alarm_id: str
+    by: str
+    at_ns: int
+
+
+class Bed(Message, kw_only=True, tag="bed.1"):
+    """Numerics of one monitored patient. `None` means no value: never shown as a number."""
+
+    device_id: str
+    label: str
+    heart_rate: float | None = None  # 1/min
+    quality: float | None = None  # 0..1
+    beat_width_ms: float | None = None
+    ventricular_per_min: float | None = None
+    rhythm: str = ""
+    age_ms: float = 0.0  # since the last sample arrived
+    stale: bool = False
+    lead_off: bool = False
+    packets: int = 0
+    missing: int = 0
+    alarms: list[Alarm] = []
+
+
+class Beds(Message, kw_only=True, tag="beds.1"):
+    """All beds, published twice a second."""
+
+    at_ns: int
+    beds: list[Bed]
+
+
+class Trace(Message, kw_only=True, tag="trace.1"):
+    """A stretch of display-filtered ECG. `samples` is little-endian int16 in microvolts."""
+
+    device_id: str
+    rate_hz: float
+    start: int  # index of the first sample at `rate_hz`
+    lead: str
+    samples: bytes
+    beats: list[int] = []  # indices at `rate_hz` of detected beats in or before this stretch
+
+
+class Viewing(Message, kw_only=True, tag="viewing.1"):
+    """Somebody looks at these traces: publish them for the next few seconds."""
+
+    device_ids: list[str]
+
+
+class Alarms(Message, kw_only=True, tag="alarms.1"):
+    """Active alarms and the most recent ended ones."""
+
+    active: list[Alarm]
+    recent: list[Alarm] = []
+    raised: int = 0  # since start, for the demo's account
+    published: int = 0
+    late: int = 0
+    latency_ms: list[float] = []  # decisive sample received -> published, the most recent ones
+
+
+# ---------------------------------------- state
+
+
+class StageStats(Message, kw_only=True, tag="stage-stats.1"):
+    """Distribution of one stage's time since the role started (most recent 1,000 values)."""
+
+    count: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+class RoleState(Message, kw_only=True, tag="role.1"):
+    """A role's heartbeat, once a second."""
+
+    role: str
+    node: str
+    pid: int
+    at_ns: int
+    started_ns: int
+    status: Literal["starting", "ready", "degraded"]
+    reason: str = ""
+    memory_mb: float = 0.0  # resident set
+    peak_memory_mb: float = 0.0
+    cpu_percent: float = 0.0  # of one core
+    counters: dict[str, int] = {}
+    budgets: dict[str, int] = {}  # class -> misses
+    missed_by: dict[str, int] = {}  # "class/stage" -> misses that stage explains
+    stages: dict[str, StageStats] = {}  # "class/stage"
+    warnings: list[str] = []
+
+
+class SiteState(Message, kw_only=True, tag="site.1"):
+    """What the supervisor knows, once a second: processes, restarts, degraded roles."""
+
+    at_ns: int
+    site: str
+    node: str
+    started_ns: int
+    roles: dict[str, str]  # role -> running | restarting | degraded | stopped
+    restarts: dict[str, int]
+    reasons: dict[str, str] = {}
+    warnings: list[str] = []
+    memory_mb: dict[str, float] = {}
+    ports: dict[str, int] = {}
+
+
+class DeviceInfo(Message, kw_only=True, tag="device.1"):
+    """An enrolled device, as shown to people. No secrets."""
+
+    device_id: str
+    kind: str
+    label: str
+    ae_title: str = ""
+    enrolled_ns: int = 0
+    revoked_ns: int = 0
+    fingerprint: str = ""
+    legacy: str = ""  # empty, "plain" or "tls1.2": an explicit exception in the settings
+    last_seen_ns: int = 0
+
+
+class Devices(Message, kw_only=True, tag="devices.1"):
+    """All enrolled devices."""
+
+    devices: list[DeviceInfo]

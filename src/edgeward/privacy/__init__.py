@@ -1,0 +1,1 @@
+"""Keys, identity, the vault and the journal."""
