@@ -1,0 +1,138 @@
+"""The site key: one AES-256 key that wraps all others.
+
+Responsible for making, verifying and using it. The check value is verified *before* anything starts: the NATS server
+with a wrong key starts, does not find its streams, and a create then deletes the encrypted data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from edgeward.home import Home, write_private
+
+KEY_BYTES = 32
+_NONCE = 12
+_CHECK = b"edgeward site key check v1"
+
+
+class WrongKey(RuntimeError):
+    """The site key is missing, malformed, or not the one this site's data was encrypted with."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteKey:
+    """The site's key. Its bytes never appear in a repr, a log or a message."""
+
+    _key: bytes = field(repr=False)
+
+    @classmethod
+    def create(cls, home: Home) -> SiteKey:
+        """Make the key of a new site.
+
+        Raises
+        ------
+        WrongKey
+            If this site already has one, or has data and no key.
+        """
+        path, check = home.keys / "site.key", home.keys / "site.check"
+        if path.exists() or check.exists():
+            raise WrongKey(f"{home.keys} already holds a site key; it is not replaced")
+        key = cls(os.urandom(KEY_BYTES))
+        write_private(check, key.seal(_CHECK, b"check"))
+        write_private(path, key._key.hex().encode() + b"\n")
+        return key
+
+    @classmethod
+    def load(cls, home: Home) -> SiteKey:
+        """Read the key and verify it against the check value.
+
+        Raises
+        ------
+        WrongKey
+            If it is missing, malformed, readable by others, or does not open the check value.
+        """
+        path, check = home.keys / "site.key", home.keys / "site.check"
+        try:
+            text = path.read_text(encoding="ascii").strip()
+        except FileNotFoundError:
+            raise WrongKey(f"{path} is missing: run `edgeward init`, or restore the key from your safe") from None
+        except UnicodeDecodeError:
+            raise WrongKey(f"{path} is not a site key (64 hexadecimal digits)") from None
+        if path.stat().st_mode & 0o077:
+            raise WrongKey(f"{path} can be read by others; make it private: chmod 600 {path}")
+        try:
+            key = bytes.fromhex(text)
+        except ValueError:
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise WrongKey(f"{path} is not a site key (64 hexadecimal digits)")
+        site_key = cls(key)
+        try:
+            sealed = check.read_bytes()
+        except FileNotFoundError:
+            raise WrongKey(f"{check} is missing: the key cannot be verified, so nothing is started") from None
+        try:
+            site_key.open(sealed, b"check")
+        except WrongKey:
+            raise WrongKey(
+                f"{path} is not the key this site's data was encrypted with. Nothing was started and nothing was "
+                "changed. Put the right key back."
+            ) from None
+        return site_key
+
+    def seal(self, plaintext: bytes, context: bytes) -> bytes:
+        """Encrypt a small value; `context` must be given again to open it.
+
+        Returns
+        -------
+        bytes
+            Nonce (12 bytes), ciphertext, tag (16 bytes).
+        """
+        nonce = os.urandom(_NONCE)
+        return nonce + AESGCM(self._derived(b"seal")).encrypt(nonce, plaintext, context)
+
+    def open(self, sealed: bytes, context: bytes) -> bytes:
+        """Decrypt what ``seal`` made.
+
+        Raises
+        ------
+        WrongKey
+            If the key, the context or the data is not the one it was sealed with.
+        """
+        try:
+            return AESGCM(self._derived(b"seal")).decrypt(sealed[:_NONCE], sealed[_NONCE:], context)
+        except (InvalidTag, ValueError) as error:
+            raise WrongKey("sealed value does not open: wrong key, wrong context or damaged data") from error
+
+    def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        """Wrap an object's data key; `context` is the object's id."""
+        return self.seal(data_key, b"wrap:" + context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """Unwrap an object's data key.
+
+        Raises
+        ------
+        WrongKey
+            If it was not wrapped by this site's key for this object.
+        """
+        return self.open(wrapped, b"wrap:" + context)
+
+    def jetstream_key(self) -> str:
+        """Return the key given to the NATS server for its own encryption at rest (64 hexadecimal digits)."""
+        return self._derived(b"jetstream").hex()
+
+    def same_content(self, data: bytes | memoryview) -> bytes:
+        """Return a keyed digest (32 bytes) that tells equal contents without revealing anything about them."""
+        return hmac.new(self._derived(b"digest"), data, hashlib.sha256).digest()
+
+    def _derived(self, purpose: bytes) -> bytes:
+        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"edgeward:" + purpose).derive(self._key)
