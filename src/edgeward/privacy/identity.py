@@ -1,7 +1,7 @@
 """The site's certificate authority, certificates of roles and devices, and the TLS contexts made from them.
 
-A certificate names its holder by a SAN URI, ``spiffe://<site>.edgeward/<role|device>/<name>``. Keys are EC P-256. TLS 1.3
-with a client certificate everywhere; TLS 1.2 exists only for a legacy device listed in the settings.
+A certificate names its holder by a SAN URI, ``spiffe://<site>.edgeward/<role|device>/<name>``. Keys are EC P-256.
+TLS 1.3 with a client certificate everywhere; TLS 1.2 exists only for a legacy device listed in the settings.
 """
 
 from __future__ import annotations

@@ -1,0 +1,77 @@
+"""What each role may publish and subscribe: the least it needs, enforced by the NATS server.
+
+A device's permissions are issued per connection by the authentication callout (``gateway.mqtt``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeward.bus import subjects as s
+
+ACCOUNT = "SITE"
+AUTH_ACCOUNT = "AUTH"
+SYSTEM_ACCOUNT = "SYS"
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """Subjects a role may publish to and subscribe to, beside its own inbox and heartbeat."""
+
+    publish: tuple[str, ...] = ()
+    subscribe: tuple[str, ...] = ()
+
+
+ROLES: dict[str, Permissions] = {
+    "gateway": Permissions(
+        publish=("work.image.>", s.DELIVER_ACCEPT, s.FINDING_ALL, s.ITEM_STATE_ALL),
+        subscribe=("work.gateway.>", s.QUARANTINED),
+    ),
+    "engine": Permissions(subscribe=("work.image.>",)),
+    "monitor": Permissions(
+        publish=(s.ALARM_ALL, s.STATE_BEDS, s.TRACE_ALL),
+        subscribe=(s.WAVE_ALL, "work.monitor.>", s.STATE_VIEWING),
+    ),
+    "deliver": Permissions(publish=(s.GATEWAY_DELIVERY,), subscribe=("work.deliver.>",)),
+    "console": Permissions(
+        publish=(
+            s.STATE_VIEWING,
+            s.GATEWAY_ITEMS,
+            s.GATEWAY_PREVIEW,
+            s.GATEWAY_VERDICT,
+            s.GATEWAY_QUARANTINE,
+            s.GATEWAY_DEVICES,
+            s.MONITOR_ACK,
+            s.MONITOR_ALARMS,
+            s.DELIVER_REPORT,
+            s.DELIVER_STATUS,
+        ),
+        subscribe=(s.FINDING_ALL, "state.>", s.ALARM_ALL),
+    ),
+    "supervisor": Permissions(publish=(s.SITE_STATE,), subscribe=(s.ROLE_STATE_ALL,)),
+    "operator": Permissions(
+        publish=(
+            s.GATEWAY_ITEMS,
+            s.GATEWAY_QUARANTINE,
+            s.GATEWAY_DEVICES,
+            s.MONITOR_ALARMS,
+            s.DELIVER_STATUS,
+        ),
+        subscribe=(s.FINDING_ALL, "state.>", s.ALARM_ALL),
+    ),
+}
+
+
+def inbox(role: str) -> str:
+    """Return the prefix of a role's own inbox: no role can read another's answers."""
+    return f"{s.INBOX}_{role}"
+
+
+def publish(role: str) -> list[str]:
+    """Return all subjects `role` may publish to."""
+    return [*ROLES[role].publish, s.role_state(role), s.QUARANTINED]
+
+
+def subscribe(role: str) -> list[str]:
+    """Return all subjects `role` may subscribe to."""
+    return [*ROLES[role].subscribe, f"{inbox(role)}.>"]

@@ -1,0 +1,209 @@
+"""MQTT admission: who may connect, and what it may publish.
+
+The NATS server asks us (authentication callout) for every MQTT client. We look at the certificate it verified: the SAN
+URI names the device, the registry says whether that very certificate is in force, and the answer allows publishing to
+the device's own subject and nothing else. A revoked device is disconnected within a second. When nobody answers the
+callout nobody new gets in; connected devices stay.
+
+Reference: NATS authentication callout (ADR-26): JWTs signed with an account nkey, algorithm ``ed25519-nkey``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+import logging
+import secrets
+import time
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+
+from edgeward.bus import permissions, subjects
+from edgeward.bus.client import Bus, NoAnswer
+from edgeward.bus.role import RoleContext, open_bus
+from edgeward.bus.server import AUTHENTICATOR, SYSTEM, load_key
+from edgeward.privacy.identity import client_context, device_of
+from edgeward.privacy.registry import Device, Registry
+
+_log = logging.getLogger("edgeward.gateway.mqtt")
+_REFRESH_S = 0.5
+
+
+class NotAdmitted(Exception):
+    """A client is refused; the text says why."""
+
+
+def _base64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def read_claims(token: bytes) -> dict[str, Any]:
+    """Return the claims of a JWT from our own server (its signature is not checked: only the server can publish here).
+
+    Raises
+    ------
+    NotAdmitted
+        If it is not a JWT.
+    """
+    try:
+        payload = token.split(b".")[1]
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + b"=" * (-len(payload) % 4)))
+    except (IndexError, binascii.Error, msgspec.DecodeError) as error:
+        raise NotAdmitted("malformed authentication request") from error
+    if not isinstance(claims, dict):
+        raise NotAdmitted("malformed authentication request")
+    return claims
+
+
+def sign(claims: dict[str, Any], key: Any) -> str:
+    """Return `claims` as a JWT signed by an account nkey."""
+    issuer = key.public_key.decode()
+    claims = {**claims, "iss": issuer, "iat": int(time.time())}
+    digest = hashlib.sha256(json.dumps(claims, sort_keys=True).encode() + secrets.token_bytes(8)).digest()
+    claims["jti"] = base64.b32encode(digest).rstrip(b"=").decode()
+    head = _base64(b'{"typ":"JWT","alg":"ed25519-nkey"}')
+    body = _base64(json.dumps(claims, separators=(",", ":")).encode())
+    return f"{head}.{body}.{_base64(key.sign(f'{head}.{body}'.encode()))}"
+
+
+def identify(claims: dict[str, Any], registry: Registry, site: str) -> Device:
+    """Return the enrolled device behind an authentication request.
+
+    Raises
+    ------
+    NotAdmitted
+        If the client does not speak MQTT, has no certificate of this site, or its device is unknown or revoked.
+    """
+    request = claims.get("nats", {})
+    client = request.get("client_info", {})
+    if client.get("type") != "mqtt":
+        raise NotAdmitted("devices connect by MQTT")
+    chains = (request.get("client_tls") or {}).get("verified_chains") or []
+    if not chains or not chains[0]:
+        raise NotAdmitted("no verified client certificate")
+    try:
+        certificate = x509.load_pem_x509_certificate(chains[0][0].encode())
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound) as error:
+        raise NotAdmitted("the certificate names no device") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    device_id = next((found for found in (device_of(site, uri) for uri in uris) if found), "")
+    if not device_id:
+        raise NotAdmitted("the certificate names no device of this site")
+    registry.refresh()
+    device = registry.by_id(device_id)
+    if device is None:
+        raise NotAdmitted(f"device {device_id} is not enrolled")
+    if device.revoked:
+        raise NotAdmitted(f"device {device_id} is revoked")
+    if certificate.fingerprint(hashes.SHA256()).hex() != device.fingerprint:
+        raise NotAdmitted(f"device {device_id} presented another certificate than the one it was enrolled with")
+    return device
+
+
+class MqttDoor:
+    """Answers the authentication callout and disconnects the revoked."""
+
+    def __init__(self, context: RoleContext, callout: Bus, system: Bus) -> None:
+        self._context = context
+        self._callout = callout
+        self._system = system
+        self._registry = Registry(context.home)
+        self._key = load_key(context.home.keys / "bus", "issuer")
+        self._live: dict[str, dict[str, tuple[str, int]]] = {}  # device -> MQTT client -> (server, connection)
+        self._task: asyncio.Task[None] | None = None
+        self.last_seen_ns: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Serve."""
+        await self._callout.serve_raw(subjects.AUTH_CALLOUT, self._answer)
+        self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    async def close(self) -> None:
+        """Stop serving: nobody new is admitted from here on."""
+        if self._task:
+            self._task.cancel()
+        await self._callout.close()
+        await self._system.close()
+
+    async def _answer(self, data: bytes) -> bytes:
+        try:
+            claims = read_claims(data)
+        except NotAdmitted:
+            _log.warning("a malformed authentication request was ignored")
+            return b""
+        request = claims.get("nats", {})
+        server = request.get("server_id", {}).get("id", "")
+        client = request.get("client_info", {})
+        user = request.get("user_nkey", "")
+        answer: dict[str, Any] = {"type": "authorization_response", "version": 2}
+        try:
+            device = identify(claims, self._registry, self._context.settings.site.name)
+            answer["jwt"] = sign(
+                {
+                    "sub": user,
+                    "aud": permissions.ACCOUNT,
+                    "name": device.device_id,
+                    "nats": {
+                        "type": "user",
+                        "version": 2,
+                        "pub": {"allow": [subjects.wave(device.device_id)]},
+                        "sub": {"deny": [">"]},
+                        "subs": 8,
+                        "data": -1,
+                        "payload": -1,
+                    },
+                },
+                self._key,
+            )
+            live = self._live.setdefault(device.device_id, {})
+            # A device that reconnects under the same MQTT client id replaces its former connection.
+            live[str(client.get("mqtt_id", ""))] = (server, int(client.get("id", 0)))
+            self.last_seen_ns[device.device_id] = time.time_ns()
+            self._context.stats.count("mqtt_admitted")
+        except NotAdmitted as error:
+            answer["error"] = str(error)
+            self._context.stats.count("mqtt_refused")
+            _log.warning("an MQTT client was refused: %s", error)
+            await self._context.quarantine(
+                "mqtt",
+                str(client.get("host", "")),
+                str(error),
+                "enrol the device with `edgeward device enroll`, or find out who this is",
+            )
+        return sign({"sub": user, "aud": server, "nats": answer}, self._key).encode()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH_S)
+            if self._registry.refresh():
+                for device in self._registry.devices():
+                    if device.revoked and device.device_id in self._live:
+                        await self._disconnect(device.device_id)
+
+    async def _disconnect(self, device_id: str) -> None:
+        for server, connection in self._live.pop(device_id, {}).values():
+            try:
+                await self._system.request_raw(
+                    f"$SYS.REQ.SERVER.{server}.KICK", msgspec.json.encode({"cid": connection}), 2.0
+                )
+                _log.info("revoked device %s was disconnected", device_id)
+            except NoAnswer as error:
+                _log.error("revoked device %s may still be connected: %s", device_id, error)
+
+
+async def start(context: RoleContext) -> MqttDoor:
+    """Open the MQTT door and return it; ``close`` it when the role stops."""
+    tls = client_context(context.home, context.role)
+    settings = context.settings
+    callout = await open_bus(context.role, context.home, settings, tls, user=AUTHENTICATOR)
+    system = await open_bus(context.role, context.home, settings, tls, user=SYSTEM)
+    door = MqttDoor(context, callout, system)
+    await door.start()
+    return door
