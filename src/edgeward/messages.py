@@ -46,13 +46,24 @@ def decode(kind: type[M], data: bytes) -> M:
     MessageError
         If `data` is not a well-formed message of that type and version.
     """
-    decoder = _decoders.get(kind)
+    return decode_one_of(kind, data)  # type: ignore[no-any-return]
+
+
+def decode_one_of(kinds: Any, data: bytes) -> Any:
+    """Decode `data` as one of a union of message types, such as `WorkReply` or ``Ok | Refused``.
+
+    Raises
+    ------
+    MessageError
+        If `data` is none of them.
+    """
+    decoder = _decoders.get(kinds)
     if decoder is None:
-        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+        decoder = _decoders[kinds] = msgspec.msgpack.Decoder(kinds)
     try:
-        return decoder.decode(data)  # type: ignore[no-any-return]
+        return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        name = getattr(kind, "__name__", str(kind))
+        name = getattr(kinds, "__name__", str(kinds))
         raise MessageError(f"not a {name}: {error}") from error
 
 
@@ -68,7 +79,7 @@ class ServiceClass(StrEnum):
     BATCH = "batch"
 
 
-class StageTime(Message, kw_only=True, tag="stage.1"):
+class StageTime(Message, frozen=True, kw_only=True, tag="stage.1"):
     """Time one stage took: the unit in which a missed budget is explained."""
 
     name: str
@@ -78,7 +89,7 @@ class StageTime(Message, kw_only=True, tag="stage.1"):
 # ---------------------------------------- imaging
 
 
-class ObjectRef(Message, kw_only=True, tag="object.1"):
+class ObjectRef(Message, frozen=True, kw_only=True, tag="object.1"):
     """A vault object and the right to read it: whoever holds this can decrypt this one object and nothing else.
 
     `path` is the absolute path of the ciphertext on the node that admitted it; `data_key` is the object's own AES-256
@@ -91,7 +102,7 @@ class ObjectRef(Message, kw_only=True, tag="object.1"):
     size: int
 
 
-class WorkRequest(Message, kw_only=True, tag="work.1"):
+class WorkRequest(Message, frozen=True, kw_only=True, tag="work.1"):
     """Analyse one admitted object before `deadline_ns`."""
 
     item_id: str
@@ -106,7 +117,7 @@ class WorkRequest(Message, kw_only=True, tag="work.1"):
     transfer_syntax_uid: str
 
 
-class Lesion(Message, kw_only=True, tag="lesion.1"):
+class Lesion(Message, frozen=True, kw_only=True, tag="lesion.1"):
     """One lesion, in source pixel coordinates of the analysed frame."""
 
     contour: list[tuple[float, float]]
@@ -118,7 +129,7 @@ class Lesion(Message, kw_only=True, tag="lesion.1"):
     probability: float  # that a lesion is there, 0..1
 
 
-class Finding(Message, kw_only=True, tag="finding.1"):
+class Finding(Message, frozen=True, kw_only=True, tag="finding.1"):
     """What the AI says of one frame. Preliminary until a clinician decides (law 8).
 
     `status` is ``analysed`` or ``not_analysed``; in the second case `reason` says why and there is neither lesion nor
@@ -147,7 +158,7 @@ class Finding(Message, kw_only=True, tag="finding.1"):
     created_ns: int = 0
 
 
-class WorkDone(Message, kw_only=True, tag="work-done.1"):
+class WorkDone(Message, frozen=True, kw_only=True, tag="work-done.1"):
     """The engine's answer: the finding and a JPEG of the analysed frame for the console."""
 
     finding: Finding
@@ -155,14 +166,14 @@ class WorkDone(Message, kw_only=True, tag="work-done.1"):
     preview_scale: float  # preview pixels per source pixel
 
 
-class WorkBusy(Message, kw_only=True, tag="work-busy.1"):
+class WorkBusy(Message, frozen=True, kw_only=True, tag="work-busy.1"):
     """The engine cannot make the deadline and says so at once."""
 
     reason: str
     free_in_ms: float = 0.0
 
 
-class WorkFailed(Message, kw_only=True, tag="work-failed.1"):
+class WorkFailed(Message, frozen=True, kw_only=True, tag="work-failed.1"):
     """The object cannot be analysed here. `retryable` is false when no engine could (a broken file)."""
 
     reason: str
@@ -172,7 +183,7 @@ class WorkFailed(Message, kw_only=True, tag="work-failed.1"):
 WorkReply = WorkDone | WorkBusy | WorkFailed
 
 
-class DeliverRequest(Message, kw_only=True, tag="deliver.1"):
+class DeliverRequest(Message, frozen=True, kw_only=True, tag="deliver.1"):
     """Hand-over to `deliver`: it acknowledges once its ledger holds this durably."""
 
     item_id: str
@@ -183,7 +194,7 @@ class DeliverRequest(Message, kw_only=True, tag="deliver.1"):
     finding: Finding
 
 
-class DeliveryReport(Message, kw_only=True, tag="delivery.1"):
+class DeliveryReport(Message, frozen=True, kw_only=True, tag="delivery.1"):
     """A change of one row of the delivery ledger, told to the gateway (request/reply: kept until acknowledged)."""
 
     item_id: str
@@ -196,7 +207,7 @@ class DeliveryReport(Message, kw_only=True, tag="delivery.1"):
     stages: list[StageTime] = []
 
 
-class Verdict(Message, kw_only=True, tag="verdict.1"):
+class Verdict(Message, frozen=True, kw_only=True, tag="verdict.1"):
     """A clinician's decision on a finding; an admitted item like any other."""
 
     verdict_id: str
@@ -209,7 +220,7 @@ class Verdict(Message, kw_only=True, tag="verdict.1"):
     at_ns: int
 
 
-class ItemSummary(Message, kw_only=True, tag="item.1"):
+class ItemSummary(Message, frozen=True, kw_only=True, tag="item.1"):
     """One row of the worklist. Contains identity: for the console only."""
 
     item_id: str
@@ -231,7 +242,7 @@ class ItemSummary(Message, kw_only=True, tag="item.1"):
     deliveries: list[DeliveryReport] = []
 
 
-class ItemsQuery(Message, kw_only=True, tag="items-query.1"):
+class ItemsQuery(Message, frozen=True, kw_only=True, tag="items-query.1"):
     """Ask the gateway for worklist rows, newest first."""
 
     item_id: str = ""  # exactly this one, if given
@@ -240,28 +251,28 @@ class ItemsQuery(Message, kw_only=True, tag="items-query.1"):
     state: str = ""
 
 
-class Items(Message, kw_only=True, tag="items.1"):
+class Items(Message, frozen=True, kw_only=True, tag="items.1"):
     """Answer to `ItemsQuery`."""
 
     items: list[ItemSummary]
     counts: dict[str, int] = {}  # rows per state, over the whole journal
 
 
-class Preview(Message, kw_only=True, tag="preview.1"):
+class Preview(Message, frozen=True, kw_only=True, tag="preview.1"):
     """A JPEG of the analysed frame. Empty when there is none (yet)."""
 
     jpeg: bytes
     scale: float
 
 
-class ReportText(Message, kw_only=True, tag="report-text.1"):
+class ReportText(Message, frozen=True, kw_only=True, tag="report-text.1"):
     """The structured report as plain text, as written by `deliver`."""
 
     text: str
     sop_instance_uid: str = ""
 
 
-class Quarantined(Message, kw_only=True, tag="quarantined.1"):
+class Quarantined(Message, frozen=True, kw_only=True, tag="quarantined.1"):
     """Something refused or set aside, with the reason: shown on the system page. Never contains identity."""
 
     at_ns: int
@@ -272,23 +283,23 @@ class Quarantined(Message, kw_only=True, tag="quarantined.1"):
     count: int = 1
 
 
-class QuarantineList(Message, kw_only=True, tag="quarantine-list.1"):
+class QuarantineList(Message, frozen=True, kw_only=True, tag="quarantine-list.1"):
     """Answer to a quarantine query, newest first."""
 
     entries: list[Quarantined]
 
 
-class Ask(Message, kw_only=True, tag="ask.1"):
+class Ask(Message, frozen=True, kw_only=True, tag="ask.1"):
     """A request with at most one argument (an item, device or destination)."""
 
     argument: str = ""
 
 
-class Ok(Message, kw_only=True, tag="ok.1"):
+class Ok(Message, frozen=True, kw_only=True, tag="ok.1"):
     """Done, and durable where the request asks for durability."""
 
 
-class Refused(Message, kw_only=True, tag="refused.1"):
+class Refused(Message, frozen=True, kw_only=True, tag="refused.1"):
     """Not done; `reason` says why."""
 
     reason: str
@@ -305,7 +316,7 @@ class AlarmPriority(StrEnum):
     LOW = "low"
 
 
-class Alarm(Message, kw_only=True, tag="alarm.1"):
+class Alarm(Message, frozen=True, kw_only=True, tag="alarm.1"):
     """One transition of one alarm (raised, acknowledged, ended), or its present state in a list.
 
     An alarm is identified by `alarm_id` over its whole life. `code` is a key of the message catalogue and `args` its
@@ -332,7 +343,7 @@ class Alarm(Message, kw_only=True, tag="alarm.1"):
     late: bool = False
 
 
-class AlarmAck(Message, kw_only=True, tag="alarm-ack.1"):
+class AlarmAck(Message, frozen=True, kw_only=True, tag="alarm-ack.1"):
     """A clinician acknowledges an alarm."""
 
     alarm_id: str
@@ -340,7 +351,7 @@ class AlarmAck(Message, kw_only=True, tag="alarm-ack.1"):
     at_ns: int
 
 
-class Bed(Message, kw_only=True, tag="bed.1"):
+class Bed(Message, frozen=True, kw_only=True, tag="bed.1"):
     """Numerics of one monitored patient. `None` means no value: never shown as a number."""
 
     device_id: str
@@ -358,14 +369,14 @@ class Bed(Message, kw_only=True, tag="bed.1"):
     alarms: list[Alarm] = []
 
 
-class Beds(Message, kw_only=True, tag="beds.1"):
+class Beds(Message, frozen=True, kw_only=True, tag="beds.1"):
     """All beds, published twice a second."""
 
     at_ns: int
     beds: list[Bed]
 
 
-class Trace(Message, kw_only=True, tag="trace.1"):
+class Trace(Message, frozen=True, kw_only=True, tag="trace.1"):
     """A stretch of display-filtered ECG. `samples` is little-endian int16 in microvolts."""
 
     device_id: str
@@ -376,13 +387,13 @@ class Trace(Message, kw_only=True, tag="trace.1"):
     beats: list[int] = []  # indices at `rate_hz` of detected beats in or before this stretch
 
 
-class Viewing(Message, kw_only=True, tag="viewing.1"):
+class Viewing(Message, frozen=True, kw_only=True, tag="viewing.1"):
     """Somebody looks at these traces: publish them for the next few seconds."""
 
     device_ids: list[str]
 
 
-class Alarms(Message, kw_only=True, tag="alarms.1"):
+class Alarms(Message, frozen=True, kw_only=True, tag="alarms.1"):
     """Active alarms and the most recent ended ones."""
 
     active: list[Alarm]
@@ -396,7 +407,7 @@ class Alarms(Message, kw_only=True, tag="alarms.1"):
 # ---------------------------------------- state
 
 
-class StageStats(Message, kw_only=True, tag="stage-stats.1"):
+class StageStats(Message, frozen=True, kw_only=True, tag="stage-stats.1"):
     """Distribution of one stage's time since the role started (most recent 1,000 values)."""
 
     count: int
@@ -405,7 +416,7 @@ class StageStats(Message, kw_only=True, tag="stage-stats.1"):
     max_ms: float
 
 
-class RoleState(Message, kw_only=True, tag="role.1"):
+class RoleState(Message, frozen=True, kw_only=True, tag="role.1"):
     """A role's heartbeat, once a second."""
 
     role: str
@@ -425,7 +436,7 @@ class RoleState(Message, kw_only=True, tag="role.1"):
     warnings: list[str] = []
 
 
-class SiteState(Message, kw_only=True, tag="site.1"):
+class SiteState(Message, frozen=True, kw_only=True, tag="site.1"):
     """What the supervisor knows, once a second: processes, restarts, degraded roles."""
 
     at_ns: int
@@ -440,7 +451,7 @@ class SiteState(Message, kw_only=True, tag="site.1"):
     ports: dict[str, int] = {}
 
 
-class DeviceInfo(Message, kw_only=True, tag="device.1"):
+class DeviceInfo(Message, frozen=True, kw_only=True, tag="device.1"):
     """An enrolled device, as shown to people. No secrets."""
 
     device_id: str
@@ -454,7 +465,7 @@ class DeviceInfo(Message, kw_only=True, tag="device.1"):
     last_seen_ns: int = 0
 
 
-class Devices(Message, kw_only=True, tag="devices.1"):
+class Devices(Message, frozen=True, kw_only=True, tag="devices.1"):
     """All enrolled devices."""
 
     devices: list[DeviceInfo]

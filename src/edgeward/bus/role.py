@@ -6,13 +6,11 @@ Responsible for the frame around a role's ``run``. Not responsible for processes
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import resource
 import signal
 import ssl
-import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -21,13 +19,13 @@ from pathlib import Path
 from edgeward import log
 from edgeward.bus import permissions, subjects
 from edgeward.bus.client import Bus, BusError, connect
+from edgeward.bus.process import die_with_parent, resident_mb
 from edgeward.bus.server import seed_path
 from edgeward.config import Settings
 from edgeward.home import Home
 from edgeward.messages import Quarantined, RoleState, ServiceClass, StageStats
 
 _log = logging.getLogger("edgeward.role")
-_PR_SET_PDEATHSIG = 1
 _KEEP = 1000  # values per stage from which percentiles are computed
 HEARTBEAT_S = 1.0
 
@@ -147,21 +145,6 @@ class RoleContext:
             except BusError as error:
                 _log.debug("heartbeat not sent: %s", error)
             await asyncio.sleep(HEARTBEAT_S)
-
-
-def resident_mb(pid: int) -> float:
-    """Return the resident set of a process in MB, 0 if it is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0.0
-    return pages * resource.getpagesize() / 1e6
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies, so that a killed supervisor leaves nobody behind."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def bus_url(settings: Settings) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import nkeys
 
 from edgeward.bus import permissions
+from edgeward.bus.process import die_with_parent
 from edgeward.config import Bus
 from edgeward.home import Home, write_private
 
@@ -193,6 +194,7 @@ async def start(
             stderr=output,
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C goes to the supervisor, which stops children in order
+            preexec_fn=die_with_parent,
             env={**os.environ, "EDGEWARD_STORE_KEY": store_key, "GOMEMLIMIT": "1024MiB"},
         )
     deadline = asyncio.get_running_loop().time() + 10.0

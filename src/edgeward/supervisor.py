@@ -1,0 +1,434 @@
+"""Runs a whole site on one machine: the embedded NATS server and one process per role.
+
+Responsible for starting in order, restarting what dies (with a cap, then a visible degraded state), noticing what
+hangs, collecting one log, and stopping cleanly. It knows no role's work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import logging.handlers
+import os
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO
+
+from edgeward.bus import server, subjects
+from edgeward.bus.client import Bus, BusError
+from edgeward.bus.process import resident_mb
+from edgeward.bus.role import open_bus
+from edgeward.config import Settings
+from edgeward.home import Home, write_json
+from edgeward.messages import RoleState, SiteState
+from edgeward.privacy.identity import client_context
+from edgeward.privacy.keys import SiteKey
+
+ROLES = ("gateway", "engine", "monitor", "deliver", "console")
+BUS = "bus"
+RESTARTS = 5  # this many within RESTART_WINDOW_S, then degraded
+RESTART_WINDOW_S = 60.0
+DEGRADED_RETRY_S = 30.0
+SILENT_S = 15.0  # a role without heartbeat for this long hangs and is killed
+STOP_S = 6.0
+
+_log = logging.getLogger("edgeward.supervisor")
+
+
+class SupervisorError(RuntimeError):
+    """The site cannot be started; the text says why and what to do."""
+
+
+@dataclass
+class Child:
+    """One supervised process."""
+
+    name: str
+    process: asyncio.subprocess.Process | None = None
+    state: str = "stopped"
+    reason: str = ""
+    restarts: int = 0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS))
+    heard: float = 0.0
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    role_state: RoleState | None = None
+
+
+@contextlib.contextmanager
+def only_one(home: Home) -> Iterator[None]:
+    """Hold the site's lock.
+
+    Raises
+    ------
+    SupervisorError
+        If another supervisor runs this site.
+    """
+    path = home.run / "lock"
+    home.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.open("a+", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise SupervisorError(
+                f"this site runs already (process {file.read().strip() or '?'}); see `edgeward status`"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def choose_ports(settings: Settings) -> Settings:
+    """Return the settings with every port 0 replaced by a free one.
+
+    Raises
+    ------
+    SupervisorError
+        If a port given explicitly is taken.
+    """
+    chosen = settings.model_copy(deep=True)
+    places = [(chosen.dicom, "port", "dicom.port"), (chosen.console, "port", "console.port")]
+    if not chosen.bus.url:
+        places += [(chosen.bus, "port", "bus.port"), (chosen.bus, "mqtt_port", "bus.mqtt_port")]
+    if chosen.dicom.legacy:
+        places.append((chosen.dicom, "legacy_port", "dicom.legacy_port"))
+    with contextlib.ExitStack() as held:
+        for section, key, name in places:
+            host = str(getattr(section, "mqtt_host" if key == "mqtt_port" else "host"))
+            port = int(getattr(section, key))
+            probe = held.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise SupervisorError(
+                    f"{name} = {port} on {host} cannot be used ({error.strerror}); stop what uses it, or set another "
+                    f"port in edgeward.toml or EDGEWARD_{name.upper().replace('.', '__')}"
+                ) from error
+            setattr(section, key, probe.getsockname()[1])
+    return chosen
+
+
+def ports_environment(settings: Settings) -> dict[str, str]:
+    """Return the environment that tells children the chosen ports."""
+    return {
+        "EDGEWARD_BUS__PORT": str(settings.bus.port),
+        "EDGEWARD_BUS__MQTT_PORT": str(settings.bus.mqtt_port),
+        "EDGEWARD_DICOM__PORT": str(settings.dicom.port),
+        "EDGEWARD_DICOM__LEGACY_PORT": str(settings.dicom.legacy_port),
+        "EDGEWARD_CONSOLE__PORT": str(settings.console.port),
+    }
+
+
+class SiteLog:
+    """The one log file: JSON lines of all roles."""
+
+    def __init__(self, home: Home, keep_mb: int) -> None:
+        handler = logging.handlers.RotatingFileHandler(
+            home.logs / "edgeward.log", maxBytes=keep_mb * 1_000_000 // 4, backupCount=3, encoding="utf-8"
+        )
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        self._handler = handler
+
+    def write(self, role: str, line: str) -> None:
+        """Append a line; what is not JSON already (a crash's last words) is wrapped."""
+        if not line.startswith("{"):
+            line = json.dumps({"level": "error", "role": role, "message": line}, ensure_ascii=False)
+        self._handler.emit(logging.LogRecord("site", logging.INFO, "", 0, line, None, None))
+
+
+class Supervisor:
+    """Starts, watches and stops one site."""
+
+    def __init__(self, home: Home, settings: Settings, roles: tuple[str, ...] = ROLES) -> None:
+        self.home = home
+        self.settings = choose_ports(settings)
+        self._key = SiteKey.load(home)
+        self.children = {name: Child(name) for name in ((BUS, *roles) if not settings.bus.url else roles)}
+        self._log = SiteLog(home, settings.log.keep_mb)
+        self._stopping = asyncio.Event()
+        self._watchers: list[asyncio.Task[None]] = []
+        self._bus: Bus | None = None
+        self._started_ns = time.time_ns()
+        self._loop = asyncio.get_running_loop()
+
+    # ---------------------------------------- life
+
+    async def start(self) -> None:
+        """Start everything; returns when the bus is up and the roles are starting.
+
+        Raises
+        ------
+        SupervisorError
+            If the bus cannot be started.
+        """
+        if BUS in self.children:
+            try:
+                await self._start_bus(self.children[BUS])
+            except server.ServerError as error:
+                raise SupervisorError(str(error)) from error
+            self._watch(self.children[BUS])
+        for name, child in self.children.items():
+            if name != BUS:
+                await self._start_role(child)
+                self._watch(child)
+        try:
+            tls = client_context(self.home, "supervisor")
+            self._bus = await open_bus("supervisor", self.home, self.settings, tls)
+        except BusError as error:
+            await self.stop()
+            raise SupervisorError(str(error)) from error
+        await self._bus.subscribe(subjects.ROLE_STATE_ALL, RoleState, self._heard)
+        self._watchers.append(self._loop.create_task(self._report()))
+        write_json(self.home.run / "site.json", {"pid": os.getpid(), "ports": self.ports()})
+
+    async def wait_ready(self, *names: str, timeout_s: float) -> list[str]:
+        """Wait until these roles (all, if none is named) serve; return the names of those that do not."""
+        wanted = [child for name, child in self.children.items() if name != BUS and (not names or name in names)]
+        waits = [self._loop.create_task(child.ready.wait()) for child in wanted]
+        if waits:
+            await asyncio.wait(waits, timeout=timeout_s)
+        for wait in waits:
+            wait.cancel()
+        return [child.name for child in wanted if not child.ready.is_set()]
+
+    async def stop(self) -> None:
+        """Stop the roles, then the bus; whoever does not stop in time is killed."""
+        self._stopping.set()
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        if self._bus is not None:
+            await self._bus.close()
+        roles = [child for name, child in self.children.items() if name != BUS]
+        await asyncio.gather(*(self._end(child) for child in roles))
+        if BUS in self.children:
+            await self._end(self.children[BUS])
+        (self.home.run / "site.json").unlink(missing_ok=True)
+
+    def ports(self) -> dict[str, int]:
+        """Return the ports in use."""
+        ports = {"dicom": self.settings.dicom.port, "console": self.settings.console.port}
+        if not self.settings.bus.url:
+            ports |= {"bus": self.settings.bus.port, "mqtt": self.settings.bus.mqtt_port}
+        if self.settings.dicom.legacy:
+            ports["dicom_legacy"] = self.settings.dicom.legacy_port
+        return ports
+
+    def state(self) -> SiteState:
+        """Return what is known of all children."""
+        memory = {
+            child.name: resident_mb(child.process.pid)
+            for child in self.children.values()
+            if child.process is not None and child.process.returncode is None
+        }
+        memory["supervisor"] = resident_mb(os.getpid())
+        warnings = [
+            f"device {legacy.name} ({legacy.ae_title}) is excepted from TLS 1.3: {legacy.transport}"
+            for legacy in self.settings.dicom.legacy
+        ]
+        return SiteState(
+            at_ns=time.time_ns(),
+            site=self.settings.site.name,
+            node=self.settings.site.node,
+            started_ns=self._started_ns,
+            roles={child.name: child.state for child in self.children.values()},
+            restarts={child.name: child.restarts for child in self.children.values()},
+            reasons={child.name: child.reason for child in self.children.values() if child.reason},
+            warnings=warnings,
+            memory_mb=memory,
+            ports=self.ports(),
+        )
+
+    # ---------------------------------------- children
+
+    async def _start_bus(self, child: Child) -> None:
+        roles = self.home.identity / "roles"
+        tls = server.TlsFiles(roles / "bus.pem", roles / "bus.key", self.home.identity / "ca.pem")
+        child.process = await server.start(
+            self.home,
+            self.settings.bus,
+            tls,
+            self._key.jetstream_key(),
+            node=self.settings.site.node,
+            log=self.home.logs / "nats.log",
+        )
+        child.state = "running"
+        child.ready.set()
+
+    async def _start_role(self, child: Child) -> None:
+        child.ready.clear()
+        child.role_state = None
+        child.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "edgeward.cli",
+            "_role",
+            child.name,
+            "--home",
+            str(self.home.root),
+            env={**os.environ, **ports_environment(self.settings), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            limit=1 << 20,
+        )
+        child.heard = self._loop.time()
+        child.state = "running"
+        assert child.process.stderr is not None
+        self._watchers.append(self._loop.create_task(self._collect(child.name, child.process.stderr)))
+
+    async def _collect(self, name: str, stream: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:  # a line beyond the limit: keep reading, its text is not worth memory
+                self._log.write(name, "(a line of the log was too long)")
+                continue
+            if not line:
+                return
+            self._log.write(name, line.decode(errors="replace").rstrip())
+
+    def _watch(self, child: Child) -> None:
+        self._watchers.append(self._loop.create_task(self._keep_alive(child)))
+
+    async def _keep_alive(self, child: Child) -> None:
+        """Wait for the process to end, and start it again: at once, then slower, then only every 30 s."""
+        while True:
+            if child.process is not None:
+                code = await child.process.wait()
+                if self._stopping.is_set():
+                    return
+                child.ready.clear()
+                child.reason = f"ended by signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+                child.recent.append(self._loop.time())
+                _log.error("%s %s", child.name, child.reason)
+            window = [at for at in child.recent if self._loop.time() - at < RESTART_WINDOW_S]
+            if len(window) >= RESTARTS:
+                child.state = "degraded"
+                child.reason += f" ({RESTARTS} times within {RESTART_WINDOW_S:.0f} s; tried again every "
+                child.reason += f"{DEGRADED_RETRY_S:.0f} s; see {self.home.logs / 'edgeward.log'})"
+                await asyncio.sleep(DEGRADED_RETRY_S)
+            else:
+                child.state = "restarting"
+                await asyncio.sleep(min(2.0, 0.05 * 3 ** max(0, len(window) - 1)))
+            child.restarts += 1
+            try:
+                if child.name == BUS:
+                    await self._start_bus(child)
+                else:
+                    await self._start_role(child)
+            except (server.ServerError, OSError) as error:
+                child.process = None
+                child.reason = str(error)
+                child.recent.append(self._loop.time())
+                _log.error("%s cannot be started: %s", child.name, error)
+
+    async def _end(self, child: Child) -> None:
+        process = child.process
+        child.state = "stopped"
+        if process is None or process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), STOP_S)
+        except TimeoutError:
+            _log.warning("%s did not stop within %.0f s and is killed", child.name, STOP_S)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    # ---------------------------------------- state
+
+    async def _heard(self, _: str, state: RoleState) -> None:
+        child = self.children.get(state.role)
+        if child is None or child.process is None or child.process.pid != state.pid:
+            return
+        child.heard = self._loop.time()
+        child.role_state = state
+        if state.status == "ready":
+            child.ready.set()
+            if child.state in ("running", "restarting"):
+                child.state, child.reason = "running", ""
+        elif state.status == "degraded":
+            child.ready.clear()
+            child.reason = state.reason
+
+    async def _report(self) -> None:
+        assert self._bus is not None
+        before = self._loop.time()
+        while True:
+            now = self._loop.time()
+            # After a pause of this very process nobody was heard; that is not their silence.
+            paused, before = now - before > 3.0, now
+            for child in self.children.values():
+                if child.name == BUS or child.process is None or child.process.returncode is not None:
+                    continue
+                if paused or not self._bus.connected:
+                    child.heard = now
+                elif now - child.heard > SILENT_S:
+                    _log.error("%s has been silent for %.0f s and is killed", child.name, now - child.heard)
+                    child.heard = now
+                    with contextlib.suppress(ProcessLookupError):
+                        child.process.kill()
+            try:
+                await self._bus.publish(subjects.SITE_STATE, self.state())
+            except BusError as error:
+                _log.debug("site state not sent: %s", error)
+            await asyncio.sleep(1.0)
+
+
+async def run(home: Home, settings: Settings, *, announce: IO[str]) -> int:
+    """Run a site until SIGINT or SIGTERM; return the exit code."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    with only_one(home):
+        supervisor = Supervisor(home, settings)
+        await supervisor.start()
+        try:
+            waiting = loop.create_task(supervisor.wait_ready(timeout_s=60.0))
+            stopped = loop.create_task(stop.wait())
+            await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                announce_site(supervisor, waiting.result(), announce)
+            await stopped
+            print("\nstopping ...", file=announce, flush=True)
+        finally:
+            await supervisor.stop()
+    print("stopped", file=announce, flush=True)
+    return 0
+
+
+def announce_site(supervisor: Supervisor, missing: list[str], out: IO[str]) -> None:
+    """Tell a person where the site is."""
+    from edgeward.home import read_json
+
+    settings = supervisor.settings
+    local = settings.console.host in ("127.0.0.1", "localhost", "::1")
+    print(f"console  {'http' if local else 'https'}://{settings.console.host}:{settings.console.port}", file=out)
+    first = read_json(supervisor.home.run / "first-login.json")
+    if first:
+        print(f"         sign in as {first['user']} with the one-time password {first['password']}", file=out)
+    print(f"DICOM    {settings.dicom.host}:{settings.dicom.port} (TLS), AE title {settings.dicom.ae_title}", file=out)
+    if not settings.bus.url:
+        print(f"MQTT     {settings.bus.mqtt_host}:{settings.bus.mqtt_port} (TLS)", file=out)
+    for name in missing:
+        child = supervisor.children[name]
+        print(f"! {name} does not serve yet: {child.reason or 'still starting'}", file=out)
+    out.flush()
