@@ -1,0 +1,165 @@
+"""An SQLite file whose commits have reached the disk: opened, checked, migrated, and written by one thread at a time.
+
+Responsible for durability settings, schema versions and clear errors. Not responsible for what the tables mean.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+_log = logging.getLogger("edgeward.database")
+T = TypeVar("T")
+Row = tuple[Any, ...]
+
+
+class DatabaseError(RuntimeError):
+    """The file cannot be used or written; the text says why and what to do."""
+
+
+class DatabaseFull(DatabaseError):
+    """The disk is full: nothing was written."""
+
+
+class Database:
+    """One SQLite file in WAL mode with ``synchronous = FULL``: a commit returns after it has reached the disk.
+
+    Thread-safe: one connection writes, under a lock; another reads, under its own, and is not held up by a commit.
+
+    Parameters
+    ----------
+    path
+        The file; made if missing, mode 0600.
+    name
+        What it is, for messages, such as "journal".
+    application_id
+        Tells our file from any other SQLite database (``PRAGMA application_id``).
+    migrations
+        One SQL script per schema version, applied in order, each in one transaction. A script never changes once it was
+        released.
+
+    Raises
+    ------
+    DatabaseError
+        If the file is another program's, damaged, or was written by a newer version. It is then left as it was.
+    """
+
+    def __init__(self, path: Path, *, name: str, application_id: int, migrations: Sequence[str]) -> None:
+        self.path, self._name = path, name
+        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._check_is_ours(application_id, len(migrations))
+            self._writer = self._connect()
+            self._migrate(application_id, migrations)
+            self._reader = self._connect()
+            self._reader.execute("PRAGMA query_only = 1")
+        except sqlite3.DatabaseError as error:
+            raise DatabaseError(
+                f"{path} is not a usable {name} ({error}). Restore it from a backup, or move it away to start with an "
+                "empty one."
+            ) from error
+        path.chmod(0o600)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._write_lock, self._read_lock:
+            self._reader.close()
+            self._writer.close()
+
+    def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in a transaction and commit it: all of it is durable on return, or none of it happened.
+
+        Raises
+        ------
+        DatabaseFull
+            If the disk is full.
+        DatabaseError
+            If the file cannot be written for another reason.
+        """
+        with self._transaction() as db:
+            return work(db)
+
+    def one(self, query: str, values: Row = ()) -> Row | None:
+        """Return the first row of a query, or None."""
+        with self._read_lock:
+            return self._reader.execute(query, values).fetchone()  # type: ignore[no-any-return]
+
+    def all(self, query: str, values: Row = ()) -> list[Row]:
+        """Return all rows of a query."""
+        with self._read_lock:
+            return self._reader.execute(query, values).fetchall()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA foreign_keys = 1")
+        (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+        db.execute("PRAGMA synchronous = FULL")
+        (synchronous,) = db.execute("PRAGMA synchronous").fetchone()
+        if mode != "wal" or synchronous != 2:
+            db.close()
+            raise DatabaseError(
+                f"{self.path}: SQLite works with journal mode {mode!r} and synchronous {synchronous}, not WAL and "
+                "FULL, so an acknowledged image could be lost. Keep the state directory on a local file system."
+            )
+        return db
+
+    def _check_is_ours(self, application_id: int, newest: int) -> None:
+        if not self.path.exists() or not self.path.stat().st_size:
+            return
+        # Plain, without our settings: a file that is not ours must not be changed, not even to WAL mode.
+        db = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        try:
+            (application,) = db.execute("PRAGMA application_id").fetchone()
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+            (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        finally:
+            db.close()
+        if application != application_id and (tables or application):
+            raise DatabaseError(f"{self.path} is another program's database, not a {self._name}; nothing was changed")
+        if version > newest:
+            raise DatabaseError(
+                f"{self.path} was written by a newer Edgeward ({self._name} version {version}, this one knows "
+                f"{newest}); install that version again. Nothing was changed."
+            )
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+
+    def _migrate(self, application_id: int, migrations: Sequence[str]) -> None:
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        for number in range(version, len(migrations)):
+            # Explicitly one transaction: executescript would otherwise commit statement by statement.
+            self._writer.executescript(
+                f"BEGIN IMMEDIATE; {migrations[number]} PRAGMA application_id = {application_id}; "
+                f"PRAGMA user_version = {number + 1}; COMMIT;"
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._write_lock:
+            db = self._writer
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                self._rollback(db)
+                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                    raise DatabaseFull(f"the disk of {self.path} is full") from error
+                raise DatabaseError(f"the {self._name} {self.path} cannot be written: {error}") from error
+            except BaseException:
+                self._rollback(db)
+                raise
+
+    def _rollback(self, db: sqlite3.Connection) -> None:
+        if db.in_transaction:
+            try:
+                db.execute("ROLLBACK")
+            except sqlite3.Error as error:
+                _log.warning("the %s could not roll back: %s", self._name, error)
