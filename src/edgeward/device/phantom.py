@@ -70,11 +70,13 @@ def phantom(seed: int, rows: int = 480, columns: int = 640, kind: Kind = "benign
     if kind != "normal":
         tissue_db, mask = _add_lesion(rng, tissue_db, glandular, y, x, kind)
     depth = y / float(y[-1, 0])
-    tissue_db = tissue_db + _gain_curve(rng, depth) + 2.5 * _smooth_noise(rng, (rows, columns), 0.7 * rows, 0.05 * columns)
+    tissue_db = (
+        tissue_db + _gain_curve(rng, depth) + 2.5 * _smooth_noise(rng, (rows, columns), 0.7 * rows, 0.05 * columns)
+    )
     envelope = _speckle(rng, rows, columns, mm, depth)
     decibel = tissue_db + 20.0 * np.log10(envelope + 1e-4)
     top = float(rng.uniform(7.0, 13.0))
-    grey = np.clip((decibel + _DYNAMIC_RANGE_DB - top) / _DYNAMIC_RANGE_DB, 0.0, 1.0) ** float(rng.uniform(1.1, 1.6))
+    grey = np.clip((decibel + _DYNAMIC_RANGE_DB - top) / _DYNAMIC_RANGE_DB, 0.0, 1.0) ** float(rng.uniform(1.3, 1.9))
     return Phantom((255.0 * grey + 0.5).astype(np.uint8), mask, kind, (mm, mm))
 
 
@@ -198,5 +200,7 @@ def _speckle(rng: np.random.Generator, rows: int, columns: int, mm: float, depth
         fields.append(field / np.sqrt(np.mean(np.abs(field) ** 2)))
     power = np.abs(fields[0] * np.sqrt(1.0 - depth) + fields[1] * np.sqrt(depth)).astype(np.float32) ** 2
     # Spatial compounding: far-apart copies are independent looks; three of them are a usual scanner setting.
-    looks = power + np.roll(power, (rows // 3, columns // 5), (0, 1)) + np.roll(power, (-rows // 4, columns // 2), (0, 1))
+    looks = (
+        power + np.roll(power, (rows // 3, columns // 5), (0, 1)) + np.roll(power, (-rows // 4, columns // 2), (0, 1))
+    )
     return np.asarray(np.sqrt(looks / 3.0), dtype=np.float32)
