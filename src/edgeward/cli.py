@@ -218,9 +218,9 @@ def device_revoke(arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Run a hospital with simulated devices."""
-    from edgeward import demo as module
+    from edgeward.demo import show
 
-    return module.main(arguments)
+    return show.main(arguments)
 
 
 def evaluate_ultrasound(arguments: argparse.Namespace) -> int:

@@ -264,7 +264,7 @@ node = "{node}"
 
 [monitor]
 # asystole_s = 4.0
-# extreme_tachycardia = 160
+# extreme_tachycardia = 160.0
 # extreme_bradycardia = 35
 # silence_s = 4.0
 

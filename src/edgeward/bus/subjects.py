@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-TOKEN = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
+TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 def token(text: str) -> str:
@@ -22,7 +22,7 @@ def token(text: str) -> str:
         If it is empty, longer than 64 characters, or holds anything but ``A-Z a-z 0-9 _ -``. A space or a wildcard in a
         subject makes MQTT clients reconnect for ever, so such names are refused at enrolment.
     """
-    if not TOKEN.match(text):
+    if not TOKEN.fullmatch(text):
         raise ValueError(f"{text!r} is not a valid name: use 1 to 64 of A-Z a-z 0-9 _ -")
     return text
 

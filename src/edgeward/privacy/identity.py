@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from edgeward.home import Home, write_json, write_private
-from edgeward.privacy.registry import Device, Registry
+from edgeward.privacy.registry import Device, Registry, check_name
 
 ROLES = ("bus", "gateway", "engine", "monitor", "deliver", "console", "supervisor", "operator")
 _DAY = dt.timedelta(days=1)
@@ -171,6 +171,7 @@ def enrol(
     devices: list[Device] = []
     files: list[tuple[Path, bytes, bytes, Device]] = []
     for name in names:
+        check_name(name)  # before anything is made
         certificate, key, parsed = issue(home, site, "device", name, days=days)
         device = Device(
             device_id=name,

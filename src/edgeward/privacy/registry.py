@@ -20,6 +20,20 @@ class RegistryError(ValueError):
     """A device cannot be enrolled or revoked; the text says why."""
 
 
+def check_name(name: str) -> None:
+    """Accept `name` as a device's id.
+
+    Raises
+    ------
+    RegistryError
+        If it cannot stand in a subject.
+    """
+    try:
+        token(name)
+    except ValueError as error:
+        raise RegistryError(str(error)) from error
+
+
 @dataclass(frozen=True, slots=True)
 class Device:
     """An enrolled device. `fingerprint` is the SHA-256 of its certificate (DER), lower-case hexadecimal."""
@@ -87,10 +101,7 @@ class Registry:
         self.refresh()
         merged = dict(self._devices)
         for device in devices:
-            try:
-                token(device.device_id)
-            except ValueError as error:
-                raise RegistryError(str(error)) from error
+            check_name(device.device_id)
             if device.kind not in KINDS:
                 raise RegistryError(f"kind {device.kind!r} is not one of {', '.join(KINDS)}")
             old = merged.get(device.device_id)

@@ -1,0 +1,244 @@
+"""The simulated hospital around a site: its state directory, its enrolled devices, their processes.
+
+Responsible for making and ending them. Not responsible for what they do (``device``) or for counting (``account``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from edgeward.config import Settings, load
+from edgeward.home import Home, read_json, write_private
+from edgeward.privacy import identity
+from edgeward.privacy.registry import Registry
+from edgeward.privacy.setup import initialise, initialised
+
+ULTRASOUND = "ultrasound-1"
+ULTRASOUND_AE = "US1"
+PACS_AE = "SIMPACS"
+STOP_S = 5.0
+
+_SETTINGS = """\
+# A site made by `edgeward demo`. All ports are chosen free at every start.
+
+[site]
+name = "demo"
+
+[bus]
+port = 0
+mqtt_port = 0
+
+[dicom]
+port = 0
+
+[console]
+port = 0
+
+[[pacs]]
+name = "pacs"
+host = "127.0.0.1"
+port = {pacs_port}
+ae_title = "{pacs_ae}"
+"""
+
+
+def free_port(preferred: int = 0) -> int:
+    """Return `preferred` if it is free on loopback, else another free port."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return int(probe.getsockname()[1])
+    raise OSError("no free port on 127.0.0.1")
+
+
+def prepare(home: Home, beds: int) -> Settings:
+    """Make the site if `home` holds none, enrol what is missing, and return its settings."""
+    if not initialised(home):
+        home.create()
+        text = _SETTINGS.format(pacs_port=free_port(), pacs_ae=PACS_AE)
+        write_private(home.settings_file, text.encode())
+        initialise(home, load(home.root))
+    settings = load(home.root)
+    known = {device.device_id for device in Registry(home).devices()}
+    wards = [f"bed-{number:02d}" for number in range(1, beds + 1)]
+    addresses = {
+        "mqtt": {"host": "localhost", "port": 0},
+        "dicom": {"host": "localhost", "port": 0, "ae_title": settings.dicom.ae_title},
+    }
+    missing = [name for name in wards if name not in known]
+    if missing:
+        identity.enrol(home, settings.site.name, missing, kind="wearable", out=home.root / "ward", addresses=addresses)
+    if ULTRASOUND not in known:
+        identity.enrol(
+            home,
+            settings.site.name,
+            [ULTRASOUND],
+            kind="ultrasound",
+            out=home.root / "modalities",
+            addresses=addresses,
+            ae_title=ULTRASOUND_AE,
+        )
+    return settings
+
+
+def tell_ports(home: Home, ports: dict[str, int]) -> None:
+    """Write the ports of this start into the devices' enrolment, as an engineer would set them on each device."""
+    for path in [*(home.root / "ward").glob("*/device.json"), *(home.root / "modalities").glob("*/device.json")]:
+        card = read_json(path)
+        card["mqtt"]["port"] = ports["mqtt"]
+        card["dicom"]["port"] = ports["dicom"]
+        path.write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+
+@dataclass
+class Simulator:
+    """One simulated device as a process."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    output: list[str] = field(default_factory=list)
+    reader: asyncio.Task[None] | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """Return the JSON object it printed at its end, or an empty one."""
+        with contextlib.suppress(json.JSONDecodeError):
+            found = json.loads("\n".join(self.output))
+            if isinstance(found, dict):
+                return found
+        return {}
+
+
+class Hospital:
+    """The simulated devices of one site."""
+
+    def __init__(self, home: Home, settings: Settings) -> None:
+        self.home = home
+        self.settings = settings
+        self.folder = home.root / "simulated"
+        self.folder.mkdir(exist_ok=True, mode=0o700)
+        self._all: list[Simulator] = []
+
+    async def start(self, name: str, module: str, *arguments: str) -> Simulator:
+        """Start a simulator; its log goes to ``logs/<name>.log``."""
+        log: IO[bytes]
+        with (self.home.logs / f"simulated-{name}.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                module,
+                *arguments,
+                "--die-with-parent",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        simulator = Simulator(name, process)
+        assert process.stdout is not None
+        simulator.reader = asyncio.get_running_loop().create_task(self._read(simulator, process.stdout))
+        self._all.append(simulator)
+        return simulator
+
+    async def pacs(self) -> Simulator:
+        """Start the small PACS that the settings name."""
+        port = self.settings.pacs[0].port
+        return await self.start(
+            "pacs",
+            "edgeward.device.pacs",
+            "--port",
+            str(port),
+            "--ae-title",
+            PACS_AE,
+            "--folder",
+            str(self.folder / "pacs"),
+            "--json",
+        )
+
+    async def ultrasound(self, rate: float, images: str) -> Simulator:
+        """Start the ultrasound machine."""
+        more = ["--images", images] if images else []
+        return await self.start(
+            "ultrasound",
+            "edgeward.device.ultrasound",
+            "--device",
+            str(self.home.root / "modalities" / ULTRASOUND),
+            "--rate",
+            f"{rate:g}",
+            "--state",
+            str(self.folder / "ultrasound.jsonl"),
+            "--json",
+            *more,
+        )
+
+    async def ward(self, beds: int, wfdb: str, *more: str) -> Simulator:
+        """Start the ward of wearables."""
+        extra = ["--wfdb", wfdb] if wfdb else []
+        return await self.start(
+            "ward",
+            "edgeward.device.ward",
+            "--devices",
+            str(self.home.root / "ward"),
+            "--count",
+            str(beds),
+            "--truth",
+            str(self.folder / "truth.jsonl"),
+            "--json",
+            *extra,
+            *more,
+        )
+
+    async def end(self, simulator: Simulator) -> dict[str, Any]:
+        """Stop one simulator and return its summary."""
+        process = simulator.process
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+            try:
+                await asyncio.wait_for(process.wait(), STOP_S)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        if simulator.reader is not None:
+            await simulator.reader
+        return simulator.summary()
+
+    async def end_all(self) -> None:
+        """Stop every simulator."""
+        await asyncio.gather(*(self.end(simulator) for simulator in self._all))
+
+    def dead(self) -> Iterator[Simulator]:
+        """Yield the simulators that ended by themselves with an error."""
+        return (s for s in self._all if s.process.returncode not in (None, 0))
+
+    @staticmethod
+    async def _read(simulator: Simulator, stream: asyncio.StreamReader) -> None:
+        while line := await stream.readline():
+            simulator.output.append(line.decode(errors="replace").rstrip())
+
+
+def acknowledged(path: Path) -> set[str]:
+    """Return the SOP Instance UIDs that the ultrasound machine was told are stored."""
+    found: set[str] = set()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return found
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError, KeyError):
+            row = json.loads(line)
+            found.add(str(row["uid"]))
+    return found
