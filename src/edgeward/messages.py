@@ -207,6 +207,27 @@ class DeliveryReport(Message, frozen=True, kw_only=True, tag="delivery.1"):
     stages: list[StageTime] = []
 
 
+class DestinationState(Message, frozen=True, kw_only=True, tag="destination.1"):
+    """One destination of results, as `deliver` sees it now."""
+
+    name: str
+    takes: list[str]
+    status: Literal["idle", "sending", "down"]
+    reason: str = ""  # why it is down
+    waiting: int = 0
+    confirmed: int = 0
+    dead: int = 0
+    oldest_ns: int = 0  # when the longest waiting item was accepted; 0 if none waits
+    stored_ns: int = 0  # last confirmation
+
+
+class Destinations(Message, frozen=True, kw_only=True, tag="destinations.1"):
+    """Answer to a delivery status query, with the most recent dead letters."""
+
+    destinations: list[DestinationState]
+    dead: list[DeliveryReport] = []
+
+
 class Verdict(Message, frozen=True, kw_only=True, tag="verdict.1"):
     """A clinician's decision on a finding; an admitted item like any other."""
 

@@ -50,7 +50,7 @@ ENGINES = "engines"
 
 DELIVER_ACCEPT = "work.deliver.accept"
 DELIVER_REPORT = "work.deliver.report"  # Ask(item) -> ReportText
-DELIVER_STATUS = "work.deliver.status"
+DELIVER_STATUS = "work.deliver.status"  # Ask() -> Destinations
 DELIVERS = "delivers"
 
 GATEWAY_DELIVERY = "work.gateway.delivery"  # DeliveryReport -> Ok

@@ -4,8 +4,9 @@ Responsible for drawing and for the Secondary Capture Image object (PS3.3 A.8.1)
 (``compute.decode``) or for what is inherited from the image (``header``).
 
 The picture itself is left readable: a thin outline, corner marks and the size beside the lesion; everything else stands
-in a strip *below* the frame, so nothing of the frame is covered and its pixel coordinates stay what they were. No name or
-number of the patient is drawn. The pixels are stored uncompressed: every archive takes that, and nothing is lost twice.
+in a strip *below* the frame, so nothing of the frame is covered and its pixel coordinates stay what they were. No name
+or number of the patient is drawn. The pixels are stored uncompressed: every archive takes that, and nothing is lost
+twice.
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ def draw(finding: Finding, pixels: NDArray[np.uint8], factor: int) -> Image.Imag
     picture = Image.new("RGB", (frame.width, frame.height + _strip_height(lines, font)), _STRIP)
     picture.paste(frame)
     for number, lesion in enumerate(finding.lesions, start=1):
-        _draw_lesion(picture, frame.size, lesion, factor, font, f"{number}  " if len(finding.lesions) > 1 else "")
+        prefix = f"{number}  " if len(finding.lesions) > 1 else ""
+        _draw_lesion(picture, frame.size, lesion, factor=factor, font=font, prefix=prefix)
     pen = ImageDraw.Draw(picture)
     top = frame.height + _margin(font)
     for text, colour in lines:
@@ -150,7 +152,7 @@ def _sentences(finding: Finding) -> list[tuple[str, tuple[int, int, int]]]:
 
 
 def _draw_lesion(
-    picture: Image.Image, frame: tuple[int, int], lesion: Lesion, factor: int, font: _Font, prefix: str
+    picture: Image.Image, frame: tuple[int, int], lesion: Lesion, *, factor: int, font: _Font, prefix: str
 ) -> None:
     """Draw outline and corner marks finely in the lesion's neighbourhood only, then its size."""
     width = max(1.5, frame[0] / 420)

@@ -1,0 +1,294 @@
+"""The role `deliver`: takes over findings and brings them to every destination.
+
+Responsible for the hand-over (durable before it is acknowledged), for telling the gateway what became of each item
+until it acknowledges, and for answering the console. The queues are in ``destination``, their memory in ``ledger``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from edgeward import log
+from edgeward.bus import subjects
+from edgeward.bus.client import BusError
+from edgeward.bus.role import RoleContext
+from edgeward.clinic.imaging.destination import Delivered, Destination, Watcher
+from edgeward.clinic.imaging.ledger import Ledger, LedgerError, Owed, Tally
+from edgeward.clinic.imaging.pacs import PacsSink
+from edgeward.clinic.imaging.results import CannotBuild, Workshop, whereabouts
+from edgeward.clinic.imaging.sink import Sink
+from edgeward.messages import (
+    Ask,
+    DeliverRequest,
+    DeliveryReport,
+    Destinations,
+    DestinationState,
+    Message,
+    MessageError,
+    Ok,
+    Refused,
+    ReportText,
+    ServiceClass,
+)
+from edgeward.privacy.identity import client_context
+from edgeward.privacy.keys import SiteKey
+
+_log = logging.getLogger("edgeward.deliver")
+T = TypeVar("T")
+
+KEEP_DAYS = 30  # how long a settled item's report can be read here; the PACS keeps it for good
+_TELL_TIMEOUT_S = 5.0
+_TELL_AGAIN_S = (0.2, 5.0)  # shortest and longest pause between attempts to tell the gateway
+
+
+async def run(context: RoleContext) -> None:
+    """Serve until told to stop."""
+    _keep_quiet()
+    settings = context.settings
+    sinks: list[Sink] = [
+        PacsSink(pacs, settings.dicom.ae_title, client_context(context.home, "deliver") if pacs.tls else None)
+        for pacs in settings.pacs
+    ]
+    deliver = Deliver(context, Ledger(context.home.db("deliver"), SiteKey.load(context.home)), sinks)
+    await deliver.start()
+    context.ready()
+    try:
+        await context.stopping.wait()
+    finally:
+        await deliver.stop()
+
+
+class Deliver(Watcher):
+    """The running role."""
+
+    def __init__(self, context: RoleContext, ledger: Ledger, sinks: list[Sink]) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._workshop = Workshop()
+        self._destinations = [Destination(sink, ledger, self._workshop.prepare, self._call, self) for sink in sinks]
+        self._news = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._away_warnings: dict[str, str] = {}
+        self._refused_until: dict[tuple[str, str], float] = {}
+
+    async def start(self) -> None:
+        """Take up what was left, then serve.
+
+        Raises
+        ------
+        LedgerError
+            If the ledger cannot be used.
+        """
+        await self._workshop.warm_up()
+        await self._call(self._ledger.prune, time.time_ns() - KEEP_DAYS * 86_400 * 10**9)
+        known = [destination.name for destination in self._destinations]
+        if buried := await self._call(self._ledger.bury_unknown, known):
+            _log.error("%d results were owed to destinations that are no longer in the settings", buried)
+            self._context.stats.count("dead", buried)
+            reason = f"{buried} results were owed to a destination that is no longer in the settings"
+            await self._context.quarantine("deliver", "settings", reason, "put it back, or send the results by hand")
+        if not known:
+            self._context.stats.warnings.add("no PACS is configured: results are kept nowhere but here")
+        bus = self._context.bus
+        await bus.serve(subjects.DELIVER_ACCEPT, DeliverRequest, self._accept, subjects.DELIVERS)
+        await bus.serve(subjects.DELIVER_REPORT, Ask, self._report, subjects.DELIVERS)
+        await bus.serve(subjects.DELIVER_STATUS, Ask, self._status, subjects.DELIVERS)
+        work = [destination.run() for destination in self._destinations]
+        self._tasks = [asyncio.create_task(task) for task in (*work, self._tell())]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Stop at once; whatever was under way is taken up at the next start."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(destination.sink.close() for destination in self._destinations))
+        self._workshop.close()
+        self._ledger_thread.shutdown(wait=True)
+        self._ledger.close()
+
+    # ------------------------------------ requests
+
+    async def _accept(self, request: DeliverRequest) -> Message:
+        log.trace_id.set(request.trace_id)
+        started = time.perf_counter()
+        if self._workshop.has_room() and any(not destination.reason for destination in self._destinations):
+            self._workshop.prepare(request)  # while the ledger waits for the disk
+        try:
+            new = await self._call(
+                self._ledger.accept,
+                request,
+                [destination.name for destination in self._destinations],
+                time.time_ns(),
+            )
+        except LedgerError as error:
+            await self.stuck(str(error))
+            return Refused(reason=str(error))
+        self._context.stats.stage(ServiceClass.INTERACTIVE, "accept", (time.perf_counter() - started) * 1e3)
+        self._context.stats.count("accepted" if new else "accepted_again")
+        for destination in self._destinations:
+            destination.wake()
+        self._news.set()
+        return Ok()
+
+    async def _report(self, ask: Ask) -> Message:
+        text = await self._text(ask.argument)
+        if text is None:
+            return Refused(reason="no report of this item is known here")
+        return ReportText(text=text)
+
+    async def _status(self, _: Ask) -> Message:
+        tallies: dict[str, Tally] = await self._call(self._ledger.tally)
+        states = []
+        for destination in self._destinations:
+            tally = tallies.get(destination.name, Tally())
+            states.append(
+                DestinationState(
+                    name=destination.name,
+                    takes=sorted(destination.sink.takes),
+                    status="down" if destination.reason else "sending" if destination.sending else "idle",
+                    reason=destination.reason,
+                    waiting=tally.waiting,
+                    confirmed=tally.confirmed,
+                    dead=tally.dead,
+                    oldest_ns=tally.oldest_ns,
+                    stored_ns=tally.stored_ns,
+                )
+            )
+        return Destinations(destinations=states, dead=await self._call(self._ledger.dead_letters))
+
+    # ------------------------------------ what the queues tell
+
+    async def delivered(self, owed: Owed, request: DeliverRequest, outcome: Delivered) -> None:
+        """See `Watcher.delivered`."""
+        stats = self._context.stats
+        for stage in outcome.stages:
+            stats.stage(ServiceClass.INTERACTIVE, stage.name, stage.ms)
+        stats.stage(ServiceClass.INTERACTIVE, "deliver", (outcome.stored_ns - owed.accepted_ns) / 1e6)
+        stats.count("delivered")
+        self._news.set()
+        _log.info(
+            "delivered to %s",
+            owed.destination,
+            extra={"fields": {"item": request.item_id, "attempts": owed.attempts + 1}},
+        )
+
+    async def given_up(self, owed: Owed, reason: str) -> None:
+        """See `Watcher.given_up`."""
+        self._context.stats.count("dead")
+        self._news.set()
+        _log.error("given up for %s: %s", owed.destination, reason, extra={"fields": {"item": owed.item_id}})
+        await self._context.quarantine(
+            "deliver",
+            owed.destination,
+            f"the result of item {owed.item_id} was not delivered: {reason}",
+            "ask the administrator of this destination why it refuses the object",
+        )
+
+    async def away(self, destination: str, reason: str) -> None:
+        """See `Watcher.away`."""
+        text = f"{destination} does not take results: {reason}"
+        self._away_warnings[destination] = text
+        self._context.stats.warnings.add(text)
+        await self._context.quarantine(
+            "deliver", destination, reason, "results are kept and sent when it is back; check its address and AE title"
+        )
+
+    async def back(self, destination: str) -> None:
+        """See `Watcher.back`."""
+        self._context.stats.warnings.discard(self._away_warnings.pop(destination, ""))
+
+    async def stuck(self, reason: str) -> None:
+        """See `Watcher.stuck`."""
+        self._context.degraded(reason)
+
+    async def unstuck(self) -> None:
+        """See `Watcher.unstuck`."""
+        self._context.recovered()
+
+    # ------------------------------------ telling the gateway
+
+    async def _tell(self) -> None:
+        """Tell the gateway of every settled row until it acknowledges; then forget the request."""
+        shortest, longest = _TELL_AGAIN_S
+        pause = shortest
+        while True:
+            self._news.clear()
+            try:
+                untold: list[DeliveryReport] = await self._call(self._ledger.untold)
+                now = time.monotonic()
+                due = [r for r in untold if self._refused_until.get((r.item_id, r.destination), 0.0) <= now]
+                heard = [await self._tell_one(report) for report in due]
+            except LedgerError as error:
+                await self.stuck(str(error))
+                untold, heard = [], [False]
+            if not all(heard):
+                await asyncio.sleep(pause)
+                pause = min(longest, pause * 2)
+                continue
+            pause = shortest
+            if not heard:
+                with contextlib.suppress(TimeoutError):  # what was refused is offered again
+                    await asyncio.wait_for(self._news.wait(), longest if untold else None)
+
+    async def _tell_one(self, report: DeliveryReport) -> bool:
+        try:
+            answer: Any = await self._context.bus.request(
+                subjects.GATEWAY_DELIVERY, report, Ok | Refused, _TELL_TIMEOUT_S
+            )
+        except (BusError, MessageError) as error:
+            _log.debug("the gateway did not hear: %s", error)
+            return False
+        if isinstance(answer, Refused):
+            _log.warning("the gateway refuses a delivery report: %s", answer.reason)
+            self._refused_until[report.item_id, report.destination] = time.monotonic() + _TELL_AGAIN_S[1]
+            return True  # others need not wait for this one
+        self._refused_until.pop((report.item_id, report.destination), None)
+        await self._text(report.item_id)  # keep it readable after the request is forgotten
+        await self._call(self._ledger.told, report.item_id, report.destination)
+        self._workshop.forget(report.item_id)
+        return True
+
+    async def _text(self, item_id: str) -> str | None:
+        """Return the report as text and see to it that it is kept; None if it cannot be had."""
+        kept: str | None = await self._call(self._ledger.report, item_id)
+        if kept is not None:
+            return kept
+        request: DeliverRequest | None = await self._call(self._ledger.request, item_id)
+        if request is None:
+            return None
+        try:
+            text = await self._workshop.text(request)
+        except CannotBuild:
+            return None
+        await self._call(self._ledger.keep_report, item_id, text)
+        return text
+
+    # ------------------------------------ within
+
+    async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._ledger_thread, function, *arguments)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Stop the role if one of its tasks breaks: the supervisor restarts it, and the ledger knows what is owed."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        _log.critical("a task of deliver broke: %s", whereabouts(error))
+        self._context.degraded("a task broke; restarting")
+        self._context.stopping.set()
+
+
+def _keep_quiet() -> None:
+    """Silence what libraries say of their own accord: it may quote names, and we report failures once ourselves."""
+    warnings.simplefilter("ignore")
+    for name in ("pydicom", "pynetdicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
