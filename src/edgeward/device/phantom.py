@@ -2,11 +2,12 @@
 
 Responsible for synthetic B-mode images in the style of a linear probe: skin, fat, fibroglandular tissue, muscle,
 fully developed speckle, time-gain compensation, and a lesion whose outline is known exactly. Not responsible for DICOM
-or sending (see the ultrasound simulator). These images show that the chain works; they never count in a quoted accuracy.
+or sending (see the ultrasound simulator). These images show that the chain works; they never count in a quoted
+accuracy.
 
-Speckle is the envelope of a complex circular Gaussian field filtered with the probe's point spread function, which gives
-Rayleigh statistics (Wagner et al. 1983, IEEE Trans. Sonics Ultrason. 30:156); lesion appearance follows the ACR BI-RADS
-ultrasound descriptors (shape, orientation, margin, posterior features).
+Speckle is the envelope of a complex circular Gaussian field filtered with the probe's point spread function, which
+gives Rayleigh statistics (Wagner et al. 1983, IEEE Trans. Sonics Ultrason. 30:156); lesion appearance follows the ACR
+BI-RADS ultrasound descriptors (shape, orientation, margin, posterior features).
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def phantom(seed: int, rows: int = 480, columns: int = 640, kind: Kind = "benign
     tissue_db, glandular = _tissue(rng, y, x, mm)
     mask = np.zeros((rows, columns), dtype=bool)
     if kind != "normal":
-        tissue_db, mask = _add_lesion(rng, tissue_db, glandular, y, x, kind)
+        tissue_db, mask = _add_lesion(rng, tissue_db, glandular, y=y, x=x, kind=kind)
     depth = y / float(y[-1, 0])
     tissue_db = (
         tissue_db + _gain_curve(rng, depth) + 2.5 * _smooth_noise(rng, (rows, columns), 0.7 * rows, 0.05 * columns)
@@ -147,7 +148,7 @@ def _outline(rng: np.random.Generator, angle: Field, kind: Kind) -> tuple[Field,
 
 
 def _add_lesion(
-    rng: np.random.Generator, db: Field, layer: tuple[float, float], y: Field, x: Field, kind: Kind
+    rng: np.random.Generator, db: Field, layer: tuple[float, float], *, y: Field, x: Field, kind: Kind
 ) -> tuple[Field, NDArray[np.bool_]]:
     """Lower the echogenicity inside the outline and add rim and posterior features."""
     width, depth = float(x[0, -1]), float(y[-1, 0])

@@ -1,0 +1,76 @@
+"""The ultrasound region calibration of a DICOM object (PS3.3 C.8.5.5).
+
+Responsible for reading which parts of the frame show what, and at which scale. Not responsible for pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+_CENTIMETRES = 3  # PhysicalUnitsXDirection (0018,6024)
+_TWO_DIMENSIONAL = 1  # RegionSpatialFormat (0018,6012)
+_TISSUE, _COLOUR_FLOW = 1, 2  # RegionDataType (0018,6014)
+_SMALLEST, _LARGEST = 0.001, 10.0  # millimetres per pixel that any scanner could mean
+
+
+@dataclass(frozen=True)
+class Region:
+    """One calibrated region: `box` is x0, y0, x1, y1 (exclusive) in pixels; `spacing_mm` is (row, column) or None."""
+
+    box: tuple[int, int, int, int]
+    spatial_format: int
+    data_type: int
+    spacing_mm: tuple[float, float] | None
+
+    @property
+    def area(self) -> int:
+        """Pixels covered."""
+        return (self.box[2] - self.box[0]) * (self.box[3] - self.box[1])
+
+    @property
+    def is_tissue(self) -> bool:
+        """A two-dimensional grey-scale image, not a trace or a spectrum."""
+        return self.spatial_format == _TWO_DIMENSIONAL and self.data_type == _TISSUE
+
+    @property
+    def is_colour_flow(self) -> bool:
+        """Two-dimensional colour Doppler."""
+        return self.spatial_format == _TWO_DIMENSIONAL and self.data_type == _COLOUR_FLOW
+
+
+def read_regions(dataset: Any, rows: int, columns: int) -> tuple[Region, ...]:
+    """Read the usable entries of SequenceOfUltrasoundRegions.
+
+    One that reaches beyond the frame is left out: the frame was scaled or cropped after calibration, so that neither
+    its place nor its scale holds any more.
+    """
+    found = []
+    sequence = dataset.get("SequenceOfUltrasoundRegions")
+    for item in sequence if sequence is not None else ():
+        try:
+            x0, y0 = int(item.RegionLocationMinX0), int(item.RegionLocationMinY0)
+            x1, y1 = int(item.RegionLocationMaxX1) + 1, int(item.RegionLocationMaxY1) + 1
+            kind = int(item.get("RegionSpatialFormat", 0)), int(item.get("RegionDataType", 0))
+        except (AttributeError, TypeError, ValueError):
+            continue
+        # The maximum is the last pixel inside; some scanners write the first one outside.
+        if x0 < 0 or y0 < 0 or x1 > columns + 1 or y1 > rows + 1 or x1 - x0 < 16 or y1 - y0 < 16:
+            continue
+        found.append(Region((x0, y0, min(x1, columns), min(y1, rows)), kind[0], kind[1], _spacing(item)))
+    return tuple(found)
+
+
+def _spacing(item: Any) -> tuple[float, float] | None:
+    try:
+        if int(item.PhysicalUnitsXDirection) != _CENTIMETRES or int(item.PhysicalUnitsYDirection) != _CENTIMETRES:
+            return None
+        row, column = abs(float(item.PhysicalDeltaY)) * 10.0, abs(float(item.PhysicalDeltaX)) * 10.0
+    except (AttributeError, TypeError, ValueError):
+        return None
+    if not (math.isfinite(row) and math.isfinite(column)):
+        return None
+    if not (_SMALLEST <= row <= _LARGEST and _SMALLEST <= column <= _LARGEST):
+        return None
+    return row, column
