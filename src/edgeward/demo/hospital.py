@@ -162,9 +162,10 @@ class Hospital:
             str(port),
             "--ae-title",
             PACS_AE,
-            "--folder",
+            "--dir",
             str(self.folder / "pacs"),
             "--json",
+            str(self.folder / "pacs.json"),
         )
 
     async def ultrasound(self, rate: float, images: str) -> Simulator:
@@ -173,7 +174,7 @@ class Hospital:
         return await self.start(
             "ultrasound",
             "edgeward.device.ultrasound",
-            "--device",
+            "--enrolment",
             str(self.home.root / "modalities" / ULTRASOUND),
             "--rate",
             f"{rate:g}",
