@@ -15,3 +15,13 @@ async def bus_site(tmp_path: Path) -> AsyncIterator[TestSite]:
     """A new site with a running NATS server and no roles."""
     async with running_bus(tmp_path / "home") as site:
         yield site
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--campaign", action="store_true", help="run the fault campaigns at full length")
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> bool:
+    """Whether the long campaigns were asked for (make faults)."""
+    return bool(request.config.getoption("--campaign"))

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.support.site import TestSite, running_bus
 
 from edgeward.bus import server, subjects
 from edgeward.bus.client import NoAnswer
@@ -17,7 +18,6 @@ from edgeward.messages import Ask, Ok, Refused, Viewing
 from edgeward.privacy.identity import client_context
 from edgeward.privacy.keys import SiteKey, WrongKey
 from edgeward.privacy.registry import Registry
-from tests.support.site import TestSite, running_bus
 
 
 async def test_a_request_is_answered_by_the_role_that_serves_it(bus_site: TestSite) -> None:
@@ -117,9 +117,13 @@ async def test_a_stranger_without_certificate_gets_no_connection(bus_site: TestS
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(bus_site.home.identity / "ca.pem")
     reader, writer = await asyncio.open_connection("127.0.0.1", bus_site.settings.bus.mqtt_port)
-    with pytest.raises((ssl.SSLError, ConnectionError, EOFError, asyncio.IncompleteReadError)):
+
+    async def connect() -> None:
         await writer.start_tls(context, server_hostname="localhost")
         await reader.readexactly(1)
+
+    with pytest.raises((ssl.SSLError, ConnectionError, EOFError, asyncio.IncompleteReadError)):
+        await connect()
 
 
 def test_a_missing_binary_is_said_clearly(tmp_path: Path) -> None:

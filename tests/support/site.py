@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
