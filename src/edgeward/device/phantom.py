@@ -157,9 +157,11 @@ def _add_lesion(
     tilt = float(rng.normal(0.0, 0.12))
     dy, dx = y - centre_y, x - centre_x
     u, v = dx * np.cos(tilt) + dy * np.sin(tilt), dy * np.cos(tilt) - dx * np.sin(tilt)
-    # A phantom shallower than its lesion would cut it: limit the axes to the frame.
     relative, half_y, half_x = _outline(rng, np.arctan2(v, u).astype(np.float32), kind)
-    limit = min(1.0, 0.30 * depth / half_y, 0.24 * width / half_x)
+    # A shallow or narrow frame would cut the lesion: it shrinks to fit, tilt and spicules included.
+    reach = 1.1 * float(relative.max())
+    room_y, room_x = min(centre_y, depth - centre_y) - 0.5, min(centre_x, width - centre_x) - 0.5
+    limit = min(1.0, room_y / (reach * max(half_y, 0.3 * half_x)), room_x / (reach * max(half_x, 0.3 * half_y)))
     half_y, half_x = half_y * limit, half_x * limit
     radius = np.sqrt((v / half_y) ** 2 + (u / half_x) ** 2) / relative
     mask = np.asarray(radius <= 1.0)
@@ -167,14 +169,14 @@ def _add_lesion(
     if kind == "benign":
         inside = float(rng.uniform(-24.0, -17.0)) + 1.2 * _smooth_noise(rng, db.shape, 12, 20)
         db = db + float(rng.uniform(3.0, 6.0)) * behind
-        edge = 1.0 / (1.0 + np.exp((radius - 1.0) / 0.02))
+        edge = 1.0 / (1.0 + np.exp(np.minimum((radius - 1.0) / 0.02, 50.0)))
         rim = float(rng.uniform(2.0, 5.0)) * np.exp(-(((radius - 1.05) / 0.035) ** 2))
         for side in (-1.0, 1.0):  # refraction at the edges
             db = db - 4.0 * np.exp(-(((dx - side * 0.98 * half_x) / 0.5) ** 2)) * (dy > 0)
     else:
         inside = float(rng.uniform(-22.0, -16.0)) + 2.8 * _smooth_noise(rng, db.shape, 8, 12)
         db = db - float(rng.uniform(8.0, 14.0)) * behind * (radius > 1.0)
-        edge = 1.0 / (1.0 + np.exp((radius - 1.0) / 0.06))
+        edge = 1.0 / (1.0 + np.exp(np.minimum((radius - 1.0) / 0.06, 50.0)))
         rim = float(rng.uniform(1.5, 4.0)) * np.exp(-(((radius - 1.18) / 0.13) ** 2))
     return np.asarray(db * (1 - edge) + inside * edge + rim, dtype=np.float32), mask
 
