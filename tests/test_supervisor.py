@@ -1,0 +1,166 @@
+"""The supervisor: what dies is started again, what keeps dying becomes visible, nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from edgeward import supervisor as module
+from edgeward.config import Settings
+from edgeward.supervisor import Supervisor, SupervisorError, choose_ports, only_one
+from tests.support.hospital import until
+from tests.support.site import new_home
+
+
+def test_a_taken_port_is_told_with_what_to_do() -> None:
+    settings = Settings()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings.dicom.port = taken.getsockname()[1]
+        settings.console.port = settings.bus.port = settings.bus.mqtt_port = 0
+        with pytest.raises(SupervisorError, match=r"dicom\.port.*EDGEWARD_DICOM__PORT"):
+            choose_ports(settings)
+
+
+def test_port_zero_becomes_a_free_port_and_no_two_are_equal() -> None:
+    settings = Settings()
+    settings.dicom.port = settings.console.port = settings.bus.port = settings.bus.mqtt_port = 0
+    chosen = choose_ports(settings)
+    ports = [chosen.dicom.port, chosen.console.port, chosen.bus.port, chosen.bus.mqtt_port]
+    assert len(set(ports)) == 4
+    assert 0 not in ports
+
+
+def test_a_site_runs_once(tmp_path: Path) -> None:
+    home, _ = new_home(tmp_path / "home")
+    with only_one(home), pytest.raises(SupervisorError, match=str(os.getpid())), only_one(home):
+        pass
+    with only_one(home):
+        pass
+
+
+async def test_a_killed_role_comes_back_and_is_counted(tmp_path: Path) -> None:
+    home, settings = new_home(tmp_path / "home")
+    site = Supervisor(home, settings, ("monitor",))
+    await site.start()
+    try:
+        assert await site.wait_ready(timeout_s=60) == []
+        child = site.children["monitor"]
+        assert child.process is not None
+        first = child.process.pid
+
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: child.restarts == 1, 10, "the restart")
+        assert await site.wait_ready(timeout_s=60) == []
+
+        assert child.process.pid != first
+        assert site.state().roles == {"bus": "running", "monitor": "running"}
+        assert site.state().restarts["monitor"] == 1
+    finally:
+        await site.stop()
+
+
+async def test_the_killed_bus_comes_back_on_the_same_port(tmp_path: Path) -> None:
+    home, settings = new_home(tmp_path / "home")
+    site = Supervisor(home, settings, ("monitor",))
+    await site.start()
+    try:
+        await site.wait_ready(timeout_s=60)
+        bus = site.children["bus"]
+        assert bus.process is not None
+        os.kill(bus.process.pid, signal.SIGKILL)
+        await until(lambda: bus.restarts == 1 and bus.state == "running", 10, "the restart")
+        heard = site.children["monitor"].heard
+        await until(lambda: site.children["monitor"].heard > heard + 1, 15, "the monitor to be heard again")
+        assert site.children["monitor"].restarts == 0
+    finally:
+        await site.stop()
+
+
+async def test_a_role_that_cannot_start_becomes_degraded_and_disturbs_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RESTARTS", 2)
+    home, settings = new_home(tmp_path / "home")
+    (home.keys / "bus" / "engine.nk").rename(home.keys / "bus" / "engine.away")
+    (home.identity / "roles" / "engine.key").unlink()
+    site = Supervisor(home, settings, ("monitor", "engine"))
+    # The server's configuration needs the public key; only the role's own copy of its identity is gone.
+    (home.keys / "bus" / "engine.away").rename(home.keys / "bus" / "engine.nk")
+    await site.start()
+    try:
+        await until(lambda: site.children["engine"].state == "degraded", 60, "the degraded state")
+
+        state = site.state()
+        assert "exit code" in state.reasons["engine"]
+        assert "see " in state.reasons["engine"]
+        assert await site.wait_ready("monitor", timeout_s=60) == []
+        assert "engine.key" in (home.logs / "edgeward.log").read_text()
+    finally:
+        await site.stop()
+
+
+async def test_a_role_that_hangs_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENT_S", 3.0)
+    home, settings = new_home(tmp_path / "home")
+    site = Supervisor(home, settings, ("monitor",))
+    await site.start()
+    try:
+        await site.wait_ready(timeout_s=60)
+        child = site.children["monitor"]
+        assert child.process is not None
+
+        os.kill(child.process.pid, signal.SIGSTOP)
+
+        await until(lambda: child.restarts == 1, 20, "the restart")
+        assert await site.wait_ready(timeout_s=60) == []
+    finally:
+        await site.stop()
+
+
+async def test_every_line_of_the_log_is_json_with_role(tmp_path: Path) -> None:
+    home, settings = new_home(tmp_path / "home")
+    site = Supervisor(home, settings, ("monitor",))
+    await site.start()
+    await site.wait_ready(timeout_s=60)
+    child = site.children["monitor"]
+    assert child.process is not None
+    os.kill(child.process.pid, signal.SIGABRT)
+    await until(lambda: child.restarts == 1, 10, "the restart")
+    await site.stop()
+
+    lines = [json.loads(line) for line in (home.logs / "edgeward.log").read_text().splitlines()]
+    assert lines
+    assert {line["role"] for line in lines} == {"monitor"}
+    assert all("message" in line for line in lines)
+
+
+async def test_stopping_leaves_no_process(tmp_path: Path) -> None:
+    home, settings = new_home(tmp_path / "home")
+    site = Supervisor(home, settings, ("monitor",))
+    await site.start()
+    pids = [child.process.pid for child in site.children.values() if child.process]
+    await site.wait_ready(timeout_s=60)
+
+    await site.stop()
+
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+    assert not (home.run / "site.json").exists()
+
+
+async def test_a_wrong_site_key_starts_nothing(tmp_path: Path) -> None:
+    from edgeward.privacy.keys import WrongKey
+
+    home, settings = new_home(tmp_path / "home")
+    (home.keys / "site.key").write_text("11" * 32)
+    with pytest.raises(WrongKey, match="Nothing was started"):
+        Supervisor(home, settings)
+    await asyncio.sleep(0)
+    assert not (home.nats / "store").exists()
