@@ -104,9 +104,12 @@ def encode(packet: WaveformPacket) -> bytes:
     names = b""
     for name in packet.leads:
         raw = name.encode("ascii", "replace")
-        if not 1 <= len(raw) <= 8:
-            raise PacketError(f"lead name {name!r} must have 1 to 8 ASCII characters")
+        if not name.isascii() or not 1 <= len(raw) <= 8 or not all(33 <= byte < 127 for byte in raw):
+            raise PacketError(f"lead name {name!r} must have 1 to 8 printable ASCII characters, without spaces")
         names += raw.ljust(8, b"\0")
+    _check_ranges(packet.rate_hz, packet.gain_uv, packet.first_sample)
+    if not (0 <= packet.flags <= 0xFF and -(2**63) <= packet.start_ns < 2**63):
+        raise PacketError("flags must fit in 8 bits and the start time in 64")
     mask = sum(1 << i for i, off in enumerate(packet.lead_off) if off)
     header = _HEADER.pack(
         MAGIC,
@@ -156,12 +159,7 @@ def decode(data: bytes) -> WaveformPacket:
         raise PacketError(f"{size} bytes, but {leads} leads of {count} samples make {expected}")
     if zlib.crc32(memoryview(data)[:-4]) != int.from_bytes(data[-4:], "little"):
         raise PacketError("the checksum does not match: the packet was damaged on its way")
-    if not (math.isfinite(rate) and 20.0 <= rate <= 2000.0):
-        raise PacketError(f"sampling rate {rate} Hz; allowed are 20 to 2000")
-    if not (math.isfinite(gain) and 0.0 < gain <= 10_000.0):
-        raise PacketError(f"gain {gain} microvolts per unit; allowed are more than 0 up to 10000")
-    if first > 2**62:
-        raise PacketError(f"sample index {first} is not plausible")
+    _check_ranges(rate, gain, first)
     offset = _HEADER.size
     names: list[str] = []
     for _ in range(leads):
@@ -183,3 +181,12 @@ def decode(data: bytes) -> WaveformPacket:
         lead_off=tuple(bool(mask >> i & 1) for i in range(leads)),
         flags=flags,
     )
+
+
+def _check_ranges(rate_hz: float, gain_uv: float, first_sample: int) -> None:
+    if not (math.isfinite(rate_hz) and 20.0 <= rate_hz <= 2000.0):
+        raise PacketError(f"sampling rate {rate_hz} Hz; allowed are 20 to 2000")
+    if not (math.isfinite(gain_uv) and 0.0 < gain_uv <= 10_000.0):
+        raise PacketError(f"gain {gain_uv} microvolts per unit; allowed are more than 0 up to 10000")
+    if not 0 <= first_sample <= 2**62:
+        raise PacketError(f"sample index {first_sample} is not plausible")

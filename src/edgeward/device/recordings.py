@@ -151,7 +151,7 @@ def _read_wfdb(path: Path, most_leads: int) -> Recording:
 
 
 def _lead_name(name: str, column: int) -> str:
-    kept = "".join(letter for letter in name if letter.isascii() and letter.isprintable())[:8].strip()
+    kept = "".join(letter for letter in name if "!" <= letter <= "~")[:8]  # what a packet may hold
     return kept or f"ECG{column + 1}"
 
 

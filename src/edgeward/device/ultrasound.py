@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
@@ -244,7 +244,15 @@ class Machine:
             return
         self.done.add(waiting.exposure.uid)
         self.summary.acknowledged += 1
-        self._note(waiting, acknowledged_ns=time.time_ns(), status=f"{status:04x}")
+        if self.state is not None:
+            row = {
+                "uid": waiting.exposure.uid,
+                "acknowledged_ns": time.time_ns(),
+                "status": f"{status:04x}",
+                "attempts": waiting.attempts,
+            }
+            self.state.write(json.dumps(row) + "\n")
+            self.state.flush()
         if self.repeat_every and self.summary.acknowledged % self.repeat_every == 0:
             self._queue.append(_Waiting(waiting.exposure, repeat=True))
 
@@ -256,13 +264,7 @@ class Machine:
         log.warning("the site does not take an image (%s): given up after %d attempts", reason, waiting.attempts)
         if not waiting.repeat:
             self.summary.refused += 1
-            self._note(waiting, refused_ns=time.time_ns(), status=reason)
         return True
-
-    def _note(self, waiting: _Waiting, **fields: Any) -> None:
-        if self.state is not None:
-            self.state.write(json.dumps({"uid": waiting.exposure.uid, "attempts": waiting.attempts, **fields}) + "\n")
-            self.state.flush()
 
 
 def _no_delay(event: evt.Event) -> None:
