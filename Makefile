@@ -90,7 +90,7 @@ faults: setup-dev peers
 	$(BIN)/python -m pytest tests/faults --campaign $(ARGS)
 
 bench: setup-dev peers
-	$(BIN)/python benchmarks/site.py $(ARGS)
+	$(BIN)/python benchmarks/whole_site.py $(ARGS)
 
 # ---------------------------------------- for maintainers
 
