@@ -1,0 +1,90 @@
+"""Two languages from two catalogues, and which of them a reader gets.
+
+Responsible for finding texts and filling in their values. A text that is missing is an error of ours, so it shows as
+its key rather than as nothing; the tests compare the catalogues key by key. Escaping is the template's business.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LANGUAGES = ("en", "zh")
+DEFAULT = "en"
+_FOLDER = Path(__file__).parent / "locales"
+_SLOT = re.compile(r"\{([a-z_0-9]+)(?::\.(\d)f)?\}")
+BROWSER_SECTIONS = ("live", "alarm", "alarm_short", "rhythm", "priority", "time", "bed")  # what the scripts need
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+@cache
+def catalogue(language: str) -> dict[str, str]:
+    """Return all texts of `language`, keys joined by dots."""
+    return _flatten(tomllib.loads((_FOLDER / f"{language}.toml").read_text(encoding="utf-8")))
+
+
+def fill(text: str, values: Mapping[str, object]) -> str:
+    """Put `values` into the slots ``{name}`` or ``{name:.1f}``; a slot without a value stays visible as an em dash."""
+
+    def one(match: re.Match[str]) -> str:
+        value = values.get(match[1])
+        if value is None:
+            return "—"
+        if match[2] is not None and isinstance(value, (int, float)):
+            return f"{value:.{int(match[2])}f}"
+        return f"{value:g}" if isinstance(value, float) else str(value)
+
+    return _SLOT.sub(one, text)
+
+
+def text(language: str, key: str, **values: object) -> str:
+    """Return the text of `key`, or the key itself if there is none."""
+    found = catalogue(language).get(key)
+    return key if found is None else fill(found, values)
+
+
+def has(key: str) -> bool:
+    """Whether the catalogues have this key."""
+    return key in catalogue(DEFAULT)
+
+
+def alarm_text(language: str, code: str, args: Mapping[str, object]) -> str:
+    """Return what an alarm says. A code we have no words for is shown as it is: never hidden, never invented."""
+    if has(f"alarm.{code}"):
+        return text(language, f"alarm.{code}", **args)
+    details = ", ".join(f"{key} {value}" for key, value in args.items())
+    return f"{code} ({details})" if details else code
+
+
+def for_browser(language: str) -> dict[str, str]:
+    """Return the texts that the scripts need."""
+    return {key: value for key, value in catalogue(language).items() if key.split(".", 1)[0] in BROWSER_SECTIONS}
+
+
+def choose(*, account: str, cookie: str, accept: str) -> str:
+    """Return the language of a reader: what she last chose in this browser, else her account's, else the browser's."""
+    for wish in (cookie, account):
+        if wish in LANGUAGES:
+            return wish
+    ranked: list[tuple[float, int, str]] = []
+    for position, part in enumerate(accept.split(",")[:20]):
+        name, _, quality = part.strip().partition(";q=")
+        try:
+            weight = float(quality) if quality else 1.0
+        except ValueError:
+            continue
+        ranked.append((-weight, position, name.split("-")[0].lower()))
+    return next((name for _, _, name in sorted(ranked) if name in LANGUAGES), DEFAULT)

@@ -1,0 +1,150 @@
+"""Questions that the console asks other roles, each with a time limit and an honest answer when there is none.
+
+Responsible for subjects, time limits and the cache of previews. The console keeps nothing of its own: what it shows
+comes from the role that owns it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections import OrderedDict
+from typing import TypeVar, cast
+
+from PIL import Image
+
+from edgeward.bus import subjects
+from edgeward.bus.client import Bus, BusError
+from edgeward.messages import (
+    AlarmAck,
+    Alarms,
+    Ask,
+    Destinations,
+    Devices,
+    Items,
+    ItemsQuery,
+    ItemSummary,
+    Message,
+    MessageError,
+    Ok,
+    Preview,
+    QuarantineList,
+    Refused,
+    ReportText,
+    Verdict,
+)
+
+Answer = TypeVar("Answer", bound=Message)
+
+TIMEOUT_S = 2.0
+THUMB_PX = (192, 144)
+_CACHE_BYTES = 24 * 1024 * 1024
+
+
+class Unavailable(Exception):
+    """The role that owns the answer did not give one."""
+
+    def __init__(self, role: str, reason: str) -> None:
+        super().__init__(f"{role}: {reason}")
+        self.role = role
+        self.reason = reason
+
+
+class Site:
+    """The other roles, as seen from the console."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._cached_bytes = 0
+
+    async def _ask(self, role: str, subject: str, message: Message, kind: type[Answer]) -> Answer:
+        try:
+            reply = await self._bus.request(subject, message, kind | Refused, TIMEOUT_S)
+        except (BusError, MessageError) as error:
+            raise Unavailable(role, str(error)) from error
+        if isinstance(reply, Refused):
+            raise Unavailable(role, reply.reason)
+        return cast("Answer", reply)
+
+    async def items(self, *, limit: int = 50, before_ns: int = 0, state: str = "") -> Items:
+        """Return worklist rows, newest first."""
+        query = ItemsQuery(limit=limit, before_ns=before_ns, state=state)
+        return await self._ask("gateway", subjects.GATEWAY_ITEMS, query, Items)
+
+    async def item(self, item_id: str) -> ItemSummary | None:
+        """Return one row, or None if there is no such item."""
+        answer = await self._ask("gateway", subjects.GATEWAY_ITEMS, ItemsQuery(item_id=item_id, limit=1), Items)
+        return next((item for item in answer.items if item.item_id == item_id), None)
+
+    async def devices(self) -> Devices:
+        """Return the enrolled devices."""
+        return await self._ask("gateway", subjects.GATEWAY_DEVICES, Ask(), Devices)
+
+    async def quarantine(self) -> QuarantineList:
+        """Return what was refused or set aside."""
+        return await self._ask("gateway", subjects.GATEWAY_QUARANTINE, Ask(), QuarantineList)
+
+    async def alarms(self, device_id: str = "") -> Alarms:
+        """Return active and recent alarms of one device or of all."""
+        return await self._ask("monitor", subjects.MONITOR_ALARMS, Ask(argument=device_id), Alarms)
+
+    async def report(self, item_id: str) -> ReportText:
+        """Return the structured report as text."""
+        return await self._ask("deliver", subjects.DELIVER_REPORT, Ask(argument=item_id), ReportText)
+
+    async def destinations(self) -> Destinations:
+        """Return how each destination of results stands."""
+        return await self._ask("deliver", subjects.DELIVER_STATUS, Ask(), Destinations)
+
+    async def decide(self, verdict: Verdict) -> None:
+        """Hand a verdict to the gateway; it is durable when this returns.
+
+        Raises
+        ------
+        Unavailable
+            If the gateway did not take it; the reason says why.
+        """
+        await self._ask("gateway", subjects.GATEWAY_VERDICT, verdict, Ok)
+
+    async def acknowledge(self, alarm_id: str, by: str, at_ns: int) -> None:
+        """Acknowledge one alarm.
+
+        Raises
+        ------
+        Unavailable
+            If the monitor did not take it.
+        """
+        await self._ask("monitor", subjects.MONITOR_ACK, AlarmAck(alarm_id=alarm_id, by=by, at_ns=at_ns), Ok)
+
+    async def preview(self, item_id: str, *, thumb: bool) -> bytes:
+        """Return the JPEG of the analysed frame, or a small one; empty if there is none yet."""
+        key = (item_id, "thumb" if thumb else "full")
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        jpeg = (await self._ask("gateway", subjects.GATEWAY_PREVIEW, Ask(argument=item_id), Preview)).jpeg
+        if not jpeg:
+            return b""
+        if thumb:
+            jpeg = await asyncio.to_thread(_shrink, jpeg)
+        self._cache[key] = jpeg
+        self._cached_bytes += len(jpeg)
+        while self._cached_bytes > _CACHE_BYTES:
+            self._cached_bytes -= len(self._cache.popitem(last=False)[1])
+        return jpeg
+
+    def forget(self, item_id: str) -> None:
+        """Drop what is cached of an item: it has been analysed again."""
+        for kind in ("thumb", "full"):
+            self._cached_bytes -= len(self._cache.pop((item_id, kind), b""))
+
+
+def _shrink(jpeg: bytes) -> bytes:
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.draft("RGB", (THUMB_PX[0] * 2, THUMB_PX[1] * 2))
+        small = image.convert("RGB")
+        small.thumbnail((THUMB_PX[0], THUMB_PX[1]))
+        out = io.BytesIO()
+        small.save(out, "JPEG", quality=82)
+    return out.getvalue()

@@ -1,0 +1,2 @@
+// Login and password pages: only the colours need a script.
+import "./preferences.js";

@@ -1,0 +1,129 @@
+// The live link to the console: one WebSocket per page, and the truth about whether the page is live.
+// Responsible for connecting, reconnecting, and the state shown; not for what the messages mean.
+
+import { t, ready } from "./texts.js";
+import { localTime } from "./times.js";
+
+const SILENCE_MS = 2300; // the console speaks twice a second; the promise is that 3 s of silence never look live
+const GIVE_UP_MS = 6000;
+const root = document.documentElement;
+const needsBeds = document.getElementById("main")?.dataset.needs === "beds";
+
+/** Events: "state" and every message by its key ("tick", "beds", "alarm", "item", "finding", ...), "trace". */
+export const link = new EventTarget();
+
+let socket = null;
+let heardAt = 0;
+let attempt = 0;
+let since = null;
+let startedAt = performance.now();
+let wish = {};
+let lastTick = null;
+let lastTickAt = 0;
+let bedsAt = 0;
+let leaving = false;
+
+export let state = "connecting";
+
+function emit(name, detail) { link.dispatchEvent(new CustomEvent(name, { detail })); }
+
+/** Tell the console what this page wants; repeated after every reconnection. */
+export function want(part) {
+  wish = { ...wish, ...part };
+  if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify(wish));
+}
+
+function connect() {
+  if (leaving) return;
+  const mine = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/live`);
+  mine.binaryType = "arraybuffer";
+  socket = mine;
+  startedAt = performance.now();
+  mine.onopen = () => { if (Object.keys(wish).length) mine.send(JSON.stringify(wish)); };
+  mine.onmessage = (event) => {
+    if (mine !== socket) return;
+    heardAt = performance.now();
+    attempt = 0;
+    if (typeof event.data !== "string") { emit("trace", event.data); return; }
+    const message = JSON.parse(event.data);
+    if (message.k === "tick") {
+      if (message.build && message.build !== root.dataset.build) { location.reload(); return; }
+      lastTick = message;
+      lastTickAt = heardAt;
+    } else if (message.k === "beds") bedsAt = heardAt;
+    emit(message.k, message);
+    judge();
+  };
+  mine.onclose = (event) => {
+    if (mine !== socket) return;
+    socket = null;
+    if (event.code === 4401) {
+      leaving = true;
+      location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+      return;
+    }
+    judge();
+    attempt += 1;
+    setTimeout(connect, Math.min(3000, 200 * 2 ** attempt) * (0.75 + Math.random() / 2));
+  };
+}
+
+function drop() {
+  const old = socket;
+  socket = null;
+  old?.close();
+  connect();
+}
+
+function judgeNow(now) {
+  if (!heardAt) return now - startedAt > SILENCE_MS || attempt > 1 ? "lost" : "connecting";
+  // A closed socket is known at once, but a console that restarts is back within a moment: no flicker for that.
+  if (now - heardAt > (socket ? SILENCE_MS : 1000) || (!lastTick)) return "lost";
+  if (!lastTick.bus) return "bus";
+  if (needsBeds && !lastTick.beds_live && lastTick.beds_age !== null) return "monitor";
+  if (needsBeds && bedsAt && now - bedsAt > SILENCE_MS) return "monitor";
+  return "live";
+}
+
+function judge() {
+  const now = performance.now();
+  const next = judgeNow(now);
+  if (next !== state) {
+    if (next === "live") since = null;
+    else if (state === "live" || state === "connecting") since = new Date(Date.now() - (heardAt ? now - heardAt : 0));
+    state = next;
+    root.dataset.link = next;
+    show();
+    emit("state", next);
+    if (next === "live") emit("beds_live", {});
+  }
+}
+
+function show() {
+  const chip = document.querySelector("#link-chip .word");
+  const banner = document.getElementById("banner");
+  if (!chip || !banner) return;
+  chip.textContent = { live: t("live.live"), connecting: t("live.connecting") }[state] ?? t("live.not_live");
+  const bad = ["lost", "bus", "monitor"].includes(state);
+  if (bad) {
+    document.getElementById("banner-title").textContent = t(`live.${state}_title`);
+    const time = since ? localTime(since) : "—";
+    document.getElementById("banner-text").textContent =
+      state === "lost" && !heardAt ? t("live.connecting_long") : t(`live.${state}`, { time });
+  }
+  banner.hidden = !bad;
+}
+
+/** Age of the last message, milliseconds. */
+export const silence = () => (heardAt ? performance.now() - heardAt : Infinity);
+
+setInterval(() => {
+  judge();
+  const now = performance.now();
+  if (socket && now - Math.max(heardAt, startedAt) > GIVE_UP_MS) drop();
+}, 200);
+addEventListener("online", () => { if (!socket || silence() > SILENCE_MS) drop(); });
+addEventListener("pagehide", () => { leaving = true; socket?.close(); });
+addEventListener("pageshow", (event) => { if (event.persisted) { leaving = false; heardAt = 0; lastTick = null; connect(); } });
+ready.then(show);
+connect();
