@@ -42,6 +42,11 @@ class Bus:
         """Whether the server is there now."""
         return bool(self._client.is_connected)
 
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was lost and found again: answers under way at that time are lost."""
+        return int(self._client.stats["reconnects"])
+
     async def publish(self, subject: str, message: Message) -> None:
         """Publish; at most once. While the server is away, messages are kept up to the client's buffer, then refused.
 

@@ -25,7 +25,7 @@ class Permissions:
 ROLES: dict[str, Permissions] = {
     "gateway": Permissions(
         publish=("work.image.>", s.DELIVER_ACCEPT, s.FINDING_ALL, s.ITEM_STATE_ALL),
-        subscribe=("work.gateway.>", s.QUARANTINED),
+        subscribe=("work.gateway.>", s.QUARANTINED, s.role_state("engine")),
     ),
     "engine": Permissions(subscribe=("work.image.>",)),
     "monitor": Permissions(

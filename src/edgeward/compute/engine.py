@@ -1,0 +1,226 @@
+"""The role `engine`: takes image work from the bus, first come first served, and answers in time or says busy.
+
+Responsible for admission by predicted finish, for the threads that analyse, and for never answering less than the
+truth: a finding, busy, or why not. Not responsible for the analysis itself (``compute.analyser``) or for retrying (the
+journal's owner does).
+
+It serves only after its model package was verified and reproduced its golden vectors on this machine; otherwise it
+stays up, degraded, and says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import queue
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec.structs
+
+from edgeward import log
+from edgeward.bus import subjects
+from edgeward.bus.role import RoleContext
+from edgeward.compute.analyser import AnalysisResult, load_analyser
+from edgeward.compute.decode import DecodeError
+from edgeward.compute.package import PackageError
+from edgeward.compute.runtime import RuntimeFailure
+from edgeward.config import Engine as EngineSettings
+from edgeward.messages import (
+    Finding,
+    Message,
+    ServiceClass,
+    StageTime,
+    WorkBusy,
+    WorkDone,
+    WorkFailed,
+    WorkReply,
+    WorkRequest,
+)
+from edgeward.privacy.vault import VaultDamaged, read
+
+_log = logging.getLogger("edgeward.engine")
+
+HUNG_S = 45.0  # an analysis that takes longer is stuck in native code; only a new process helps
+_FIRST_GUESS_MS = 150.0
+_SMOOTHING = 0.2  # weight of the newest analysis in the moving average
+_LOOK_S = 0.5
+_DRAIN_S = 2.0
+
+
+class CanAnalyse(Protocol):
+    """What the engine needs of an analyser."""
+
+    def analyse(self, data: bytes, clock: Callable[[], float]) -> AnalysisResult:
+        """Analyse one DICOM object."""
+        ...
+
+
+class EngineHung(RuntimeError):
+    """An analysis did not come back; the process must end."""
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    request: WorkRequest
+    answer: asyncio.Future[WorkReply]
+    queued: float
+    started: float = 0.0
+    stages: list[StageTime] = field(default_factory=list)
+
+
+class Engine:
+    """The queue and the threads behind it. Made and used in the event loop."""
+
+    def __init__(self, context: RoleContext, settings: EngineSettings, analyser: CanAnalyse) -> None:
+        self._context, self._settings, self._analyser = context, settings, analyser
+        self._loop = asyncio.get_running_loop()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._present: set[_Job] = set()  # waiting or running
+        self._typical_ms = _FIRST_GUESS_MS
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start the threads and serve."""
+        for number in range(self._settings.concurrency):
+            # Daemons: one that is stuck in native code must not keep a process alive that was told to end.
+            threading.Thread(target=self._work, name=f"analysis-{number}", daemon=True).start()
+        bus = self._context.bus
+        await bus.serve(subjects.work_image(self._context.node), WorkRequest, self.take)
+        await bus.serve(subjects.WORK_IMAGE_ANY, WorkRequest, self.take, subjects.ENGINES)
+        await bus.flush()
+
+    async def stop(self) -> None:
+        """Take nothing new, and give what is in work a moment to finish."""
+        self._stopping = True
+        if running := [job.answer for job in self._present if job.started]:
+            await asyncio.wait(running, timeout=_DRAIN_S)
+        for _ in range(self._settings.concurrency):
+            self._jobs.put(None)
+
+    async def watch(self) -> None:
+        """Raise `EngineHung` when an analysis does not come back."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            now = time.monotonic()
+            if any(job.started and now - job.started > HUNG_S for job in self._present):
+                raise EngineHung(f"an analysis did not come back within {HUNG_S:g} s")
+
+    async def take(self, request: WorkRequest) -> Message:
+        """Answer a request: with a finding, or busy at once, or why there is none."""
+        log.trace_id.set(request.trace_id)
+        if reason := self._objection(request, time.time_ns()):
+            self._context.stats.count("busy")
+            return WorkBusy(reason=reason, free_in_ms=self._wait_ms(len(self._present)))
+        job = _Job(request, self._loop.create_future(), time.monotonic())
+        self._present.add(job)
+        self._jobs.put(job)
+        try:
+            reply = await job.answer
+        finally:
+            self._present.discard(job)
+        self._count(job, reply)
+        return reply
+
+    def _objection(self, request: WorkRequest, now_ns: int) -> str:
+        if self._stopping:
+            return "the engine is stopping"
+        waiting = len(self._present) - self._settings.concurrency
+        if waiting >= self._settings.queue:
+            return "the queue is full"
+        finish_ns = now_ns + round((self._wait_ms(len(self._present)) + self._typical_ms) * 1e6)
+        # Only the first one asked may pass the work on for being late: when everybody is late, somebody must do it.
+        if request.attempt == 1 and now_ns < request.deadline_ns < finish_ns and self._present:
+            return "it would be late here"
+        return ""
+
+    def _wait_ms(self, ahead: int) -> float:
+        return self._typical_ms * ahead / self._settings.concurrency
+
+    def _count(self, job: _Job, reply: WorkReply) -> None:
+        stats = self._context.stats
+        if isinstance(reply, WorkDone):
+            stats.count(reply.finding.status)
+            for stage in reply.finding.stages:
+                stats.stage(ServiceClass.INTERACTIVE, stage.name, stage.ms)
+        elif isinstance(reply, WorkFailed):
+            stats.count("failed")
+            _log.warning("not analysed: %s", reply.reason)
+        took_ms = (time.monotonic() - job.started) * 1e3
+        self._typical_ms += _SMOOTHING * (took_ms - self._typical_ms)
+
+    # ------------------------------------------------------------ in the analysis threads
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job.started = time.monotonic()
+            reply = self._answer(job)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
+                self._loop.call_soon_threadsafe(_set, job.answer, reply)
+
+    def _answer(self, job: _Job) -> WorkReply:
+        log.trace_id.set(job.request.trace_id)
+        reference = job.request.object
+        try:
+            data = read(reference.path, reference.data_key)
+            read_ms = (time.monotonic() - job.started) * 1e3
+            result = self._analyser.analyse(data, time.perf_counter)
+        except (DecodeError, VaultDamaged) as error:
+            return WorkFailed(reason=str(error), retryable=False)
+        except MemoryError:
+            return WorkFailed(reason="the object needs more memory than this node has", retryable=False)
+        except RuntimeFailure as error:
+            return WorkFailed(reason=str(error), retryable=True)
+        except Exception as error:
+            # Only the type: the text of an unforeseen error may quote the data set.
+            return WorkFailed(reason=f"the analysis failed ({type(error).__name__})", retryable=True)
+        finding = result.finding(finding_id="", item_id=job.request.item_id, created_ns=time.time_ns())
+        stages = [
+            StageTime(name="queue", ms=(job.started - job.queued) * 1e3),
+            StageTime(name="read", ms=read_ms),
+            *finding.stages,
+        ]
+        finding = msgspec.structs.replace(finding, finding_id=_finding_id(finding), stages=stages)
+        return WorkDone(finding=finding, preview=result.preview, preview_scale=result.preview_scale)
+
+
+def _finding_id(finding: Finding) -> str:
+    """The same item by the same model has the same finding, however often it is asked for."""
+    name = f"{finding.item_id}:{finding.model}:{finding.model_version}"
+    return hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def _set(answer: asyncio.Future[WorkReply], reply: WorkReply) -> None:
+    if not answer.done():
+        answer.set_result(reply)
+
+
+async def run(context: RoleContext) -> None:
+    """Serve until told to stop."""
+    warnings.simplefilter("ignore")  # pydicom's warnings quote the values they warn of
+    settings = context.settings.engine
+    try:
+        analyser = await asyncio.to_thread(load_analyser, settings.threads, settings.model)
+    except PackageError as error:
+        context.degraded(str(error))
+        await context.stopping.wait()
+        return
+    engine = Engine(context, settings, analyser)
+    await engine.start()
+    context.ready()
+    watching = asyncio.create_task(engine.watch())
+    stopping = asyncio.create_task(context.stopping.wait())
+    try:
+        await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            watching.result()
+    finally:
+        watching.cancel()
+        stopping.cancel()
+        await engine.stop()
