@@ -170,7 +170,8 @@ def letterbox(grey: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDArray
     fit = min(columns / width, rows / height)
     new_width, new_height = min(columns, max(1, round(width * fit))), min(rows, max(1, round(height * fit)))
     # Pillow's bilinear filter widens with the reduction, so that fine speckle does not alias.
-    small = Image.fromarray(grey).resize((new_width, new_height), Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+    content = Image.fromarray(np.ascontiguousarray(grey[y0:y1, x0:x1]))
+    small = content.resize((new_width, new_height), Image.Resampling.BILINEAR)
     left, top = (columns - new_width) // 2, (rows - new_height) // 2
     canvas = np.full((rows, columns), -1.0, dtype=np.float32)
     canvas[top : top + new_height, left : left + new_width] = np.asarray(small, dtype=np.float32) / 127.5 - 1.0
@@ -208,9 +209,10 @@ def refusal_by_pixels(package: Package, prediction: Prediction, coloured: float)
     """Say why the picture itself does not look like a grey-scale breast ultrasound, or return an empty text."""
     if coloured > package.number("domain", "max_coloured"):
         return f"{coloured:.0%} of the image is coloured"
-    if prediction.domain < package.number("domain", "min_logit"):
+    # Written so that a value that is not a number refuses as well.
+    if not prediction.domain >= package.number("domain", "min_logit"):
         return "the image does not look like breast ultrasound"
-    if prediction.distance > package.number("domain", "max_distance"):
+    if not prediction.distance <= package.number("domain", "max_distance"):
         return "the image is unlike those the model was trained on"
     return ""
 
