@@ -94,7 +94,7 @@ def refusal_by_attributes(frame: Frame) -> str:
         return f"the object is of modality {frame.modality[:16]}, not ultrasound"
     if frame.sop_class_uid and frame.sop_class_uid not in _ULTRASOUND:
         return "the object is not of an ultrasound image class"
-    if frame.body_part and frame.body_part.upper() != "BREAST":
+    if frame.body_part and "BREAST" not in frame.body_part.upper():
         return "the examined body part is not the breast"
     if frame.regions and not any(r.is_tissue for r in frame.regions):
         if any(r.is_colour_flow for r in frame.regions):
