@@ -29,7 +29,7 @@ OK = 0x0000
 class ScriptedPacs:
     """Stores what it gets. `answer(dataset, n)` gives the status of the n-th request (from 0); it may block."""
 
-    answer: Callable[[Dataset, int], int] = lambda dataset, n: OK  # noqa: E731
+    answer: Callable[[Dataset, int], int] = lambda dataset, n: OK
     classes: tuple[str, ...] = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
     syntaxes: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
     tls: ssl.SSLContext | None = None
@@ -64,7 +64,13 @@ class ScriptedPacs:
             self._server = None
 
     def pacs(self, name: str = "pacs", **changes: Any) -> Pacs:
-        values = {"name": name, "host": "127.0.0.1", "port": self.port, "ae_title": self.called or "SCRIPTED", **changes}
+        values = {
+            "name": name,
+            "host": "127.0.0.1",
+            "port": self.port,
+            "ae_title": self.called or "SCRIPTED",
+            **changes,
+        }
         return Pacs(**values)
 
     def _established(self, event: Any) -> None:

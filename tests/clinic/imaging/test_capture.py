@@ -10,11 +10,11 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from tests.support.imaging import breast_image, finding_for, pixels_of
 
 from edgeward.clinic.imaging.capture import build_capture, scale, size_text
 from edgeward.clinic.imaging.header import read_source
 from edgeward.messages import Finding
-from tests.support.imaging import breast_image, finding_for, pixels_of
 
 
 def capture_of(image: Dataset, finding: Finding, pixels=None) -> Dataset:
@@ -37,8 +37,9 @@ def test_the_outline_is_drawn_where_the_lesion_is_and_the_rest_is_untouched():
 
     marked = changed(image, capture_of(image, finding))
 
-    on_outline = [marked[round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3].any()
-                  for x, y in finding.lesions[0].contour]
+    on_outline = [
+        marked[round(y) - 2 : round(y) + 3, round(x) - 2 : round(x) + 3].any() for x, y in finding.lesions[0].contour
+    ]
     x0, y0, x1, y1 = finding.lesions[0].box
     assert np.mean(on_outline) > 0.95
     assert not marked[round((y0 + y1) / 2), round(x0) + 15 : round(x1) - 15].any(), "the lesion itself stays visible"

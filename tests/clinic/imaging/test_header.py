@@ -9,9 +9,9 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import UltrasoundImageStorage
+from tests.support.imaging import CREATED_NS, as_file, breast_image, finding_for
 
 from edgeward.clinic.imaging.header import derived_uid, local_time, new_instance, read_source, widen_charset
-from tests.support.imaging import CREATED_NS, as_file, breast_image, finding_for
 
 
 def result_of(image: Dataset, **changes):
@@ -38,8 +38,19 @@ def test_patient_and_study_are_those_of_the_image():
 
     result = reread(result_of(image))
 
-    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID",
-                    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyDescription"):
+    for keyword in (
+        "PatientName",
+        "PatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyInstanceUID",
+        "StudyID",
+        "StudyDate",
+        "StudyTime",
+        "AccessionNumber",
+        "ReferringPhysicianName",
+        "StudyDescription",
+    ):
         assert result[keyword].value == image[keyword].value, keyword
     assert result.SeriesInstanceUID != image.SeriesInstanceUID
     assert result.SOPInstanceUID != image.SOPInstanceUID
@@ -51,8 +62,17 @@ def test_an_image_with_nothing_mandatory_still_gives_a_complete_header():
 
     result = reread(result_of(image))
 
-    for keyword in ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
-                    "ReferringPhysicianName", "StudyID", "AccessionNumber"):
+    for keyword in (
+        "PatientName",
+        "PatientID",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyDate",
+        "StudyTime",
+        "ReferringPhysicianName",
+        "StudyID",
+        "AccessionNumber",
+    ):
         assert keyword in result, keyword
         assert not result[keyword].value, keyword
     assert result.StudyInstanceUID.is_valid

@@ -12,11 +12,11 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage
+from tests.support.imaging import breast_image, ellipse, finding_for, not_analysed, test_file
 
 from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.report import as_text, build_report, outline_points, walk
 from edgeward.messages import Finding, Lesion
-from tests.support.imaging import breast_image, ellipse, finding_for, not_analysed, test_file
 
 
 def report_bytes(image: Dataset, finding: Finding) -> bytes:
@@ -156,8 +156,16 @@ def test_the_evidence_lists_the_image_in_its_study_and_series():
 
 
 def lesion(**changes) -> Lesion:
-    values = {"contour": ellipse(50, 40, 10, 8), "box": (40.0, 32.0, 60.0, 48.0), "long_axis": 20.0, "short_axis": 16.0,
-              "area": 250.0, "unit": "px", "probability": 0.5, **changes}
+    values = {
+        "contour": ellipse(50, 40, 10, 8),
+        "box": (40.0, 32.0, 60.0, 48.0),
+        "long_axis": 20.0,
+        "short_axis": 16.0,
+        "area": 250.0,
+        "unit": "px",
+        "probability": 0.5,
+        **changes,
+    }
     return Lesion(**values)
 
 

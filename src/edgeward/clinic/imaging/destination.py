@@ -153,7 +153,7 @@ class Destination:
         except LedgerError:
             raise
         except Exception as error:
-            _log.error("an attempt failed in an unforeseen way: %s", whereabouts(error))  # noqa: TRY400 - no text
+            _log.error("an attempt failed in an unforeseen way: %s", whereabouts(error))
             await self._fault(owed, f"unforeseen: {type(error).__name__}")
         else:
             await self._came_through()

@@ -46,7 +46,7 @@ class _Thread:
     """One daemon thread that makes calls in order. A call that hangs holds up neither other sinks nor the exit."""
 
     def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -75,9 +75,13 @@ class _Thread:
         self._calls.put(work)
         return await future
 
+    def end(self) -> None:
+        """End after the calls made so far."""
+        self._calls.put(None)
+
     def _run(self) -> None:
-        while True:
-            self._calls.get()()
+        while (call := self._calls.get()) is not None:
+            call()
 
 
 class PacsSink(Sink):
@@ -142,6 +146,7 @@ class PacsSink(Sink):
             await asyncio.wait_for(self._thread.call(self._release), 1.0)
         except TimeoutError:
             _log.info("the association with %s was still busy at the end", self.name)
+        self._thread.end()
 
     # ------------------------------------ in the sink's thread
 

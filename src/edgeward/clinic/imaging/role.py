@@ -108,9 +108,11 @@ class Deliver(Watcher):
 
     async def stop(self) -> None:
         """Stop at once; whatever was under way is taken up at the next start."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        left = set(self._tasks)
+        while left:  # asyncio.wait_for may swallow a cancellation before Python 3.12 (gh-86296): ask until it is heard
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=0.2)
         await asyncio.gather(*(destination.sink.close() for destination in self._destinations))
         self._workshop.close()
         self._ledger_thread.shutdown(wait=True)

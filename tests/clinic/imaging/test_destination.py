@@ -1,0 +1,381 @@
+"""One destination's queue: when it tries, waits, gives up; against sinks that fail in every way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.support.imaging import as_file, breast_image, finding_for, not_analysed, request_for
+
+from edgeward.clinic.imaging import destination as module
+from edgeward.clinic.imaging.destination import LONGEST_PAUSE_S, MAX_FAULTS, Destination, Watcher, pause_s
+from edgeward.clinic.imaging.ledger import Ledger, LedgerError
+from edgeward.clinic.imaging.results import Workshop
+from edgeward.clinic.imaging.sink import Interrupted, Receipt, Rejected, Result, Sink, Unreachable
+from edgeward.home import Home
+from edgeward.privacy.keys import SiteKey
+
+Answer = Callable[[Result, int], None]
+
+
+class FakeSink(Sink):
+    """Confirms what `answer(result, n)` does not raise on; n counts sends from 0."""
+
+    def __init__(self, answer: Answer = lambda result, n: None, takes: tuple[str, ...] = ("sr", "capture")) -> None:
+        self.name = "pacs"
+        self.takes = frozenset(takes)
+        self.answer = answer
+        self.held: list[str] = []
+        self.sent: list[str] = []
+        self.opened = self.probes = self.rests = 0
+        self.there = True
+
+    async def open(self) -> bool:
+        self.opened += 1
+        if not self.there:
+            raise Unreachable("refused", connected=False)
+        return False
+
+    async def send(self, result: Result) -> Receipt:
+        n = len(self.sent)
+        self.sent.append(result.uid)
+        self.answer(result, n)
+        self.held.append(result.uid)
+        return Receipt(time.time_ns())
+
+    async def answers(self) -> bool:
+        self.probes += 1
+        return self.there
+
+    async def rest(self) -> None:
+        self.rests += 1
+
+    async def close(self) -> None:
+        pass
+
+
+class Log(Watcher):
+    def __init__(self) -> None:
+        self.delivered_items: list[str] = []
+        self.outcomes: list = []
+        self.dead: list[tuple[str, str]] = []
+        self.events: list[str] = []
+
+    async def delivered(self, owed, request, outcome) -> None:
+        self.delivered_items.append(owed.item_id)
+        self.outcomes.append(outcome)
+
+    async def given_up(self, owed, reason) -> None:
+        self.dead.append((owed.item_id, reason))
+
+    async def away(self, destination, reason) -> None:
+        self.events.append("away")
+
+    async def back(self, destination) -> None:
+        self.events.append("back")
+
+    async def stuck(self, reason) -> None:
+        self.events.append("stuck")
+
+    async def unstuck(self) -> None:
+        self.events.append("unstuck")
+
+
+class Bench:
+    """A queue with a real ledger, real objects and a fake sink; its pauses are short."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = Home(folder)
+        self.home.create()
+        self.key = SiteKey.create(self.home) or SiteKey.load(self.home)
+        self.ledger = Ledger(self.home.db("deliver"), self.key)
+        self.workshop = Workshop()
+        self.watcher = Log()
+        self.task: asyncio.Task | None = None
+
+    def accept(self, item_id: str, **changes) -> None:
+        image = changes.pop("image", None) or breast_image(rows=40, columns=50)
+        finding = changes.pop("finding", None) or finding_for(image, item_id)
+        data = changes.pop("data", None) or as_file(image)
+        request = request_for(self.home.vault, self.key, data, finding)
+        self.ledger.accept(request, ["pacs"], time.time_ns())
+
+    def start(self, sink: Sink) -> Destination:
+        self.queue = Destination(sink, self.ledger, self.workshop.prepare, asyncio.to_thread, self.watcher)
+        self.task = asyncio.create_task(self.queue.run())
+        return self.queue
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():
+                assert self.task is not None
+                if self.task.done():
+                    self.task.result()
+                await asyncio.sleep(0.005)
+
+    async def close(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+        self.workshop.close()
+        self.ledger.close()
+
+
+@pytest.fixture
+async def bench(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.02)
+    monkeypatch.setattr(module, "PROBE_EVERY_S", 0.01)
+    bench = Bench(tmp_path / "home")
+    yield bench
+    await bench.close()
+
+
+def always(error: Exception) -> Answer:
+    def answer(result: Result, n: int) -> None:
+        raise error
+
+    return answer
+
+
+async def test_report_goes_before_capture_and_items_in_order(bench):
+    sink = FakeSink()
+    for n in range(3):
+        bench.accept(f"item-{n}")
+
+    bench.start(sink)
+    await bench.until(lambda: len(bench.watcher.delivered_items) == 3)
+
+    assert bench.watcher.delivered_items == ["item-0", "item-1", "item-2"]
+    assert len(sink.held) == 6
+    assert bench.watcher.outcomes[0].uids == sink.held[:2]
+    assert {stage.name for stage in bench.watcher.outcomes[0].stages} >= {
+        "build_sr",
+        "build_capture",
+        "associate",
+        "send",
+    }
+
+
+async def test_a_destination_gets_only_what_it_takes(bench):
+    sink = FakeSink(takes=("capture",))
+    bench.accept("item-1")
+
+    bench.start(sink)
+    await bench.until(lambda: bool(bench.watcher.delivered_items))
+
+    assert len(sink.held) == 1
+
+
+async def test_a_finding_without_analysis_has_a_report_and_no_capture(bench):
+    image = breast_image(rows=40, columns=50)
+    bench.accept("item-1", image=image, finding=not_analysed(image, "item-1"))
+    sink = FakeSink()
+
+    bench.start(sink)
+    await bench.until(lambda: bool(bench.watcher.delivered_items))
+
+    assert len(sink.held) == 1
+    assert bench.watcher.outcomes[0].note == ""
+
+
+async def test_an_image_that_cannot_be_decoded_still_gets_its_report(bench):
+    image = breast_image(rows=40, columns=50)
+    image.PixelData = image.PixelData[:100]
+    bench.accept("item-1", image=image)
+    sink = FakeSink()
+
+    bench.start(sink)
+    await bench.until(lambda: bool(bench.watcher.delivered_items))
+
+    assert len(sink.held) == 1
+    assert "no capture" in bench.watcher.outcomes[0].note
+
+
+async def test_a_new_item_is_sent_as_soon_as_it_comes(bench):
+    sink = FakeSink()
+    queue = bench.start(sink)
+    await bench.until(lambda: queue._awake is not None and bench.task is not None)
+
+    bench.accept("item-1")
+    queue.wake()
+
+    await bench.until(lambda: bool(bench.watcher.delivered_items))
+
+
+async def test_an_absent_destination_is_tried_until_it_is_there_and_nothing_is_lost(bench):
+    sink = FakeSink()
+    sink.there = False
+    for n in range(5):
+        bench.accept(f"item-{n}")
+    queue = bench.start(sink)
+    await bench.until(lambda: sink.opened >= MAX_FAULTS * 3)
+    assert queue.reason == "refused"
+
+    sink.there = True
+    await bench.until(lambda: len(bench.watcher.delivered_items) == 5)
+
+    assert bench.watcher.dead == []
+    assert queue.reason == ""
+    assert len(set(sink.held)) == 10
+
+
+async def test_absence_is_told_once_and_so_is_the_return(bench, monkeypatch):
+    monkeypatch.setattr(module, "TELL_AFTER_S", 0.03)
+    sink = FakeSink()
+    sink.there = False
+    bench.accept("item-1")
+    bench.start(sink)
+    await bench.until(lambda: "away" in bench.watcher.events and sink.opened > 10)
+
+    sink.there = True
+    await bench.until(lambda: "back" in bench.watcher.events)
+
+    assert bench.watcher.events == ["away", "back"]
+
+
+async def test_a_short_absence_is_not_worth_telling(bench):
+    sink = FakeSink()
+    sink.there = False
+    bench.accept("item-1")
+    bench.start(sink)
+    await bench.until(lambda: sink.opened >= 2)
+    sink.there = True
+    await bench.until(lambda: bool(bench.watcher.delivered_items))
+
+    assert bench.watcher.events == []
+
+
+async def test_a_long_pause_ends_when_the_address_answers_again(bench, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_PAUSE_S", 60.0)
+    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 60.0)
+    sink = FakeSink()
+    sink.there = False
+    bench.accept("item-1")
+    bench.start(sink)
+    await bench.until(lambda: sink.probes >= 2)
+
+    sink.there = True
+
+    await bench.until(lambda: bool(bench.watcher.delivered_items))
+
+
+async def test_a_refused_item_is_given_up_after_five_tries_and_others_pass(bench):
+    refused: list[str] = []
+
+    def answer(result: Result, n: int) -> None:
+        if n == 0:
+            refused.append(result.uid)
+        if result.uid in refused:
+            raise Rejected("it refuses the object with status 0xC000")
+
+    sink = FakeSink(answer)
+    bench.accept("bad")
+    bench.accept("good")
+
+    bench.start(sink)
+    await bench.until(lambda: bool(bench.watcher.dead) and bool(bench.watcher.delivered_items))
+
+    assert bench.watcher.dead == [("bad", "it refuses the object with status 0xC000")]
+    assert bench.watcher.delivered_items == ["good"]
+    assert sink.sent.count(refused[0]) == MAX_FAULTS
+
+
+async def test_an_item_that_breaks_the_connection_is_blamed_only_if_others_get_through(bench):
+    poison: list[str] = []
+
+    def answer(result: Result, n: int) -> None:
+        if n == 0:
+            poison.append(result.uid)
+        if result.uid in poison:
+            raise Interrupted("it hung up")
+
+    sink = FakeSink(answer)
+    bench.accept("poison")
+    queue = bench.start(sink)
+    await bench.until(lambda: sink.sent.count(poison[0]) > MAX_FAULTS * 2 if poison else False)
+    assert bench.watcher.dead == [], "alone, the destination may be to blame"
+
+    n = 0
+    while not bench.watcher.dead:
+        n += 1
+        bench.accept(f"good-{n}")
+        queue.wake()
+        await bench.until(lambda n=n: len(bench.watcher.delivered_items) >= n)
+
+    assert [item for item, _ in bench.watcher.dead] == ["poison"]
+
+
+async def test_a_destination_that_hangs_on_everything_loses_nothing(bench):
+    sink = FakeSink(always(Interrupted("it did not answer")))
+    for n in range(3):
+        bench.accept(f"item-{n}")
+    bench.start(sink)
+    await bench.until(lambda: len(sink.sent) > 3 * MAX_FAULTS * 2)
+    assert bench.watcher.dead == []
+
+    sink.answer = lambda result, n: None
+    await bench.until(lambda: len(bench.watcher.delivered_items) == 3)
+
+
+async def test_an_erased_image_is_a_dead_letter_with_the_reason(bench):
+    bench.accept("item-1")
+    for file in bench.home.vault.rglob("*.ew"):
+        file.unlink()
+
+    bench.start(FakeSink())
+    await bench.until(lambda: bool(bench.watcher.dead))
+
+    assert "not in the vault" in bench.watcher.dead[0][1]
+
+
+async def test_an_unforeseen_error_on_one_item_stays_with_that_item(bench):
+    def answer(result: Result, n: int) -> None:
+        if n < MAX_FAULTS:
+            raise KeyError("Muster^Erika")
+
+    bench.accept("odd")
+    bench.start(FakeSink(answer))
+    await bench.until(lambda: bool(bench.watcher.dead))
+
+    assert bench.watcher.dead == [("odd", "unforeseen: KeyError")]
+
+
+async def test_a_ledger_that_cannot_be_written_stops_the_queue_and_not_the_role(bench, monkeypatch):
+    sink = FakeSink()
+    broken = [True]
+    real = bench.ledger.due
+
+    def due(*arguments):
+        if broken[0]:
+            broken[0] = False
+            raise LedgerError("disk full")
+        return real(*arguments)
+
+    monkeypatch.setattr(bench.ledger, "due", due)
+    bench.accept("item-1")
+
+    bench.start(sink)
+    await bench.until(lambda: bool(bench.watcher.delivered_items) and "unstuck" in bench.watcher.events)
+
+    assert bench.watcher.events == ["stuck", "unstuck"]
+
+
+async def test_the_connection_is_given_back_when_there_is_nothing_to_send(bench, monkeypatch):
+    monkeypatch.setattr(module, "REST_AFTER_S", 0.02)
+    sink = FakeSink()
+    queue = bench.start(sink)
+
+    await bench.until(lambda: sink.rests == 1)
+    bench.accept("item-1")
+    queue.wake()
+
+    await bench.until(lambda: bool(bench.watcher.delivered_items) and sink.rests == 2)
+
+
+def test_pauses_double_up_to_half_a_minute():
+    assert [pause_s(n) for n in (1, 2, 3, 4)] == [0.5, 1.0, 2.0, 4.0]
+    assert pause_s(7) == pause_s(10**6) == LONGEST_PAUSE_S == 30.0

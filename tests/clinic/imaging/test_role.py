@@ -1,0 +1,246 @@
+"""The role `deliver` on a real bus: hand-over, reports to the gateway, the console's questions, restarts and kill -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+from tests.support.deliver import Gateway, accepted, child, start, until
+from tests.support.imaging import as_file, breast_image, request_for
+from tests.support.pacs import OK, scripted_pacs
+from tests.support.site import free_port
+
+from edgeward.bus import subjects
+from edgeward.messages import Ask, Destinations, Message, Ok, Refused, ReportText
+
+
+async def test_an_item_reaches_the_pacs_and_the_gateway_hears_of_it(bus_site):
+    gateway = await Gateway(bus_site).start()
+    with scripted_pacs() as pacs:
+        deliver = await start(bus_site, pacs.pacs("archive"))
+
+        assert await gateway.hand_over(gateway.request("item-1")) == Ok()
+        await until(lambda: bool(gateway.reports))
+
+        report = gateway.reports[0]
+        assert (report.item_id, report.destination, report.state) == ("item-1", "archive", "delivered")
+        assert set(report.sop_instance_uids) == set(pacs.held)
+        assert report.stored_ns > 0
+        assert {s.name for s in report.stages} >= {"build_sr", "build_capture", "associate", "send"}
+        await deliver.stop()
+
+
+async def test_the_report_can_be_read_before_and_after_delivery(bus_site):
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    free = threading.Event()
+
+    def answer(dataset, n):
+        free.wait(20)
+        return OK
+
+    async def ask(item: str) -> Message:
+        return await console.request(subjects.DELIVER_REPORT, Ask(argument=item), ReportText | Refused, 10)
+
+    with scripted_pacs(answer=answer) as pacs:
+        deliver = await start(bus_site, pacs.pacs())
+        await gateway.hand_over(gateway.request("item-1"))
+
+        before = await ask("item-1")
+        assert "Probability of cancer: 85.0 %" in before.text
+        free.set()
+        await until(lambda: bool(gateway.reports))
+        assert await ask("item-1") == before
+        assert isinstance(await ask("no-such-item"), Refused)
+        await deliver.stop()
+
+
+async def test_the_gateway_is_told_again_until_it_acknowledges(bus_site):
+    gateway = await Gateway(bus_site).start()
+    gateway.answer = Refused(reason="the journal is full")
+    with scripted_pacs() as pacs:
+        deliver = await start(bus_site, pacs.pacs())
+        await gateway.hand_over(gateway.request("item-1"))
+        await until(lambda: len(gateway.reports) == 1)
+        await gateway.hand_over(gateway.request("item-2"))
+        await until(lambda: {r.item_id for r in gateway.reports} == {"item-1", "item-2"})
+
+        gateway.answer = Ok()
+        await until(lambda: [r.item_id for r in gateway.reports].count("item-1") > 1)
+        await until(lambda: [r.item_id for r in gateway.reports].count("item-2") > 1)
+        await deliver.stop()
+
+
+async def test_a_report_that_nobody_heard_survives_a_restart(bus_site):
+    gateway = Gateway(bus_site)
+    gateway.bus = await bus_site.bus("gateway")  # hands over, and serves nothing
+    with scripted_pacs() as pacs:
+        deliver = await start(bus_site, pacs.pacs())
+        await gateway.hand_over(gateway.request("item-1"))
+        await until(lambda: deliver.context.state().counters.get("delivered") == 1)
+        await deliver.stop()
+
+        deliver = await start(bus_site, pacs.pacs())
+        await gateway.start()
+        await until(lambda: bool(gateway.reports))
+
+        assert gateway.reports[0].state == "delivered"
+        await deliver.stop()
+        assert len(pacs.asked) == 2, "nothing was sent twice"
+
+
+async def test_without_a_pacs_an_item_fails_visibly_and_its_report_is_readable(bus_site):
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    deliver = await start(bus_site)
+
+    await gateway.hand_over(gateway.request("item-1"))
+    await until(lambda: bool(gateway.reports))
+
+    assert gateway.reports[0].state == "failed"
+    assert "no destination" in gateway.reports[0].reason
+    assert any("no PACS" in warning for warning in deliver.context.state().warnings)
+    answer = await console.request(subjects.DELIVER_REPORT, Ask(argument="item-1"), ReportText | Refused, 10)
+    assert isinstance(answer, ReportText)
+    await deliver.stop()
+
+
+async def test_a_pacs_that_is_down_is_a_warning_and_its_return_clears_it(bus_site, monkeypatch):
+    monkeypatch.setattr("edgeward.clinic.imaging.destination.TELL_AFTER_S", 0.3)
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    with scripted_pacs() as pacs:
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        pacs.stop()
+        await gateway.hand_over(gateway.request("item-1"))
+        await until(lambda: bool(deliver.context.state().warnings) and bool(gateway.quarantined))
+
+        assert "archive does not take results" in deliver.context.state().warnings[0]
+        assert gateway.quarantined[0].peer == "archive"
+        status = await console.request(subjects.DELIVER_STATUS, Ask(), Destinations, 10)
+        assert (status.destinations[0].status, status.destinations[0].waiting) == ("down", 1)
+
+        pacs.start()
+        await until(lambda: bool(gateway.reports))
+        await until(lambda: not deliver.context.state().warnings)
+        status = await console.request(subjects.DELIVER_STATUS, Ask(), Destinations, 10)
+        assert status.destinations[0].waiting == 0
+        assert status.destinations[0].confirmed == 1
+        await deliver.stop()
+
+
+async def test_a_slow_pacs_delays_no_other(bus_site):
+    gateway = await Gateway(bus_site).start()
+    free = threading.Event()
+
+    def answer(dataset, n):
+        free.wait(25)
+        return OK
+
+    with scripted_pacs(answer=answer) as slow, scripted_pacs() as quick:
+        deliver = await start(bus_site, slow.pacs("slow"), quick.pacs("quick"))
+        for n in range(5):
+            await gateway.hand_over(gateway.request(f"item-{n}"))
+
+        await until(lambda: len(gateway.reports) == 5)
+        assert {r.destination for r in gateway.reports} == {"quick"}
+        assert len(slow.asked) == 1
+
+        free.set()
+        await until(lambda: len(gateway.reports) == 10)
+        assert set(slow.held) == set(quick.held)
+        await deliver.stop()
+
+
+async def test_a_refused_item_is_a_dead_letter_that_everyone_can_see(bus_site, monkeypatch):
+    monkeypatch.setattr("edgeward.clinic.imaging.destination.FIRST_PAUSE_S", 0.01)
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    with scripted_pacs(answer=lambda dataset, n: 0xC000) as pacs:
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        await gateway.hand_over(gateway.request("item-1"))
+        await until(lambda: bool(gateway.reports) and bool(gateway.quarantined))
+
+        assert gateway.reports[0].state == "failed"
+        assert "C000" in gateway.reports[0].reason
+        assert "item-1" in gateway.quarantined[0].reason
+        status = await console.request(subjects.DELIVER_STATUS, Ask(), Destinations, 10)
+        assert [letter.item_id for letter in status.dead] == ["item-1"]
+        await deliver.stop()
+
+
+async def test_no_name_reaches_log_quarantine_or_report(bus_site, caplog, capfd):
+    gateway = await Gateway(bus_site).start()
+    caplog.set_level("DEBUG")
+    secret = "Geheim^Paula"
+    with scripted_pacs() as pacs:
+        deliver = await start(bus_site, pacs.pacs())
+        broken = gateway.request("item-2", PatientName=secret, PatientBirthDate="Geheim19")
+        image = as_file(breast_image(PatientName=secret))
+        nonsense = request_for(bus_site.home.vault, gateway.key, image[: len(image) // 3], broken.finding)
+        await gateway.hand_over(gateway.request("item-1", PatientName=secret, PatientID="Geheim-1"))
+        await gateway.hand_over(nonsense)
+        await until(lambda: len(gateway.reports) == 2)
+        await deliver.stop()
+
+    output = capfd.readouterr()
+    seen = caplog.text + output.out + output.err + repr(gateway.reports) + repr(gateway.quarantined)
+    assert "Geheim" not in seen
+    assert "Paula" not in seen
+
+
+# ---------------------------------------- kill -9
+
+
+@pytest.mark.fault
+async def test_kill_9_between_report_and_capture_repeats_both_under_the_same_uids(bus_site):
+    gateway = await Gateway(bus_site).start()
+    release = threading.Event()
+
+    def answer(dataset, n):
+        if n == 1:  # the first capture: deliver dies while it waits for the answer
+            release.wait(60)
+        return OK
+
+    with scripted_pacs(answer=answer) as pacs:
+        first = await child(bus_site, pacs.pacs())
+        await accepted(gateway, gateway.request("item-1"))
+        await accepted(gateway, gateway.request("item-2"))
+        await until(lambda: len(pacs.asked) == 2, 60)
+        os.kill(first.pid, signal.SIGKILL)
+        await first.wait()
+        release.set()
+
+        second = await child(bus_site, pacs.pacs())
+        await until(lambda: len(gateway.reports) == 2, 60)
+        second.send_signal(signal.SIGTERM)
+        assert await second.wait() == 0
+
+    assert pacs.asked[:2] == pacs.asked[2:4], "the repeat carries the same identifiers, in the same order"
+    assert len(pacs.held) == 4
+    assert {r.item_id: r.state for r in gateway.reports} == {"item-1": "delivered", "item-2": "delivered"}
+    assert {uid for r in gateway.reports for uid in r.sop_instance_uids} == set(pacs.held)
+
+
+@pytest.mark.fault
+async def test_kill_9_while_the_pacs_is_down_loses_nothing(bus_site):
+    gateway = await Gateway(bus_site).start()
+    port = free_port()
+    with scripted_pacs(port=port) as pacs:
+        pacs.stop()
+        first = await child(bus_site, pacs.pacs())
+        for n in range(3):
+            await accepted(gateway, gateway.request(f"item-{n}"))
+        os.kill(first.pid, signal.SIGKILL)
+        await first.wait()
+
+        second = await child(bus_site, pacs.pacs())
+        pacs.start()
+        await until(lambda: len(gateway.reports) == 3, 60)
+        second.send_signal(signal.SIGTERM)
+        await second.wait()
+
+    assert len(pacs.held) == 6
+    assert all(report.state == "delivered" for report in gateway.reports)
