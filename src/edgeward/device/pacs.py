@@ -34,7 +34,7 @@ _TAGS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 _UID = re.compile(r"^[0-9.]{1,64}$")
 SUCCESS, OUT_OF_RESOURCES, MISMATCH, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("edgeward.device.pacs")  # also when run as __main__
 
 
 @dataclass(slots=True)

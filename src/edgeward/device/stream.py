@@ -129,7 +129,8 @@ class WaveformStream:
             self.mark(event, "onset", sample)
             self.mark(event, "decisive", sample)
         elif event.kind in ("asystole", "ventricular_tachycardia", "ventricular_fibrillation"):
-            sample = self._quiet(sample)
+            sample, back = self._quiet(sample), self._quiet(sample + count)
+            count = back - sample
             self.mark(event, "onset", sample)
             self._lay(sample, self._rhythm(event, sample, count), off=False)
         else:
@@ -144,7 +145,7 @@ class WaveformStream:
         for lead, start in enumerate(starts):
             # The same beats in every lead, each lead looking at them from its own side.
             rng = np.random.default_rng(seed)
-            sign = 1.0 if lead == 0 else (-0.6, 0.75)[lead % 2]
+            sign = 1.0 if lead == 0 else (-0.6, 0.75)[(lead - 1) % 2]
             if event.kind == "asystole":
                 row = rhythms.asystole(rng, count, rate, float(start))
             elif event.kind == "ventricular_tachycardia":
@@ -193,7 +194,7 @@ class WaveformStream:
         return past
 
     def _quiet(self, sample: int) -> int:
-        """Return the quietest place in the next 1.5 s: between beats, not within one."""
+        """Return the quietest place of the recording in the next 1.5 s: between beats, not within one."""
         count = int(_SNAP_S * self.recording.rate_hz)
         energy = slope_energy(self._replay(sample, count), self.recording.rate_hz, 0.12)
         margin = count // 12

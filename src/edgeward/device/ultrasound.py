@@ -39,7 +39,7 @@ _RESPONSE_S = 20.0
 _GIVE_UP_AFTER = 3  # refusals of one image that no repetition will change (PS3.4 B.2.3: A9xx, Cxxx)
 _CHECK_S = 0.2
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("edgeward.device.ultrasound")  # also when run as __main__
 
 
 @dataclass(slots=True)
@@ -150,6 +150,8 @@ class Machine:
         association = self._association
         if association is not None and association.is_alive():
             association.abort()
+            # The library's sender waits on this queue until its timeout; this is its own sign for a lost connection.
+            association.dimse.msg_queue.put((None, None))
 
     def _work_off(self, stopping: threading.Event, *, first: bool) -> bool:
         """Send up to a burst of images in one association; return whether the site is well.
@@ -159,8 +161,16 @@ class Machine:
         batch = self._batch()
         if not batch:
             return True
-        association = self._associate([dataset for _, dataset in batch])
+        try:
+            association = self._associate([dataset for _, dataset in batch])
+        except OSError as error:  # a name that does not resolve
+            if first:
+                log.warning("no association with the site: %s", error)
+            return False
         if not association.is_established:
+            if association.rejected_contexts:  # we were let in, but none of these kinds of object is taken
+                given_up = [self._refuse(waiting, "no presentation context") for waiting, _ in batch]
+                return all(given_up)
             if first and association.is_rejected:
                 log.warning("the site rejected the association: is this AE title enrolled?")
             elif first:
@@ -260,7 +270,7 @@ class Machine:
         waiting.refusals += 1
         if waiting.refusals < _GIVE_UP_AFTER:
             return False
-        self._queue.popleft()
+        self._queue.remove(waiting)
         log.warning("the site does not take an image (%s): given up after %d attempts", reason, waiting.attempts)
         if not waiting.repeat:
             self.summary.refused += 1

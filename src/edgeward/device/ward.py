@@ -35,7 +35,7 @@ from edgeward.device.wearable import Count, Wearable
 KINDS = ("wearable", "monitor")
 _GOLDEN = 0.6180339887498949  # spreads any number of patients evenly over a loop
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("edgeward.device.ward")  # also when run as __main__
 
 
 class Truth:
