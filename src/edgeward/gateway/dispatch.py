@@ -328,7 +328,12 @@ class Dispatcher:
             self._drive(item_id, self._to_hand_over)
 
     async def _mark_late(self, item_id: str, stage: str) -> None:
-        if await self._on_disk(self._journal.late, item_id):
+        try:
+            newly_late = await self._on_disk(self._journal.late, item_id)
+        except DatabaseError as error:  # the sweep, or its delivery, comes by again
+            _log.warning("lateness could not be noted yet: %s", error)
+            return
+        if newly_late:
             self._stats.count("late")
             self._stats.miss(ServiceClass.INTERACTIVE, stage)
             _log.warning("late; most of the time went to: %s", stage, extra={"fields": {"item": item_id}})

@@ -39,6 +39,11 @@ class Quarantine:
 
     def add(self, entry: Quarantined) -> None:
         """Note an entry, also another role's."""
+        if self._count_up(entry):
+            _log.warning("set aside: %s", _short(entry.reason), extra={"fields": {"where": _short(entry.where)}})
+
+    def _count_up(self, entry: Quarantined) -> bool:
+        """Add an entry to what is waiting; return whether nothing like it was."""
         where, peer, reason = _short(entry.where), _short(entry.peer), _short(entry.reason)
         with self._lock:
             if (where, peer, reason) not in self._waiting and len(self._waiting) >= _WAITING:
@@ -52,8 +57,7 @@ class Quarantine:
                 what_to_do=_short(entry.what_to_do),
                 count=max(1, entry.count) + (known.count if known else 0),
             )
-        if known is None:
-            _log.warning("set aside: %s", reason, extra={"fields": {"where": where, "peer": peer}})
+        return known is None
 
     def flush(self) -> None:
         """Write what is waiting. What cannot be written now waits on."""
@@ -66,7 +70,7 @@ class Quarantine:
         except DatabaseError as error:
             _log.warning("quarantine entries could not be written yet: %s", error)
             for entry in entries:
-                self.add(entry)
+                self._count_up(entry)
 
     def entries(self, limit: int = 200) -> list[Quarantined]:
         """Return what is kept, newest first."""
