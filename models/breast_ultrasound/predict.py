@@ -9,32 +9,36 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from dataset import CLASSES, Sample, grouped_folds, read_busi
-from export import COLUMNS, ROWS, load_network
+from export import COLUMNS, ROWS, export_onnx, load_network
 from negatives import DISTORTED, DRAWN, distorted, drawn, from_dicom, from_photographs, is_held_out
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 from edgeward.compute.breast_ultrasound import coloured_fraction, letterbox, views
+from edgeward.compute.runtime import OnnxRuntime
 from edgeward.device.phantom import phantom
 
 
-def outputs_of(net: torch.nn.Module, grey: np.ndarray) -> tuple[np.ndarray, ...]:
+def runtime_of(weights: Path) -> OnnxRuntime:
+    """The checkpoint as it would ship: exported, half-precision storage, in the product's runtime."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(load_network(weights), path)
+        return OnnxRuntime(path.read_bytes())
+
+
+def outputs_of(runtime: OnnxRuntime, grey: np.ndarray) -> tuple[np.ndarray, ...]:
     """Mask probability (half size), class logits, domain logit, features; mean over the two views."""
     canvas, _ = letterbox(grey, ROWS, COLUMNS)
-    with torch.inference_mode():
-        mask, classes, domain, features = net(torch.from_numpy(views(canvas)))
-    p = torch.sigmoid(mask[:, 0]).numpy()
-    return (
-        ((p[0] + p[1][:, ::-1]) / 2).astype(np.float16),
-        classes.mean(0).numpy(),
-        domain.mean().numpy(),
-        features.mean(0).numpy(),
-    )
+    out = runtime.run({"image": views(canvas)})
+    p = 1.0 / (1.0 + np.exp(-out["mask"][:, 0]))
+    mask = ((p[0] + p[1][:, ::-1]) / 2).astype(np.float16)
+    return mask, out["classes"].mean(0), out["domain"].mean(), out["features"].mean(0)
 
 
 def main() -> None:
@@ -46,8 +50,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    net = load_network(args.weights)
+    runtime = runtime_of(args.weights)
     busi = read_busi(args.data)
     fold = grouped_folds(busi, args.folds)
     rows: list[tuple[str, str, int, bool, float, tuple[np.ndarray, ...]]] = []
@@ -55,7 +58,7 @@ def main() -> None:
     def add(name: str, kind: str, label: int, held_out: bool, rgb: np.ndarray) -> None:
         grey = np.asarray(Image.fromarray(rgb).convert("L"))
         coloured = coloured_fraction(rgb) if rgb.ndim == 3 else 0.0
-        rows.append((name, kind, label, held_out, coloured, outputs_of(net, grey)))
+        rows.append((name, kind, label, held_out, coloured, outputs_of(runtime, grey)))
 
     for sample, number in zip(busi, fold, strict=True):
         folder, file = sample.name.split("/", 1)

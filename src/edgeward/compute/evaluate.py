@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from edgeward.compute.analyser import Analyser, load_analyser
 from edgeward.compute.decode import MAX_FRAME_PIXELS, Frame
 from edgeward.compute.geometry import polygon_mask
+from edgeward.compute.package import PackageError
 from edgeward.messages import Lesion
 
 CLASSES = ("benign", "malignant", "normal")
@@ -68,10 +69,13 @@ def evaluate_ultrasound(
     Raises
     ------
     EvaluationError
-        If a folder, a mask or an image is missing or unreadable.
+        If a folder, a mask or an image is missing or unreadable, or the model package must not serve.
     """
     cases = _cases(Path(directory))
-    analyser = analyser or load_analyser(threads)
+    try:
+        analyser = analyser or load_analyser(threads)
+    except PackageError as error:
+        raise EvaluationError(f"the model cannot be used: {error}") from error
     dice: dict[str, list[float]] = {name: [] for name in CLASSES}
     truth, score, flagged, refused = [], [], [], dict.fromkeys(CLASSES, 0)
     for done, (label, image_path, mask_paths) in enumerate(cases, 1):
