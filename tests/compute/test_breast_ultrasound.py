@@ -131,6 +131,10 @@ def test_colour_is_measured_on_what_is_visible():
         ({"modality": "US", "regions": (Region((0, 0, 99, 99), 3, 3, None),)}, "tissue"),
         ({"modality": "US", "regions": (Region((0, 0, 99, 99), 1, 2, None),)}, "colour flow"),
         ({"rows": 30}, "too small"),
+        (
+            {"region": (0, 0, 400, 300), "spacing_mm": (0.5, 0.1), "spacing_source": "SequenceOfUltrasoundRegions"},
+            "150 mm",
+        ),
     ],
 )
 def test_attributes_that_contradict_the_domain_are_named(attributes, reason):
@@ -143,6 +147,9 @@ def test_attributes_that_contradict_the_domain_are_named(attributes, reason):
         {},
         {"modality": "US", "sop_class_uid": "1.2.840.10008.5.1.4.1.1.6.1"},
         {"modality": "US", "body_part": "Breast"},
+        {"modality": "US", "body_part": "LBREAST"},
+        {"region": (0, 0, 400, 300), "spacing_mm": (0.2, 0.9), "spacing_source": "SequenceOfUltrasoundRegions"},
+        {"region": (0, 0, 400, 300), "spacing_mm": (0.5, 0.5), "spacing_source": "PixelSpacing"},
         {"modality": "US", "regions": (Region((0, 0, 99, 99), 1, 1, None), Region((0, 0, 99, 99), 3, 3, None))},
     ],
 )

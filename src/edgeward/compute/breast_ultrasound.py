@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeward.compute.decode import Frame
+from edgeward.compute.decode import CALIBRATED, Frame
 from edgeward.compute.geometry import Points, area, axes, outlines, thin
 from edgeward.compute.package import Package
 from edgeward.compute.runtime import Arrays
@@ -32,6 +32,9 @@ _ULTRASOUND = frozenset(
         "1.2.840.10008.5.1.4.1.1.7.4",  # Multi-frame True Color Secondary Capture
     }
 )
+# The breast is examined with a high-frequency linear probe (ACR practice parameter for breast ultrasound), which sees
+# some 4 to 6 cm; none reaches 12. Only the scanner's own calibration counts: a PixelSpacing may be anybody's.
+_DEEPEST_MM = 120.0
 _SMALLEST_SIDE = 48  # pixels; below that nothing can be told
 _SAMPLED_LINES = 200  # of a large image, enough to judge colour and borders
 _UNIFORM = 10  # grey levels: a border row or column whose bulk spans less shows nothing
@@ -100,6 +103,10 @@ def refusal_by_attributes(frame: Frame) -> str:
         if any(r.is_colour_flow for r in frame.regions):
             return "the image shows colour flow, not a grey-scale image"
         return "the object contains no two-dimensional tissue image"
+    if frame.region is not None and frame.spacing_mm is not None and frame.spacing_source == CALIBRATED:
+        depth = (frame.region[3] - frame.region[1]) * frame.spacing_mm[0]
+        if depth > _DEEPEST_MM:
+            return f"the image is {depth:.0f} mm deep, more than any breast image"
     rows, columns = frame.pixels.shape[:2]
     if min(rows, columns) < _SMALLEST_SIDE:
         return f"the image of {columns}x{rows} pixels is too small"

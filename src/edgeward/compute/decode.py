@@ -26,6 +26,7 @@ from edgeward.compute.regions import Region, read_regions
 MAX_FRAME_PIXELS = 64 * 1024 * 1024  # 8192 x 8192; the largest diagnostic frame in use is a mammogram of 30 million
 MAX_FRAMES = 100_000
 MAX_SAMPLES = 3
+CALIBRATED = "SequenceOfUltrasoundRegions"  # the spacing source that only a scanner writes
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _IMPLICIT = "1.2.840.10008.1.2"
 _MAX_INFLATED = 1024 * 1024 * 1024
@@ -284,7 +285,7 @@ def _spacing(dataset: Any, region: Region | None) -> tuple[tuple[float, float] |
     An ultrasound region's physical delta (PS3.3 C.8.5.5) comes first: it is the calibration made by the scanner.
     """
     if region is not None and region.spacing_mm is not None:
-        return region.spacing_mm, "SequenceOfUltrasoundRegions"
+        return region.spacing_mm, CALIBRATED
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         value = dataset.get(keyword)
         if value is None:
