@@ -1,0 +1,441 @@
+"""Finds heart beats in one lead, causally, sample by sample.
+
+Responsible for the front end (pacing spikes out, 0.5 - 40 Hz trace at the analysis rate, QRS energy) and for deciding
+which peak of the energy is a QRS. It works for any block length with identical results, because nothing
+happens at the end of a block. Not responsible for what kind of beat it is (``beats``) or what it means (``rhythm``).
+
+Method: 5 - 16 Hz band-pass, difference, rectify, moving mean (after Pan & Tompkins 1985 and FINDINGS "QRS
+detection"), thresholds from the median of the last eight beats, search-back. Three things are different, because the
+earlier trial had three faults: beats may follow each other by 165 ms if they look alike (300/min), a peak
+early after a beat must also be as sharp as a QRS (tall T waves), and there is a floor in mV (small deflections, asystole).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from edgeward.clinic.monitor.state import CANDIDATES, MASK, NEVER
+
+#: Not counted below: 0.15 mV must not, 0.5 mV must be counted (IEC 60601-2-27, 201.12.1.101.15 b).
+FLOOR_MV = 0.22
+#: Nobody's heart makes this; an electrode that is moved does.
+ARTEFACT_MV = 15.0
+REFRACTORY_S = 0.165  # 300/min is 200 ms; two bumps of one wide QRS are closer than this
+THRESHOLD = 0.35  # of the median beat
+THRESHOLD_BACK = 0.12  # when a beat is overdue
+OVERDUE = 1.5  # median intervals
+NOISE_FACTOR = 2.5  # a beat must stand this far above what was rejected lately
+DECAY_S = 0.8  # overdue thresholds fall with this time constant: amplitude may drop tenfold at once
+LEARN_S = 1.5
+SETTLE_S = 0.3
+CREST = 2.8  # energy of an isolated small beat against the mean energy of the last 2 s
+CREST_MV = 0.5
+T_EARLIEST_S = 0.25  # the ventricle is refractory until then in a slow rhythm
+T_EXCESS = 2.5
+SHARP_LAG_S = 0.016
+SHARP_HALF_S = 0.08
+FIDUCIAL_HALF_S = 0.05
+
+CANDIDATE, BEAT_FIELDS = 5, 8
+#: Columns of a detected beat.
+B_FIDUCIAL, B_REPORT, B_ENERGY, B_HEIGHT, B_SHARP, B_RESTART, B_INTERVAL, B_SHARP_REF = range(BEAT_FIELDS)
+
+
+@njit
+def restart(c: Any, first_index: int) -> None:
+    """Begin anew after a gap: filters at rest on the next sample, thresholds kept, no candidate across the gap."""
+    c.running = 0
+    c.start_raw = first_index
+    c.start_n = c.n
+    c.phase = 0
+    c.band_1 = 0.0
+    c.band_2 = 0.0
+    for k in range(2):
+        c.low_z[0, k] = c.low_z[1, k] = 0.0
+        c.high_z[k] = c.qrs_high_z[k] = c.qrs_low_z[k] = 0.0
+    for k in range(c.slopes.size):
+        c.slopes[k] = 0.0
+    c.slope_sum = 0.0
+    c.rising = 0
+    c.last_energy = 0.0
+    c.rejected_count = 0
+    c.back_from = NEVER
+    c.settled_n = c.n + np.int64(SETTLE_S * c.analysis_rate)
+    c.learned_n = c.n + np.int64(LEARN_S * c.analysis_rate)
+    c.mean_gain = 1.0 / (2.0 * c.analysis_rate)
+    c.same = 0
+    c.railed = 0
+
+
+@njit
+def front_end(
+    c: Any, raw: NDArray[np.int16], trace: NDArray[np.float64], band: NDArray[np.float64], energy: NDArray[np.float64]
+) -> int:
+    """Filter `raw`; write analysis samples to `trace`, `band` (both mV) and `energy` (mV/s); return how many.
+
+    A pacing pulse is at most 2 ms wide: the median of three samples one pulse width apart removes it and leaves anything
+    wider. A Butterworth low-pass at 40 Hz precedes the decimation.
+    """
+    if c.running == 0:
+        c.running = 1
+        c.origin = raw[0]
+        for k in range(c.taps.size):
+            c.taps[k] = 0.0
+        c.last_raw = np.int32(raw[0])
+        c.level = 0.0
+    lag, decimation, scale, origin = c.spike_lag, c.decimation, c.scale, c.origin
+    low, high, qh, ql = c.low, c.high, c.qrs_high, c.qrs_low
+    a00, a01, a02, a03, a04 = low[0, 0], low[0, 1], low[0, 2], low[0, 3], low[0, 4]
+    a10, a11, a12, a13, a14 = low[1, 0], low[1, 1], low[1, 2], low[1, 3], low[1, 4]
+    z00, z01, z10, z11 = c.low_z[0, 0], c.low_z[0, 1], c.low_z[1, 0], c.low_z[1, 1]
+    h0, h1 = c.high_z[0], c.high_z[1]
+    p0, p1 = c.qrs_high_z[0], c.qrs_high_z[1]
+    q0, q1 = c.qrs_low_z[0], c.qrs_low_z[1]
+    band_1, band_2 = c.band_1, c.band_2
+    taps, slopes = c.taps, c.slopes
+    tap, phase, total, at, window = c.tap, c.phase, c.slope_sum, c.slope_at, c.window
+    slope_scale = 0.5 * c.analysis_rate
+    last_raw, same, railed = c.last_raw, c.same, c.railed
+    count = 0
+    for i in range(raw.size):
+        code = np.int32(raw[i])
+        same = same + 1 if code == last_raw else 0
+        railed = railed + 1 if (code >= 32700 or code <= -32700) else 0
+        last_raw = code
+        value = (code - origin) * scale
+        taps[tap & 7] = value
+        oldest = taps[(tap - 2 * lag) & 7]
+        clean = min(max(taps[(tap - lag) & 7], min(oldest, value)), max(oldest, value))
+        tap += 1
+        t = a00 * clean + z00
+        z00 = a01 * clean - a03 * t + z01
+        z01 = a02 * clean - a04 * t
+        y = a10 * t + z10
+        z10 = a11 * t - a13 * y + z11
+        z11 = a12 * t - a14 * y
+        phase += 1
+        if phase < decimation:
+            continue
+        phase = 0
+        shown = high[0] * y + h0
+        h0 = high[1] * y - high[3] * shown + h1
+        h1 = high[2] * y - high[4] * shown
+        t = qh[0] * y + p0
+        p0 = qh[1] * y - qh[3] * t + p1
+        p1 = qh[2] * y - qh[4] * t
+        b = ql[0] * t + q0
+        q0 = ql[1] * t - ql[3] * b + q1
+        q1 = ql[2] * t - ql[4] * b
+        slope = abs(b - band_2) * slope_scale
+        band_2 = band_1
+        band_1 = b
+        total += slope - slopes[at]
+        slopes[at] = slope
+        at += 1
+        if at == window:
+            at = 0
+        trace[count] = shown
+        band[count] = b
+        energy[count] = total / window
+        count += 1
+    c.low_z[0, 0], c.low_z[0, 1], c.low_z[1, 0], c.low_z[1, 1] = z00, z01, z10, z11
+    c.high_z[0], c.high_z[1] = h0, h1
+    c.qrs_high_z[0], c.qrs_high_z[1] = p0, p1
+    c.qrs_low_z[0], c.qrs_low_z[1] = q0, q1
+    c.band_1, c.band_2 = band_1, band_2
+    c.tap, c.phase, c.slope_sum, c.slope_at = tap & 7, phase, total, at
+    c.last_raw, c.same, c.railed = last_raw, same, railed
+    return count
+
+
+@njit
+def sort_into(values: NDArray[np.float64], count: int, out: NDArray[np.float64]) -> None:
+    """Write the first `count` values to `out` in ascending order (insertion: there are few)."""
+    for i in range(count):
+        v = values[i]
+        j = i - 1
+        while j >= 0 and out[j] > v:
+            out[j + 1] = out[j]
+            j -= 1
+        out[j + 1] = v
+
+
+@njit
+def describe(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], out: NDArray[np.float64]) -> None:
+    """Describe the candidate at ``c.peak_n``: write peak_n, energy, fiducial, height (mV) and sharpness (mV) to `out`.
+
+    Sharpness is the second difference over 16 ms at a true turning point: a QRS turns within a few samples, a T wave of
+    the same height does not.
+    """
+    centre = c.peak_n
+    best = -1.0
+    for j in range(c.peak_n - c.window - 2, c.peak_n + 1):
+        v = abs(band[j & MASK])
+        if v > best:
+            best = v
+            centre = j
+    centre -= c.qrs_delay
+    half = int(SHARP_HALF_S * c.analysis_rate + 0.5)
+    lag = max(1, int(SHARP_LAG_S * c.analysis_rate + 0.5))
+    top, bottom = -1e30, 1e30
+    top_at = bottom_at = centre
+    for j in range(centre - half, centre + half + 1):
+        w = trace[j & MASK]
+        if w > top:
+            top = w
+            top_at = j
+        if w < bottom:
+            bottom = w
+            bottom_at = j
+    left = trace[(centre - half) & MASK]
+    right = trace[(centre + half) & MASK]
+    height = top - bottom
+    sharp = 0.0
+    if top - max(left, right) > 0.25 * height:
+        sharp = max(
+            sharp, 2.0 * trace[top_at & MASK] - trace[(top_at - lag) & MASK] - trace[(top_at + lag) & MASK]
+        )
+    if min(left, right) - bottom > 0.25 * height:
+        sharp = max(
+            sharp, trace[(bottom_at - lag) & MASK] + trace[(bottom_at + lag) & MASK] - 2.0 * trace[bottom_at & MASK]
+        )
+    # The fiducial is the turning point nearest in time to the QRS energy that leads away from the baseline.
+    level = 0.5 * (left + right)
+    half = int(FIDUCIAL_HALF_S * c.analysis_rate + 0.5)
+    top, bottom = -1e30, 1e30
+    for j in range(centre - half, centre + half + 1):
+        w = trace[j & MASK]
+        if w > top:
+            top = w
+            top_at = j
+        if w < bottom:
+            bottom = w
+            bottom_at = j
+    out[0] = c.peak_n
+    out[1] = c.peak
+    out[2] = top_at if top - level > level - bottom else bottom_at
+    out[3] = height
+    out[4] = sharp
+
+
+@njit
+def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
+    """Return 0 if the candidate is a QRS, else why not.
+
+    1 too small, 2 refractory, 3 below threshold, 4 T wave, 5 too early and unlike, 6 no crest, 7 artefact.
+    """
+    energy, height, sharp = cand[1], cand[3], cand[4]
+    rate = c.analysis_rate
+    since = (cand[2] - c.beat_n) / rate
+    if height < FLOOR_MV:
+        return 1
+    if height > ARTEFACT_MV:
+        return 7
+    if since < REFRACTORY_S:
+        return 2
+    relative = energy / c.signal
+    overdue = (cand[0] - c.beat_peak_n) / rate - max(1.0, OVERDUE * c.interval / rate)
+    threshold = max(THRESHOLD * c.signal, NOISE_FACTOR * c.noise)
+    if overdue > 0.0:
+        threshold *= math.exp(-overdue / DECAY_S)
+    if back:
+        threshold *= THRESHOLD_BACK / THRESHOLD
+    if energy < threshold:
+        return 3
+    # Early after a beat: is it sharp enough for a QRS, or the T wave? Ventricular beats are blunt but strong. T waves
+    # peak 0.2 - 0.36 s after the R; a slow heart has no true beat within 0.28 s unless it is as sharp as the others.
+    alike = sharp / max(c.sharpness, 1e-9)
+    slow = c.interval > 0.5 * rate
+    if since < 0.2 and (alike < 0.6 or relative < 0.5):
+        return 5
+    # Where T waves are known to be small, something much stronger in their place is an early beat.
+    no_t_wave = c.beats >= 8 and since > T_EARLIEST_S and energy > max(T_EXCESS * c.t_energy, 0.45 * c.signal)
+    if not no_t_wave:
+        if since < 0.28 and ((slow and alike < 0.8 and relative < 1.3) or (alike < 0.55 and relative < 1.1)):
+            return 4
+        if since < 0.36 and ((alike < 0.35 and relative < 0.8) or (alike < 0.2 and relative < 1.3)):
+            return 4
+        if since < 0.5 and alike < 0.2 and relative < 0.45:
+            return 4
+    # Not part of a rhythm already known: it must stand out from its surroundings, else noise would hide an asystole.
+    known = c.beats >= 4 and relative > 0.5 and since * rate < OVERDUE * c.interval
+    if not known and height < CREST_MV and energy < CREST * c.mean_energy:
+        return 6
+    return 0
+
+
+@njit
+def take(c: Any, cand: NDArray[np.float64]) -> None:
+    """Let an accepted beat shape the thresholds."""
+    since = cand[2] - c.beat_n
+    c.t_energy += 0.2 * (c.t_most - c.t_energy)
+    c.t_most = 0.0
+    if since < 3.0 * c.analysis_rate:
+        c.intervals[c.interval_count & 7] = since
+        c.interval_count += 1
+        count = min(c.interval_count, 8)
+        sort_into(c.intervals, count, c.order)
+        c.interval = 0.5 * (c.order[(count - 1) // 2] + c.order[count // 2])
+    energy = cand[1]
+    if c.beats > 0:
+        energy = min(energy, 2.0 * c.signal)
+    c.signals[c.beats & 7] = energy
+    c.sharpnesses[c.beats & 7] = cand[4]
+    c.beats += 1
+    count = min(c.beats, 8)
+    sort_into(c.signals, count, c.order)
+    c.signal = 0.5 * (c.order[(count - 1) // 2] + c.order[count // 2])
+    sort_into(c.sharpnesses, count, c.order)
+    c.sharpness = c.order[5 if count == 8 else (3 * count) // 4]
+    c.height = cand[3] if c.beats == 1 else c.height + 0.25 * (cand[3] - c.height)
+    c.beat_n = np.int64(cand[2])
+    c.beat_peak_n = np.int64(cand[0])
+    c.rejected_count = 0
+    c.back_from = NEVER
+
+
+@njit
+def keep(c: Any, cand: NDArray[np.float64]) -> None:
+    """Remember a rejected candidate for the search-back; the weakest makes room."""
+    slot = c.rejected_count
+    if slot < CANDIDATES:
+        c.rejected_count += 1
+    else:
+        slot = 0
+        for i in range(CANDIDATES):
+            if c.rejected[i, 1] < c.rejected[slot, 1]:
+                slot = i
+        if c.rejected[slot, 1] > cand[1]:
+            return
+    for k in range(CANDIDATE):
+        c.rejected[slot, k] = cand[k]
+    c.back_from = c.beat_n + np.int64(OVERDUE * c.interval)
+
+
+@njit
+def report(c: Any, cand: NDArray[np.float64], beats: NDArray[np.float64], count: int) -> int:
+    """Accept the candidate and write it as a beat (stream sample indices); return the new count."""
+    row = beats[count]
+    previous = c.beat_n
+    row[B_SHARP_REF] = c.sharpness
+    row[B_ENERGY] = cand[1] / c.signal
+    take(c, cand)
+    row[B_FIDUCIAL] = c.start_raw + (cand[2] - c.start_n) * c.decimation - c.trace_delay
+    row[B_REPORT] = c.start_raw + (c.n - c.start_n) * c.decimation
+    row[B_HEIGHT] = cand[3]
+    row[B_SHARP] = cand[4]
+    row[B_RESTART] = 1.0 if previous < c.start_n else 0.0
+    row[B_INTERVAL] = (cand[2] - previous) / c.analysis_rate
+    return count + 1
+
+
+@njit
+def learn(c: Any, beats: NDArray[np.float64], count: int) -> int:
+    """End the first seconds: take the strongest candidate as a beat, then judge all in order; return the count."""
+    strongest = 0.0
+    for i in range(c.rejected_count):
+        if FLOOR_MV <= c.rejected[i, 3] <= ARTEFACT_MV:
+            strongest = max(strongest, c.rejected[i, 1])
+    sharpest = 0.0
+    for i in range(c.rejected_count):
+        if c.rejected[i, 3] >= FLOOR_MV and c.rejected[i, 1] > 0.4 * strongest:
+            sharpest = max(sharpest, c.rejected[i, 4])
+    found, c.rejected_count = c.rejected_count, 0
+    if strongest == 0.0:
+        return count
+    c.learned = 1
+    c.signal = strongest
+    c.sharpness = sharpest
+    early = c.rejected.copy()
+    for i in range(found):
+        if is_beat(c, early[i], False) == 0:
+            count = report(c, early[i], beats, count)
+    return count
+
+
+@njit
+def judge_peak(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], cand: NDArray[np.float64],
+               beats: NDArray[np.float64], count: int) -> int:  # fmt: skip
+    """Judge the peak of energy that has just become final; return the new count of beats."""
+    describe(c, trace, band, cand)
+    if c.learned == 0:
+        if c.rejected_count < CANDIDATES:
+            keep(c, cand)
+        return count
+    why = is_beat(c, cand, False)
+    if why == 0:
+        return report(c, cand, beats, count)
+    c.noise += 0.125 * (min(cand[1], c.signal) - c.noise)
+    if REFRACTORY_S < (cand[2] - c.beat_n) / c.analysis_rate < 0.42:
+        c.t_most = max(c.t_most, cand[1])
+    if why in (3, 6):
+        keep(c, cand)
+    return count
+
+
+@njit
+def look_back(c: Any, cand: NDArray[np.float64], beats: NDArray[np.float64], count: int) -> int:
+    """A beat is overdue: judge the strongest rejected candidate by the lower threshold; return the new count."""
+    best = 0
+    for i in range(c.rejected_count):
+        if c.rejected[i, 1] > c.rejected[best, 1]:
+            best = i
+    if c.rejected_count == 0 or c.rejected[best, 1] <= 0.0:
+        c.back_from = NEVER
+        return count
+    for k in range(CANDIDATE):
+        cand[k] = c.rejected[best, k]
+    if is_beat(c, cand, True) == 0:
+        return report(c, cand, beats, count)
+    c.rejected[best, 1] = -1.0  # judged; the threshold falls for new candidates only
+    return count
+
+
+@njit
+def detect(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], new_trace: NDArray[np.float64],
+           new_band: NDArray[np.float64], energy: NDArray[np.float64], start: int, stop: int,
+           cand: NDArray[np.float64], beats: NDArray[np.float64]) -> tuple[int, int]:  # fmt: skip
+    """Put analysis samples `start` to `stop` into the rings and search them, up to the first sample that gives a beat.
+
+    Returns the next sample to take and the number of beats written to `beats`.
+    """
+    n, rising, peak, peak_n = c.n, c.rising, c.peak, c.peak_n
+    last, mean, gain = c.last_energy, c.mean_energy, c.mean_gain
+    settled, confirm, learned, learned_n = c.settled_n, c.confirm, c.learned, c.learned_n
+    back_from = c.back_from
+    count, i = 0, start
+    while i < stop and count == 0:
+        e = energy[i]
+        trace[n & MASK] = new_trace[i]
+        band[n & MASK] = new_band[i]
+        now = n
+        n += 1
+        i += 1
+        mean += (e - mean) * gain
+        final = False
+        if rising == 0:
+            if now >= settled and e > last:
+                rising, peak, peak_n = 1, e, now
+        elif e > peak:
+            peak, peak_n = e, now
+        elif now - peak_n >= confirm:
+            rising, final = 0, True
+        last = e
+        if final or now > back_from or (learned == 0 and now >= learned_n):
+            # rare: only here is the state written back and read again
+            c.n, c.peak, c.peak_n, c.mean_energy = n, peak, peak_n, mean
+            if final:
+                count = judge_peak(c, trace, band, cand, beats, count)
+            if c.learned == 0:
+                if now >= learned_n:
+                    count = learn(c, beats, count)
+            elif now > c.back_from:
+                count = look_back(c, cand, beats, count)
+            learned, back_from = c.learned, c.back_from
+    c.n, c.rising, c.peak, c.peak_n, c.last_energy, c.mean_energy = n, rising, peak, peak_n, last, mean
+    return i, count

@@ -1,0 +1,190 @@
+"""The one compiled entry point: all queued packets of all patients in one call.
+
+Responsible for taking each block through its leads, in steps that end at fixed sample indices (so that block lengths do
+not matter), for gaps and overlaps, and for the compiled code's cache. Numba keys its cache by the file of the cached
+function alone; here the hash of all kernel sources is part of the key, so an update of any of them recompiles.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from edgeward.clinic.monitor.beats import FEATURES, judge
+from edgeward.clinic.monitor.detector import (
+    B_ENERGY,
+    B_FIDUCIAL,
+    B_HEIGHT,
+    B_REPORT,
+    BEAT_FIELDS,
+    CANDIDATE,
+    detect,
+    front_end,
+    restart,
+)
+from edgeward.clinic.monitor.rhythm import on_beat, on_tick
+from edgeward.clinic.monitor.state import CHANNEL, MASK, MAX_LEADS, RING, SHAPE
+
+#: One packet of one patient in the queue.
+BLOCK = np.dtype(
+    [("patient", "i8"), ("offset", "i8"), ("samples", "i8"), ("first", "i8"), ("off_mask", "i4"), ("leads", "i4")]
+)
+
+#: A beat as reported to whoever wants to know (evaluation, display).
+BEAT = np.dtype(
+    [
+        ("patient", "i8"),
+        ("lead", "i4"),
+        ("counted", "i4"),
+        ("sample", "f8"),  # of the fiducial, in the stream
+        ("reported", "i8"),  # sample at which it was known
+        ("width_ms", "f8"),
+        ("ventricular", "f8"),  # probability
+        ("energy", "f8"),
+        ("height", "f8"),
+        ("features", "f8", (FEATURES,)),
+    ]
+)
+
+_PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
+
+_SOURCES = ("state", "filters", "detector", "beats", "beat_model", "fibrillation", "rhythm", "kernel")
+
+
+def _stamp() -> int:
+    total = 0
+    for name in _SOURCES:
+        total = zlib.crc32(Path(__file__).with_name(f"{name}.py").read_bytes(), total)
+    return total
+
+
+@njit
+def advance_lead(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], raw: NDArray[np.int16], first: int,
+                 work: NDArray[np.float64], beats: NDArray[np.float64], extra: NDArray[np.float64]) -> int:  # fmt: skip
+    """Take one lead through `raw`; return how many beats were reported (rows of `beats` and `extra`)."""
+    if c.running == 0:
+        skipped = (first - c.start_raw) // c.decimation - (c.n - c.start_n)
+        if skipped > 0:
+            if c.beats > 0 or c.n > 0:
+                for k in range(min(skipped, RING)):
+                    trace[(c.n + k) & MASK] = 0.0
+                    band[(c.n + k) & MASK] = 0.0
+                c.n += skipped
+        restart(c, first)
+        c.beat_peak_n = max(c.beat_peak_n, c.n)
+    count, at = 0, 0
+    made = front_end(c, raw, work[0], work[1], work[2])
+    while at < made:
+        at, more = detect(c, trace, band, work[0], work[1], work[2], at, made, work[3, :CANDIDATE], beats[count:])
+        for k in range(count, count + more):
+            width, chance = judge(c, trace, beats[k], work[4, :SHAPE], extra[k, 2:])
+            extra[k, 0] = width
+            extra[k, 1] = chance
+        count += more
+    return count
+
+
+@njit
+def take_beats(p: Any, channels: Any, who: int, b: int, beats: NDArray[np.float64], extra: NDArray[np.float64], counts: NDArray[np.int64],
+               out: Any, found: int, told: Any, heard: int) -> tuple[int, int]:  # fmt: skip
+    """Give the beats of all leads to the rhythm in the order in which they were known."""
+    taken = np.zeros(MAX_LEADS, dtype=np.int64)
+    while True:
+        lead = -1
+        for k in range(p.leads):
+            if taken[k] < counts[k] and (
+                lead < 0
+                or beats[k, taken[k], B_REPORT] < beats[lead, taken[lead], B_REPORT]
+                or (beats[k, taken[k], B_REPORT] == beats[lead, taken[lead], B_REPORT] and k == p.primary)
+            ):
+                lead = k
+        if lead < 0:
+            return found, heard
+        row = beats[lead, taken[lead]]
+        more = extra[lead, taken[lead]]
+        found, counted = on_beat(p, channels, who, b, lead, row, more[0], more[1], out, found)
+        if heard < told.size:
+            t = told[heard]
+            t.patient = who
+            t.lead = lead
+            t.counted = 1 if counted else 0
+            t.sample = row[B_FIDUCIAL]
+            t.reported = np.int64(row[B_REPORT])
+            t.width_ms = more[0]
+            t.ventricular = more[1]
+            t.energy = row[B_ENERGY]
+            t.height = row[B_HEIGHT]
+            for k in range(FEATURES):
+                t.features[k] = more[2 + k]
+            heard += 1
+        taken[lead] += 1
+
+
+def _build(stamp: int) -> Callable[..., tuple[int, int]]:
+    @njit(cache=True)
+    def advance(patients: Any, channels: Any, traces: NDArray[np.float32], bands: NDArray[np.float32],
+                samples: NDArray[np.int16], blocks: Any, out: Any, told: Any) -> tuple[int, int]:  # fmt: skip
+        found, heard = 0, 0
+        if stamp == -1:  # the stamp is in the cache key because it is used
+            return found, heard
+        work = np.zeros((5, 4096))
+        beats = np.zeros((MAX_LEADS, _PIECE, BEAT_FIELDS))
+        extra = np.zeros((MAX_LEADS, _PIECE, 2 + FEATURES))
+        counts = np.zeros(MAX_LEADS, dtype=np.int64)
+        measures = np.zeros(4)
+        for b in range(blocks.size):
+            block = blocks[b]
+            who = block.patient
+            p = patients[who]
+            first, skip = block.first, 0
+            if p.started == 0:
+                p.started = 1
+                p.next_index = first
+                p.next_tick = (first // p.hop + 1) * p.hop
+                p.anchor = float(first)
+            if first > p.next_index:  # a gap: nobody saw what was there
+                p.anchor += first - p.next_index
+                p.next_index = first
+                p.next_tick = (first // p.hop + 1) * p.hop
+                p.vf_hits = 0
+                for k in range(p.leads):
+                    channels[p.row + k].running = 0
+            elif first < p.next_index:  # sent twice
+                skip = p.next_index - first
+                if skip >= block.samples:
+                    continue
+            at = skip
+            for k in range(p.leads):
+                c = channels[p.row + k]
+                c.lead_off = block.off_mask >> k & 1
+                if c.lead_off == 1:
+                    c.running = 0
+            while at < block.samples:
+                size = min(block.samples - at, p.next_tick - p.next_index)
+                for k in range(p.leads):
+                    counts[k] = 0
+                    row = p.row + k
+                    c = channels[row]
+                    if c.lead_off == 0:
+                        start = block.offset + k * block.samples + at
+                        counts[k] = advance_lead(c, traces[row], bands[row], samples[start : start + size], p.next_index,
+                                                 work, beats[k], extra[k])  # fmt: skip
+                found, heard = take_beats(p, channels, who, b, beats, extra, counts, out, found, told, heard)
+                p.next_index += size
+                at += size
+                if p.next_index == p.next_tick:
+                    p.next_tick += p.hop
+                    found = on_tick(p, who, b, float(p.next_index), channels, traces, work[0], measures, out, found)
+        return found, heard
+
+    return advance  # type: ignore[no-any-return]
+
+
+advance = _build(_stamp())
+CHANNEL_DTYPE = CHANNEL

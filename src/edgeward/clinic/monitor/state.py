@@ -1,0 +1,175 @@
+"""Lays out what the monitor remembers: one row per lead, one row per patient.
+
+Responsible for the memory layout (NumPy structured arrays, so that the compiled kernels and Python read the same
+fields) and for turning a sampling rate and a gain into filter coefficients and window lengths. Not responsible for
+any signal processing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeward.clinic.monitor.filters import butterworth, group_delay
+
+#: Rates the front end is designed for. Below 100 Hz a QRS has too few samples for its shape (AHA 1990: 125 Hz is the
+#: least for monitoring); above 2000 Hz no bedside ECG is sent.
+MIN_RATE_HZ = 100.0
+MAX_RATE_HZ = 2000.0
+#: The analysis runs at rate // ANALYSIS_RATE_HZ decimation, that is at 125 to 250 Hz whatever the device sends.
+ANALYSIS_RATE_HZ = 125.0
+#: Analysis samples kept per lead: 8 s at 250 Hz. A power of two, so that a mask wraps the index.
+RING = 2048
+MASK = RING - 1
+
+DISPLAY_LOW_HZ = 0.5  # monitoring bandwidth 0.5 - 40 Hz (IEC 60601-2-27, 201.12.1.101.8)
+DISPLAY_HIGH_HZ = 40.0
+QRS_LOW_HZ = 5.0  # energy of the QRS is greatest here (Pan & Tompkins 1985; FINDINGS "QRS detection")
+QRS_HIGH_HZ = 16.0
+ENERGY_WINDOW_S = 0.13  # a little longer than a normal QRS, shorter than the 200 ms between beats at 300/min
+CONFIRM_S = 0.10  # a peak is final when nothing greater followed for this long
+SPIKE_S = 0.002  # the widest pacing pulse (IEC 60601-2-27, 201.12.1.101.13)
+
+MAX_LEADS = 12
+TEMPLATES = 4
+SHAPE = 32  # points of a beat's shape, 8 ms apart
+CANDIDATES = 16
+NEVER = 2**62
+
+CHANNEL = np.dtype(
+    [
+        # -- set once
+        ("rate", "f8"),
+        ("analysis_rate", "f8"),
+        ("scale", "f8"),  # mV per unit
+        ("decimation", "i4"),
+        ("spike_lag", "i4"),
+        ("low", "f8", (2, 5)),
+        ("high", "f8", (5,)),
+        ("qrs_high", "f8", (5,)),
+        ("qrs_low", "f8", (5,)),
+        ("window", "i4"),
+        ("confirm", "i4"),
+        ("qrs_delay", "i4"),  # of the QRS band against the trace, analysis samples
+        ("trace_delay", "f8"),  # of the trace against the raw signal, raw samples
+        # -- front end
+        ("running", "i4"),
+        ("origin", "f8"),  # first sample: all filters start in their steady state for it
+        ("taps", "f8", (8,)),
+        ("tap", "i4"),
+        ("phase", "i4"),
+        ("low_z", "f8", (2, 2)),
+        ("high_z", "f8", (2,)),
+        ("qrs_high_z", "f8", (2,)),
+        ("qrs_low_z", "f8", (2,)),
+        ("band_1", "f8"),
+        ("band_2", "f8"),
+        ("slopes", "f8", (64,)),
+        ("slope_at", "i4"),
+        ("slope_sum", "f8"),
+        ("last_raw", "i4"),
+        ("same", "i8"),  # run of identical raw values
+        ("railed", "i8"),  # run of raw values at the end of the int16 range
+        ("level", "f8"),  # slow mean, mV, of the moving signal
+        # -- clock
+        ("n", "i8"),  # analysis samples so far; never reset
+        ("start_n", "i8"),  # n at the last (re)start
+        ("start_raw", "i8"),  # stream index of the first raw sample after it
+        ("settled_n", "i8"),
+        ("learned_n", "i8"),
+        # -- peak search
+        ("mean_gain", "f8"),
+        ("rising", "i4"),
+        ("peak", "f8"),
+        ("peak_n", "i8"),
+        ("last_energy", "f8"),
+        ("mean_energy", "f8"),
+        # -- what a beat looks like here
+        ("learned", "i4"),
+        ("beats", "i8"),
+        ("signal", "f8"),  # median energy of the last 8 beats
+        ("signals", "f8", (8,)),
+        ("noise", "f8"),  # running energy of what was not a beat
+        ("sharpness", "f8"),
+        ("sharpnesses", "f8", (8,)),
+        ("order", "f8", (8,)),  # room to sort in
+        ("height", "f8"),  # running peak-to-peak of beats, mV
+        ("intervals", "f8", (8,)),
+        ("interval_count", "i8"),
+        ("interval", "f8"),  # median RR, analysis samples
+        ("beat_n", "i8"),  # fiducial of the last beat
+        ("beat_peak_n", "i8"),
+        ("t_energy", "f8"),  # running energy of what follows a beat by 0.17 - 0.42 s and was no beat
+        ("t_most", "f8"),
+        ("agreement", "f8"),  # part of this lead's beats that were counted, running
+        ("told_at", "f8"),  # stream index of its last beat that nobody else has seen yet
+        ("rejected", "f8", (CANDIDATES, 5)),  # peak_n, energy, fiducial, height, sharpness
+        ("rejected_count", "i4"),
+        ("back_from", "i8"),  # from this analysis sample on the rejected ones are worth another look
+        # -- shapes of beats
+        ("shapes", "f8", (TEMPLATES, SHAPE)),
+        ("shape_weight", "f8", (TEMPLATES,)),
+        ("shape_width", "f8", (TEMPLATES,)),
+        ("shape_height", "f8", (TEMPLATES,)),
+        ("dominant", "i4"),
+        ("normal_interval", "f8"),  # running RR of beats that are not ventricular, s
+        ("last_interval", "f8"),
+        # -- judged twice a second
+        ("lead_off", "i4"),  # the device says so
+        ("flat", "i4"),
+        ("saturated", "i4"),
+        ("quality", "f8"),  # 0..1
+        ("noise_level", "f8"),  # mV
+    ]
+)
+
+
+def new_channel(rate_hz: float, gain_uv: float) -> NDArray[Any]:
+    """Return the fresh state of one lead, shape (1,), dtype `CHANNEL`.
+
+    Parameters
+    ----------
+    rate_hz : float
+        Sampling rate, `MIN_RATE_HZ` to `MAX_RATE_HZ`.
+    gain_uv : float
+        Microvolts per unit, more than 0.
+
+    Raises
+    ------
+    ValueError
+        If rate or gain is outside its range or not a number.
+    """
+    if not (math.isfinite(rate_hz) and MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ):
+        raise ValueError(
+            f"sampling rate {rate_hz} Hz; an ECG is analysed from {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz"
+        )
+    if not (math.isfinite(gain_uv) and 0.0 < gain_uv <= 10_000.0):
+        raise ValueError(f"gain {gain_uv} microvolts per unit; it must be more than 0 and at most 10000")
+    decimation = max(1, int(rate_hz // ANALYSIS_RATE_HZ))
+    analysis = rate_hz / decimation
+    low = butterworth("low", 4, min(DISPLAY_HIGH_HZ, 0.4 * rate_hz), rate_hz)
+    high = butterworth("high", 2, DISPLAY_LOW_HZ, analysis)
+    qrs = np.vstack((butterworth("high", 2, QRS_LOW_HZ, analysis), butterworth("low", 2, QRS_HIGH_HZ, analysis)))
+    row = np.zeros(1, dtype=CHANNEL)
+    row["rate"] = rate_hz
+    row["analysis_rate"] = analysis
+    row["scale"] = gain_uv * 1e-3
+    row["decimation"] = decimation
+    row["spike_lag"] = int(SPIKE_S * rate_hz) + 1
+    row["low"] = low
+    row["high"] = high[0]
+    row["qrs_high"] = qrs[0]
+    row["qrs_low"] = qrs[1]
+    row["window"] = round(ENERGY_WINDOW_S * analysis)
+    row["confirm"] = round(CONFIRM_S * analysis)
+    row["qrs_delay"] = round(group_delay(qrs, 10.0, analysis))
+    row["trace_delay"] = group_delay(low, 10.0, rate_hz) + int(row["spike_lag"][0])
+    row["beat_n"] = row["beat_peak_n"] = -(10**9)
+    row["back_from"] = NEVER
+    row["interval"] = 0.8 * analysis  # 75/min, until beats tell
+    row["normal_interval"] = 0.8
+    row["dominant"] = -1
+    return row
