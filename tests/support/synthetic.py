@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ from edgeward.bus import subjects
 from edgeward.bus.client import Bus, BusError
 from edgeward.bus.role import RoleContext
 from edgeward.console import role as console_role
-from edgeward.device.phantom import phantom
+from edgeward.device.phantom import Phantom, phantom
 from edgeward.messages import (
     Alarm,
     AlarmAck,
@@ -65,7 +66,20 @@ from edgeward.messages import (
 from tests.support.site import TestSite, running_bus
 
 RATE = 125.0
-SCENES = ("normal", "normal", "asystole", "normal", "vt", "normal", "lead_off", "silent", "tachy", "normal", "noisy", "brady")
+SCENES = (
+    "normal",
+    "normal",
+    "asystole",
+    "normal",
+    "vt",
+    "normal",
+    "lead_off",
+    "silent",
+    "tachy",
+    "normal",
+    "noisy",
+    "brady",
+)
 
 
 def beat_shape(t: np.ndarray, wide: bool = False) -> np.ndarray:
@@ -141,7 +155,10 @@ SCENE_ALARMS: dict[str, list[tuple[str, AlarmPriority, bool, bool, dict[str, flo
     "tachy": [("extreme_tachycardia", AlarmPriority.HIGH, False, False, {"rate": 171.0})],
     "lead_off": [("lead_off", AlarmPriority.LOW, True, False, {"leads": "II"})],
     "silent": [("signal_lost", AlarmPriority.MEDIUM, True, False, {"seconds": 4.2})],
-    "noisy": [("noisy", AlarmPriority.LOW, True, False, {"quality": 0.21}), ("packets_missing", AlarmPriority.LOW, True, False, {"count": 3.0})],
+    "noisy": [
+        ("noisy", AlarmPriority.LOW, True, False, {"quality": 0.21}),
+        ("packets_missing", AlarmPriority.LOW, True, False, {"count": 3.0}),
+    ],
 }
 RATES = {"vt": 168.0, "tachy": 171.0, "brady": 41.0}
 
@@ -150,14 +167,26 @@ def make_patients(count: int) -> list[Patient]:
     patients = []
     for i in range(count):
         scene = SCENES[i % len(SCENES)]
-        patient = Patient(f"bed-{i + 1:02d}", f"Bed {i + 1}", scene, RATES.get(scene, 62.0 + (i * 7) % 31), phase=0.37 * i)
+        patient = Patient(
+            f"bed-{i + 1:02d}", f"Bed {i + 1}", scene, RATES.get(scene, 62.0 + (i * 7) % 31), phase=0.37 * i
+        )
         for code, priority, technical, latching, args in SCENE_ALARMS.get(scene, []):
-            patient.alarms.append(make_alarm(patient.device_id, code, priority, technical=technical, latching=latching, args=args))
+            patient.alarms.append(
+                make_alarm(patient.device_id, code, priority, technical=technical, latching=latching, args=args)
+            )
         patients.append(patient)
     return patients
 
 
-def make_alarm(device_id: str, code: str, priority: AlarmPriority, *, technical: bool = False, latching: bool = False, args: dict[str, float | str] | None = None) -> Alarm:
+def make_alarm(
+    device_id: str,
+    code: str,
+    priority: AlarmPriority,
+    *,
+    technical: bool = False,
+    latching: bool = False,
+    args: dict[str, float | str] | None = None,
+) -> Alarm:
     now = time.time_ns()
     return Alarm(
         alarm_id=f"{device_id}-{uuid.uuid4().int % 10000}", device_id=device_id, code=code, priority=priority,
@@ -167,18 +196,36 @@ def make_alarm(device_id: str, code: str, priority: AlarmPriority, *, technical:
 
 # ---------------------------------------- images
 
-NAMES = ("Lindqvist^Maja", "Wang^XiaoDong=王^小东", "O'Connor^Siobhán", "Haddad^Leïla^Noor", "Bartholomew-Featherstonehaugh^Alexandrina Wilhelmina", "Ito^Yuki=伊藤^由紀", "", "Novák^Jana")
+NAMES = (
+    "Lindqvist^Maja",
+    "Wang^XiaoDong=王^小东",
+    "O'Connor^Siobhán",
+    "Haddad^Leïla^Noor",
+    "Bartholomew-Featherstonehaugh^Alexandrina Wilhelmina",
+    "Ito^Yuki=伊藤^由紀",
+    "",
+    "Novák^Jana",
+)
+
+
+@cache
+def _frame(seed: int, kind: str) -> tuple[Phantom, bytes]:
+    frame = phantom(seed=seed, kind=kind)  # type: ignore[arg-type]
+    out = io.BytesIO()
+    Image.fromarray(frame.image).save(out, "JPEG", quality=88)
+    return frame, out.getvalue()
 
 
 def make_item(i: int, kind: str = "", *, name: str | None = None) -> tuple[ItemSummary, bytes]:
     """One item and its preview. `kind` is benign, malignant, normal, outside, failed or waiting."""
-    kind = kind or ("malignant", "benign", "normal", "benign", "outside", "malignant", "benign", "failed", "waiting")[i % 9]
+    kind = (
+        kind
+        or ("malignant", "benign", "normal", "benign", "outside", "malignant", "benign", "failed", "waiting")[i % 9]
+    )
     item_id = uuid.uuid5(uuid.NAMESPACE_OID, f"item {i}").hex
     received = time.time_ns() - i * 97_000_000_000 - 3_000_000_000
-    frame = phantom(seed=100 + i, kind=kind if kind in ("benign", "malignant") else "normal")  # type: ignore[arg-type]
+    frame, jpeg = _frame(100 + i, kind if kind in ("benign", "malignant") else "normal")
     rows, columns = frame.image.shape[:2]
-    out = io.BytesIO()
-    Image.fromarray(frame.image).save(out, "JPEG", quality=88)
     lesions = []
     mm = i % 3 != 1
     if frame.mask.any() and kind in ("benign", "malignant"):
@@ -188,16 +235,36 @@ def make_item(i: int, kind: str = "", *, name: str | None = None) -> tuple[ItemS
         contour = []
         for a in angles:
             r = 0.0
-            while 0 <= cy + r * np.sin(a) < rows and 0 <= cx + r * np.cos(a) < columns and frame.mask[int(cy + r * np.sin(a)), int(cx + r * np.cos(a))]:
+            while (
+                0 <= cy + r * np.sin(a) < rows
+                and 0 <= cx + r * np.cos(a) < columns
+                and frame.mask[int(cy + r * np.sin(a)), int(cx + r * np.cos(a))]
+            ):
                 r += 0.5
             contour.append((float(cx + r * np.cos(a)), float(cy + r * np.sin(a))))
         s = frame.spacing_mm[0] if mm else 1.0
         w, h = float(np.ptp(xs)) * s, float(np.ptp(ys)) * s
-        lesions = [Lesion(contour=contour, box=(float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())), long_axis=max(w, h), short_axis=min(w, h), area=float(frame.mask.sum()) * s * s, unit="mm" if mm else "px", probability=0.97)]
+        lesions = [
+            Lesion(
+                contour=contour,
+                box=(float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())),
+                long_axis=max(w, h),
+                short_axis=min(w, h),
+                area=float(frame.mask.sum()) * s * s,
+                unit="mm" if mm else "px",
+                probability=0.97,
+            )
+        ]
     finding: Finding | None = None
-    stages = [StageTime(name=n, ms=v) for n, v in (("store", 6.2), ("dispatch", 1.4), ("decode", 8.9), ("infer", 31.0), ("outline", 4.4))]
+    stages = [
+        StageTime(name=n, ms=v)
+        for n, v in (("store", 6.2), ("dispatch", 1.4), ("decode", 8.9), ("infer", 31.0), ("outline", 4.4))
+    ]
     if kind in ("benign", "malignant", "normal", "outside"):
-        p = {"malignant": {"benign": 0.12, "malignant": 0.86, "normal": 0.02}, "benign": {"benign": 0.91, "malignant": 0.07, "normal": 0.02}}.get(kind, {"benign": 0.05, "malignant": 0.004, "normal": 0.946})
+        p = {
+            "malignant": {"benign": 0.12, "malignant": 0.86, "normal": 0.02},
+            "benign": {"benign": 0.91, "malignant": 0.07, "normal": 0.02},
+        }.get(kind, {"benign": 0.05, "malignant": 0.004, "normal": 0.946})
         finding = Finding(
             finding_id=f"f-{item_id}", item_id=item_id, sop_instance_uid="1.2.826.0.1." + str(i),
             status="not_analysed" if kind == "outside" else "analysed",
@@ -220,7 +287,7 @@ def make_item(i: int, kind: str = "", *, name: str | None = None) -> tuple[ItemS
         verdicts=[Verdict(verdict_id=uuid.uuid4().hex, item_id=item_id, finding_id=f"f-{item_id}", action="confirm", by="dr.okafor", at_ns=done + 40_000_000_000, comment="Agrees with palpation.")] if i == 1 else [],
         deliveries=[DeliveryReport(item_id=item_id, destination="pacs", state="delivered", stored_ns=done, attempts=2 if late else 1, stages=[StageTime(name="write", ms=38.0), StageTime(name="send", ms=74.0)])] if delivered else [],
     )  # fmt: skip
-    return item, out.getvalue()
+    return item, jpeg
 
 
 # ---------------------------------------- the hospital
@@ -282,7 +349,13 @@ class SyntheticHospital:
     # -- gateway
     async def _items(self, query: ItemsQuery) -> Message:
         rows = sorted(self.items, key=lambda i: -i.received_ns)
-        rows = [r for r in rows if (not query.item_id or r.item_id == query.item_id) and (not query.before_ns or r.received_ns < query.before_ns) and (not query.state or r.state == query.state)]
+        rows = [
+            r
+            for r in rows
+            if (not query.item_id or r.item_id == query.item_id)
+            and (not query.before_ns or r.received_ns < query.before_ns)
+            and (not query.state or r.state == query.state)
+        ]
         counts: dict[str, int] = {}
         for item in self.items:
             counts[item.state] = counts.get(item.state, 0) + 1
@@ -308,7 +381,9 @@ class SyntheticHospital:
         item = next((i for i in self.items if i.item_id == ask.argument), None)
         if item is None or not item.deliveries:
             return ReportText(text="")
-        return ReportText(text="Imaging Measurement Report\n  Procedure reported: US breast\n  Finding: lesion, left breast\n    Long axis: 18.4 mm\n    Short axis: 11.2 mm\n    Probability of malignancy: 86 %\n  Observer: breast-ultrasound 1.0.0 (device)\n  Verification: UNVERIFIED")
+        return ReportText(
+            text="Imaging Measurement Report\n  Procedure reported: US breast\n  Finding: lesion, left breast\n    Long axis: 18.4 mm\n    Short axis: 11.2 mm\n    Probability of malignancy: 86 %\n  Observer: breast-ultrasound 1.0.0 (device)\n  Verification: UNVERIFIED"
+        )
 
     async def _status(self, _: Ask) -> Message:
         return Destinations(
@@ -324,7 +399,9 @@ class SyntheticHospital:
         for patient in self.patients:
             for i, alarm in enumerate(patient.alarms):
                 if alarm.alarm_id == ack.alarm_id and not alarm.acknowledged:
-                    changed = msgspec.structs.replace(alarm, acknowledged=True, state="acknowledged", by=ack.by, at_ns=ack.at_ns)
+                    changed = msgspec.structs.replace(
+                        alarm, acknowledged=True, state="acknowledged", by=ack.by, at_ns=ack.at_ns
+                    )
                     patient.alarms[i] = changed
                     self.acknowledged.append(ack)
                     await self.buses["monitor"].publish(subjects.alarm(patient.device_id), changed)
@@ -333,7 +410,19 @@ class SyntheticHospital:
 
     async def _alarms(self, ask: Ask) -> Message:
         active = [a for p in self.patients for a in p.alarms if not ask.argument or p.device_id == ask.argument]
-        past = [msgspec.structs.replace(a, alarm_id=a.alarm_id + "x", state="ended", present=False, acknowledged=True, by="nurse.lee", raised_ns=a.raised_ns - 3_600_000_000_000, ended_ns=a.raised_ns - 3_500_000_000_000) for a in active]
+        past = [
+            msgspec.structs.replace(
+                a,
+                alarm_id=a.alarm_id + "x",
+                state="ended",
+                present=False,
+                acknowledged=True,
+                by="nurse.lee",
+                raised_ns=a.raised_ns - 3_600_000_000_000,
+                ended_ns=a.raised_ns - 3_500_000_000_000,
+            )
+            for a in active
+        ]
         return Alarms(active=active, recent=past)
 
     async def _viewing(self, _: str, viewing: Viewing) -> None:
@@ -344,7 +433,9 @@ class SyntheticHospital:
             if self.beds_running:
                 with contextlib.suppress(BusError):
                     now = time.monotonic() - self.started
-                    await self.buses["monitor"].publish(subjects.STATE_BEDS, Beds(at_ns=time.time_ns(), beds=[p.bed(now + 9) for p in self.patients]))
+                    await self.buses["monitor"].publish(
+                        subjects.STATE_BEDS, Beds(at_ns=time.time_ns(), beds=[p.bed(now + 9) for p in self.patients])
+                    )
             await asyncio.sleep(0.5)
 
     async def _traces(self) -> None:
@@ -364,7 +455,17 @@ class SyntheticHospital:
                     continue
                 data = (patient.samples(start, count) * 1000).astype("<i2").tobytes()
                 with contextlib.suppress(BusError):
-                    await self.buses["monitor"].publish(subjects.trace(patient.device_id), Trace(device_id=patient.device_id, rate_hz=RATE, start=start, lead="II", samples=data, beats=patient.beats(start, count)))
+                    await self.buses["monitor"].publish(
+                        subjects.trace(patient.device_id),
+                        Trace(
+                            device_id=patient.device_id,
+                            rate_hz=RATE,
+                            start=start,
+                            lead="II",
+                            samples=data,
+                            beats=patient.beats(start, count),
+                        ),
+                    )
 
     async def _heartbeats(self) -> None:
         begun = time.time_ns()
@@ -387,7 +488,14 @@ class SyntheticHospital:
                 )  # fmt: skip
                 with contextlib.suppress(BusError):
                     await self.buses[role].publish(subjects.role_state(role), state)
-            site = SiteState(at_ns=now, site="hospital", node="node1", started_ns=begun, roles=dict.fromkeys(("gateway", "engine", "monitor", "deliver", "console"), "running"), restarts={"engine": 1})
+            site = SiteState(
+                at_ns=now,
+                site="hospital",
+                node="node1",
+                started_ns=begun,
+                roles=dict.fromkeys(("gateway", "engine", "monitor", "deliver", "console"), "running"),
+                restarts={"engine": 1},
+            )
             with contextlib.suppress(BusError):
                 await self.buses["supervisor"].publish(subjects.SITE_STATE, site)
             await asyncio.sleep(1)
@@ -413,7 +521,9 @@ def some_quarantine() -> list[Quarantined]:
 
 
 @contextlib.asynccontextmanager
-async def synthetic_console(home: Path, *, beds: int = 8, items: int = 0, port: int = 0, furnished: bool = False) -> AsyncIterator[tuple[SyntheticHospital, str]]:
+async def synthetic_console(
+    home: Path, *, beds: int = 8, items: int = 0, port: int = 0, furnished: bool = False
+) -> AsyncIterator[tuple[SyntheticHospital, str]]:
     """Run a bus, a synthetic hospital and the real console role; yield the hospital and the console's address."""
     async with running_bus(home, console={"port": port}) as site:
         hospital = SyntheticHospital(site, make_patients(beds))
@@ -450,7 +560,10 @@ async def _main() -> None:
     parser.add_argument("--items", type=int, default=14)
     parser.add_argument("--port", type=int, default=8050)
     given = parser.parse_args()
-    async with synthetic_console(given.home, beds=given.beds, items=given.items, port=given.port, furnished=True) as (hospital, url):
+    async with synthetic_console(given.home, beds=given.beds, items=given.items, port=given.port, furnished=True) as (
+        hospital,
+        url,
+    ):
         print(url, (hospital.site.home.run / "first-login.json").read_text(), os.getpid(), flush=True)
         await asyncio.Event().wait()
 

@@ -57,6 +57,7 @@ function connect() {
   mine.onclose = (event) => {
     if (mine !== socket) return;
     socket = null;
+    if (leaving) return;
     if (event.code === 4401) {
       leaving = true;
       location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
@@ -113,6 +114,9 @@ function show() {
   }
   banner.hidden = !bad;
 }
+
+/** This page is about to log out: its socket will be closed, and that is no news. */
+export function leave() { leaving = true; }
 
 /** Age of the last message, milliseconds. */
 export const silence = () => (heardAt ? performance.now() - heardAt : Infinity);

@@ -1,6 +1,6 @@
 // What every page has: the link, times, refreshing, the alarm summary in the header, announcements, menus.
 
-import { link, state } from "./link.js";
+import { link, leave } from "./link.js";
 import { t, ready, alarmText } from "./texts.js";
 import { localise } from "./times.js";
 import "./preferences.js";
@@ -68,4 +68,4 @@ document.addEventListener("keydown", (event) => {
   for (const menu of document.querySelectorAll("details.menu[open]")) { menu.open = false; menu.querySelector("summary").focus(); }
 });
 
-export { state };
+for (const form of document.querySelectorAll("form[action='/logout']")) form.addEventListener("submit", leave);

@@ -15,23 +15,28 @@ let running = false;
 let again = false;
 let lastAt = performance.now();
 
-for (const part of document.querySelectorAll("[data-part]")) shown.set(part.id, part.innerHTML);
+const hashes = new WeakMap(); // row -> hash of its source, taken before times are written in local time
+
+for (const part of document.querySelectorAll("[data-part]")) {
+  shown.set(part.id, part.innerHTML);
+  for (const row of part.querySelectorAll("[data-key]")) hashes.set(row, hash(row.outerHTML));
+}
 
 function replaceKeyed(list, fresh) {
   const old = new Map([...list.children].map((child) => [child.dataset.key, child]));
   for (const child of [...fresh.children]) {
     const key = child.dataset.key;
     const had = old.get(key);
-    const html = child.outerHTML;
-    if (had && (had.dataset.html ?? "") === hash(html)) list.append(had);
+    const source = hash(child.outerHTML);
+    if (had && hashes.get(had) === source) list.append(had);
     else {
-      const isNew = !had;
       const keep = had?.querySelector("img.thumb");
       const image = child.querySelector("img.thumb");
       if (keep && image && keep.getAttribute("src") === image.getAttribute("src")) image.replaceWith(keep);
-      child.dataset.html = hash(html);
+      hashes.set(child, source);
       localise(child);
-      if (isNew) child.classList.add("fresh");
+      if (!had) child.classList.add("fresh");
+      had?.remove();
       list.append(child);
     }
     old.delete(key);

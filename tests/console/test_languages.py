@@ -1,0 +1,142 @@
+"""Both languages say everything, and no template or script says anything by itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jinja2
+import pytest
+
+from edgeward.clinic.monitor.alarms import RULES
+from edgeward.console import languages, render
+from edgeward.console.accounts import ROLES
+from edgeward.console.present import FILTERS, LABELS
+
+TEMPLATES = sorted((render.HERE / "templates").glob("*.html"))
+SCRIPTS = sorted((render.STATIC / "js").glob("*.js"))
+SLOT = re.compile(r"\{([a-z_0-9]+)")
+# Neither language: product, commands to be typed, units, and what the other language's switch shows.
+NOT_PROSE = {"EN", "TLS", "Python", "px", "mm", "ms", "edgeward", "ew"}
+
+
+def test_both_catalogues_have_the_same_keys() -> None:
+    english, chinese = languages.catalogue("en"), languages.catalogue("zh")
+
+    assert set(english) == set(chinese)
+    assert all(value.strip() for value in (*english.values(), *chinese.values()))
+
+
+def test_both_catalogues_fill_in_the_same_values() -> None:
+    english, chinese = languages.catalogue("en"), languages.catalogue("zh")
+
+    differing = [k for k in english if set(SLOT.findall(english[k])) != set(SLOT.findall(chinese[k]))]
+
+    assert differing == []
+
+
+def test_chinese_is_chinese() -> None:
+    same = {"app.name", "unit.mb", "unit.ms", "budget.p50", "budget.p99", "system.cpu", "kind.ct", "notice.warning",
+            "bed.scale", "shell.other_language", "alarm_list.by", "live.announce"}  # fmt: skip
+    left = [k for k, v in languages.catalogue("zh").items() if k not in same and not re.search(r"[\u4e00-\u9fff]", v)]
+
+    assert left == []
+
+
+@pytest.mark.parametrize("language", languages.LANGUAGES)
+def test_every_alarm_of_the_monitor_has_words(language: str) -> None:
+    missing = [
+        c
+        for c in RULES
+        if f"alarm.{c}" not in languages.catalogue(language) or f"alarm_short.{c}" not in languages.catalogue(language)
+    ]
+
+    assert missing == []
+
+
+@pytest.mark.parametrize(
+    "key", [*(f"role.{r}" for r in ROLES), *(f"label.{x}" for x in LABELS), *(f"images.show.{f}" for f in FILTERS)]
+)
+def test_codes_have_words(key: str) -> None:
+    assert languages.has(key)
+
+
+def test_an_unknown_alarm_is_shown_as_it_is() -> None:
+    assert languages.alarm_text("zh", "spo2_low", {"spo2": 81.0}) == "spo2_low (spo2 81.0)"
+    assert languages.alarm_text("en", "spo2_low", {}) == "spo2_low"
+
+
+def test_a_missing_value_shows_as_a_dash_not_as_a_number() -> None:
+    assert languages.alarm_text("en", "asystole", {}) == "Asystole: no beat for — s"
+
+
+def prose(source: str) -> list[str]:
+    """Words in a template's text and in its attributes that people read."""
+    source = re.sub(r"\{#.*?#\}", " ", source, flags=re.S)
+    source = re.sub(r"<code>.*?</code>|<!doctype[^>]*>", " ", source, flags=re.S | re.I)
+    source = re.sub(
+        r"\{% block (?:body_class|main_class|main_attributes) %\}.*?\{% endblock %\}", " ", source, flags=re.S
+    )
+    source = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", " ", source, flags=re.S)
+    spoken = re.findall(r'(?:title|alt|placeholder|aria-label)="([^"]*)"', source)
+    text = re.sub(r"<[^>]*>", " ", source)
+    return [w for part in (*spoken, text) for w in re.findall(r"[A-Za-z]{2,}|[\u4e00-\u9fff]+", part)]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.name)
+def test_templates_contain_no_prose(path: Path) -> None:
+    words = [w for w in prose(path.read_text()) if w not in NOT_PROSE and w not in ("nbsp", "中文")]
+
+    assert words == []
+
+
+def test_the_test_for_prose_would_find_some() -> None:
+    assert prose("<p>Hello {{ name }}</p><a title='x' aria-label=\"Close it\">") == ["Close", "it", "Hello"]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda p: p.name)
+def test_templates_have_no_inline_script_or_style(path: Path) -> None:
+    source = path.read_text()
+
+    assert not re.search(r"<style|\sstyle=|<script(?![^>]*\ssrc=)|\son[a-z]+=", source)
+    assert "|safe" not in source.replace(" ", "")
+    assert not re.search(r"https?://", source)
+
+
+@pytest.mark.parametrize("path", [*TEMPLATES, *SCRIPTS], ids=lambda p: p.name)
+def test_keys_that_are_used_exist(path: Path) -> None:
+    used = re.findall(r"\bt\(['\"]([a-z0-9_.]+)['\"][,)]", path.read_text())
+    needed = [key for key in used if not languages.has(key)]
+
+    assert needed == []
+
+
+def test_scripts_only_use_texts_that_they_are_given() -> None:
+    given = languages.for_browser("en")
+    used = {key for path in SCRIPTS for key in re.findall(r"\bt\(['\"]([a-z0-9_.]+)['\"][,)]", path.read_text())}
+
+    assert used - set(given) == set()
+    assert used, "the search found the calls"
+
+
+@pytest.mark.parametrize(
+    ("account", "cookie", "accept", "expected"),
+    [
+        ("", "", "", "en"),
+        ("", "", "zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("", "", "fr-FR,en;q=0.5,zh;q=0.7", "zh"),
+        ("", "", "de", "en"),
+        ("zh", "", "en", "zh"),
+        ("zh", "en", "zh", "en"),
+        ("xx", "yy", "zh;q=abc,en", "en"),
+    ],
+)
+def test_language_is_chosen(account: str, cookie: str, accept: str, expected: str) -> None:
+    assert languages.choose(account=account, cookie=cookie, accept=accept) == expected
+
+
+def test_templates_compile_and_know_all_their_variables() -> None:
+    assert isinstance(render.ENVIRONMENT.undefined, type)
+    assert issubclass(render.ENVIRONMENT.undefined, jinja2.StrictUndefined)
+    for path in TEMPLATES:
+        render.ENVIRONMENT.get_template(path.name)

@@ -1,0 +1,249 @@
+"""The fan-out: nobody waits for a slow browser, and what is dropped is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+import websockets
+
+from edgeward.bus import subjects
+from edgeward.console import live
+from edgeward.console.live import MAX_EVENTS, MAX_TRACES, Connection, pack_trace
+from edgeward.messages import AlarmPriority, Trace
+from tests.console.conftest import Served, csrf
+from tests.support.synthetic import make_alarm, make_item
+
+
+class Browser:
+    """A socket that may be slow."""
+
+    def __init__(self, stuck: bool = False) -> None:
+        self.sent: list[Any] = []
+        self.free = asyncio.Event()
+        if not stuck:
+            self.free.set()
+
+    async def send_text(self, data: str) -> None:
+        await self.free.wait()
+        self.sent.append(json.loads(data))
+
+    async def send_bytes(self, data: bytes) -> None:
+        await self.free.wait()
+        self.sent.append(data)
+
+    async def close(self, code: int = 1000, reason: str | None = None) -> None:
+        self.sent.append(("closed", code))
+
+
+async def pumped(connection: Connection) -> None:
+    task = asyncio.create_task(connection.pump())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_of_a_state_only_the_latest_is_sent() -> None:
+    browser = Browser()
+    connection = Connection(browser, "s")
+    for i in range(100):
+        connection.put_latest("beds", json.dumps({"k": "beds", "i": i}))
+
+    await pumped(connection)
+
+    assert browser.sent == [{"k": "beds", "i": 99}]
+
+
+async def test_too_many_events_become_one_resync() -> None:
+    browser = Browser()
+    connection = Connection(browser, "s")
+    for i in range(MAX_EVENTS + 5):
+        connection.put_event(json.dumps({"k": "item", "i": i}))
+
+    await pumped(connection)
+
+    assert browser.sent[-1] == {"k": "resync"}
+    assert len(browser.sent) < 10
+    assert connection.dropped == MAX_EVENTS
+
+
+async def test_the_oldest_traces_are_dropped_and_events_go_first() -> None:
+    browser = Browser()
+    connection = Connection(browser, "s")
+    for i in range(MAX_TRACES + 3):
+        connection.put_trace(str(i).encode())
+    connection.put_event('{"k":"alarm"}')
+
+    await pumped(connection)
+
+    assert browser.sent[0] == {"k": "alarm"}
+    assert browser.sent[1] == b"3"
+    assert len(browser.sent) == 1 + MAX_TRACES
+
+
+async def test_a_browser_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "SEND_TIMEOUT_S", 0.05)
+    connection = Connection(Browser(stuck=True), "s")
+    connection.put_event("{}")
+
+    with pytest.raises(TimeoutError):
+        await connection.pump()
+
+
+def test_a_trace_frame_can_be_read_back() -> None:
+    samples = np.array([1, -2, 32767, -32768], dtype="<i2")
+
+    frame = pack_trace(
+        Trace(device_id="bed-7", rate_hz=125.0, start=2**40, lead="II", samples=samples.tobytes(), beats=[2**40 + 1])
+    )
+
+    version, device, lead, beats, rate, start = struct.unpack_from("<BBBBfd", frame)
+    assert (version, device, lead, beats, rate, start) == (1, 5, 2, 1, 125.0, float(2**40))
+    assert struct.unpack_from("<d", frame, 16) == (float(2**40 + 1),)
+    assert frame[24:31] == b"bed-7II"
+    assert len(frame[:24] + b"bed-7II") % 2 == 1, "this case needs the padding"
+    assert np.frombuffer(frame[32:], dtype="<i2").tolist() == samples.tolist()
+
+
+async def connected(served: Served, cookie: str, **wish: object) -> websockets.ClientConnection:
+    socket = await websockets.connect(
+        served.url.replace("http", "ws") + "/live",
+        additional_headers={"cookie": f"edgeward={cookie}", "origin": served.url},
+    )
+    if wish:
+        await socket.send(json.dumps(wish))
+    return socket
+
+
+async def until(socket: websockets.ClientConnection, wanted: str) -> Any:
+    async with asyncio.timeout(10):
+        while True:
+            data = await socket.recv()
+            if isinstance(data, bytes):
+                if wanted == "trace":
+                    return data
+            elif json.loads(data)["k"] == wanted:
+                return json.loads(data)
+
+
+async def test_a_browser_gets_pulse_numerics_alarms_findings_and_only_the_traces_it_sees(served: Served) -> None:
+    admin = await served.logged_in()
+    socket = await connected(served, admin.cookies["edgeward"], beds=True, view=["bed-01"])
+
+    tick = await until(socket, "tick")
+    beds = await until(socket, "beds")
+    trace = await until(socket, "trace")
+    await served.hospital.raise_alarm(
+        "bed-02", make_alarm("bed-02", "asystole", AlarmPriority.HIGH, args={"seconds": 4.0})
+    )
+    alarm = await until(socket, "alarm")
+    item, jpeg = make_item(40)
+    await served.hospital.add(item, jpeg)
+    finding = await until(socket, "finding")
+
+    assert tick["bus"] is True
+    assert [bed["id"] for bed in beds["beds"]] == ["bed-01", "bed-02", "bed-03", "bed-04"]
+    assert b"bed-01" in trace[:40]
+    assert served.hospital.viewing == {"bed-01"}
+    assert alarm["alarm"]["code"] == "asystole"
+    assert finding == {"k": "finding", "item": item.item_id}, "no identity on the wire that all browsers share"
+    await socket.close()
+    await admin.aclose()
+
+
+async def test_a_malformed_message_or_wish_disturbs_nobody(served: Served) -> None:
+    admin = await served.logged_in()
+    socket = await connected(served, admin.cookies["edgeward"])
+    for wish in ("", "[]", "{", '{"view": 5}', '{"view": ["a b", "*", "' + "x" * 100 + '"]}', '{"beds": "yes"}'):
+        await socket.send(wish)
+    monitor = served.hospital.buses["monitor"]
+    await monitor._client.publish(subjects.STATE_BEDS, b"\xc1garbage")
+    await monitor._client.publish(subjects.trace("bed-01"), b"")
+    await socket.send(json.dumps({"beds": True, "view": ["bed-01"]}))
+
+    assert await until(socket, "beds")
+    assert await until(socket, "trace")
+    await socket.close()
+    await admin.aclose()
+
+
+async def test_a_foreign_page_cannot_open_the_socket(served: Served) -> None:
+    admin = await served.logged_in()
+    cookie = admin.cookies["edgeward"]
+    address = served.url.replace("http", "ws") + "/live"
+
+    for headers in ({"origin": "http://evil.example"}, {}, {"origin": "null"}):
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(address, additional_headers={"cookie": f"edgeward={cookie}", **headers})
+        assert refused.value.response.status_code == 403
+    await admin.aclose()
+
+
+async def test_without_a_session_the_socket_is_closed_with_a_reason(served: Served) -> None:
+    socket = await connected(served, "invented")
+
+    with pytest.raises(websockets.ConnectionClosedError) as closed:
+        await socket.recv()
+
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401
+
+
+async def test_logging_out_closes_the_socket(served: Served) -> None:
+    admin = await served.logged_in()
+    socket = await connected(served, admin.cookies["edgeward"])
+    await until(socket, "tick")
+
+    await admin.post("/logout", data={"csrf": await csrf(admin)})
+
+    with pytest.raises(websockets.ConnectionClosedError) as closed:
+        await until(socket, "never")
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4401
+    await admin.aclose()
+
+
+async def test_the_pulse_tells_a_silent_monitor(served: Served) -> None:
+    admin = await served.logged_in()
+    socket = await connected(served, admin.cookies["edgeward"])
+    while not (await until(socket, "tick"))["beds_live"]:
+        pass
+
+    served.hospital.beds_running = False
+
+    async with asyncio.timeout(10):
+        while (tick := await until(socket, "tick"))["beds_live"]:
+            pass
+    assert tick["bus"] is True
+    assert tick["beds_age"] >= 2000
+    await socket.close()
+    await admin.aclose()
+
+
+async def test_the_pulse_tells_a_lost_bus(served: Served) -> None:
+    admin = await served.logged_in()
+    socket = await connected(served, admin.cookies["edgeward"])
+    await until(socket, "tick")
+
+    await served.hospital.site.kill_bus()
+
+    async with asyncio.timeout(10):
+        while (await until(socket, "tick"))["bus"]:
+            pass
+    health = await admin.get("/healthz")
+    assert (health.status_code, health.json()) == (503, {"ok": False})
+    page = await admin.get("/images", headers={"accept": "text/html"})
+    assert page.status_code == 503
+
+    await served.hospital.site.start_bus()
+
+    async with asyncio.timeout(15):
+        while not (await until(socket, "tick"))["beds_live"]:
+            pass
+    assert (await admin.get("/healthz")).json() == {"ok": True}
+    await socket.close()
+    await admin.aclose()

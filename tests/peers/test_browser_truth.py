@@ -1,0 +1,166 @@
+"""In a real browser: old never looks live, and hostile text stays text."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+import pytest
+from playwright.async_api import expect
+from tests.peers.test_browser import Visit, visit
+from tests.support.synthetic import make_alarm, make_item
+
+from edgeward.messages import AlarmPriority, Verdict
+
+__all__ = ["visit"]
+pytestmark = pytest.mark.peer
+
+PAYLOADS = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "'-alert(1)-'",
+    "{{ 7 * 7 }}{% raw %}",
+    "</textarea></pre><iframe src=javascript:alert(1)>",
+)
+
+
+async def greyed(visit: Visit) -> bool:
+    return bool(
+        await visit.page.evaluate(
+            "getComputedStyle(document.querySelector('.bed-numbers')).filter.includes('grayscale(1)')"
+        )
+    )
+
+
+async def open_wall(visit: Visit) -> None:
+    await visit.log_in()
+    await visit.page.goto(visit.url + "/beds")
+    await visit.live()
+    await expect(visit.page.locator("[data-device=bed-01] [data-hr]")).to_have_text("62")
+    await expect(visit.page.locator("#banner")).to_be_hidden()
+    assert not await greyed(visit)
+
+
+async def test_a_silent_monitor_is_told_and_the_numbers_turn_grey(visit: Visit) -> None:
+    await open_wall(visit)
+
+    visit.hospital.beds_running = False
+
+    await expect(visit.page.locator("html")).to_have_attribute("data-link", "monitor", timeout=6_000)
+    await expect(visit.page.locator("#banner")).to_be_visible()
+    await expect(visit.page.locator("#banner")).to_contain_text("Patients are not watched here")
+    assert await greyed(visit)
+    visit.hospital.beds_running = True
+    await visit.live()
+    await expect(visit.page.locator("#banner")).to_be_hidden()
+    assert not await greyed(visit)
+
+
+async def test_a_lost_bus_is_told_on_every_page(visit: Visit) -> None:
+    await visit.log_in()
+    await visit.page.goto(visit.url + "/system")
+    await visit.live()
+
+    await visit.hospital.site.kill_bus()
+
+    await expect(visit.page.locator("html")).to_have_attribute("data-link", "bus", timeout=8_000)
+    await expect(visit.page.locator("#banner")).to_contain_text("NOT LIVE")
+    await visit.hospital.site.start_bus()
+    await expect(visit.page.locator("html")).to_have_attribute("data-link", "live", timeout=15_000)
+
+
+async def test_a_console_that_stands_still_is_noticed_by_the_browser_alone(visit: Visit) -> None:
+    """The socket stays open and nothing comes: the page must find out from the silence within 3 s."""
+    await open_wall(visit)
+    await visit.page.evaluate(
+        "() => { window.told = new Promise(done => new MutationObserver(() => { if (document.documentElement.dataset.link === 'lost') done(performance.now()); }).observe(document.documentElement, { attributeFilter: ['data-link'] })); }"
+    )
+    # Playwright and the console share this event loop, so the loop itself is held still, as a stopped process would be.
+    before = await visit.page.evaluate("performance.now()")
+    time.sleep(5)
+    after = await visit.page.evaluate("window.told")
+
+    assert after - before < 3_400, "3 s, and what starting to stand still may take"
+    await visit.live()
+
+
+async def test_the_wall_comes_back_by_itself_after_the_connection_was_cut(visit: Visit) -> None:
+    await open_wall(visit)
+
+    await visit.context.set_offline(True)
+    for connection in tuple(visit.hospital.site.buses):
+        assert connection is not None
+    await visit.page.evaluate("() => 1")
+    await visit.context.set_offline(False)
+
+    await visit.live()
+    await expect(visit.page.locator("[data-device=bed-02] [data-hr]")).to_have_text("69")
+
+
+async def test_a_stale_bed_shows_its_age_and_no_number(visit: Visit) -> None:
+    await open_wall(visit)
+    silent = visit.page.locator("[data-device=bed-08]")
+
+    await expect(silent.locator("[data-veil]")).to_contain_text("No signal for")
+    await expect(silent.locator("[data-hr]")).to_have_text("– –")
+    assert "old" in (await silent.get_attribute("class") or "")
+
+
+async def test_logging_out_in_one_tab_closes_the_other(visit: Visit) -> None:
+    await open_wall(visit)
+    other = await visit.context.new_page()
+    await other.goto(visit.url + "/images")
+
+    await other.locator("summary[aria-label]").click()
+    await other.locator(".menu-button").click()
+
+    await expect(other).to_have_url(visit.url + "/login")
+    await visit.page.wait_for_url("**/login**", timeout=10_000)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+async def test_hostile_text_is_shown_as_text_everywhere(visit: Visit, payload: str) -> None:
+    hospital = visit.hospital
+    item, jpeg = make_item(0, "malignant", name=payload)
+    assert item.finding is not None
+    verdict = Verdict(
+        verdict_id="v",
+        item_id=item.item_id,
+        finding_id=item.finding.finding_id,
+        action="reject",
+        by=payload,
+        at_ns=item.received_ns,
+        comment=payload,
+    )
+    finding = msgspec.structs.replace(item.finding, model=payload, label=payload, spacing_source=payload)
+    hostile = msgspec.structs.replace(
+        item, patient_id=payload, study_description=payload, device=payload, modality=payload, finding=finding, verdicts=[verdict],
+        received_ns=time.time_ns(),
+    )  # fmt: skip
+    hospital.items = [hostile, *(i for i in hospital.items if i.item_id != hostile.item_id)]
+    hospital.previews[hostile.item_id] = jpeg
+    hospital.patients[0].label = payload
+    hospital.patients[0].alarms.append(make_alarm("bed-01", payload, AlarmPriority.HIGH, args={payload: payload}))
+    hospital.devices = [msgspec.structs.replace(hospital.devices[0], label=payload, ae_title=payload, kind=payload)]
+    hospital.quarantine = [
+        msgspec.structs.replace(hospital.quarantine[0], peer=payload, reason=payload, what_to_do=payload, where=payload)
+    ]
+    await visit.log_in()
+
+    for path in ("/", "/beds", "/beds/bed-01", "/images", f"/images/{hostile.item_id}", "/system"):
+        await visit.page.goto(visit.url + path)
+        await visit.live()
+        await expect(visit.page.get_by_text(payload, exact=False).first).to_be_attached(timeout=10_000)
+        assert (
+            await visit.page.evaluate(
+                "document.querySelectorAll('main script, main iframe, main img[src=x], [onload], [onerror]').length"
+            )
+            == 0
+        )
+    await hospital.add(msgspec.structs.replace(hostile, state="analysed"))  # through the refreshing script, too
+    await asyncio.sleep(0)
+    await visit.page.goto(visit.url + "/images")
+    await visit.live()
+    assert visit.problems == []
