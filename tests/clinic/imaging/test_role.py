@@ -13,6 +13,7 @@ from tests.support.pacs import OK, scripted_pacs
 from tests.support.site import free_port
 
 from edgeward.bus import subjects
+from edgeward.clinic.imaging.ledger import Ledger, LedgerError
 from edgeward.messages import Ask, Destinations, Message, Ok, Refused, ReportText
 
 
@@ -168,6 +169,28 @@ async def test_a_refused_item_is_a_dead_letter_that_everyone_can_see(bus_site, m
         assert "item-1" in gateway.quarantined[0].reason
         status = await console.request(subjects.DELIVER_STATUS, Ask(), Destinations, 10)
         assert [letter.item_id for letter in status.dead] == ["item-1"]
+        await deliver.stop()
+
+
+async def test_a_hand_over_that_cannot_be_kept_is_refused_and_the_role_recovers(bus_site, monkeypatch):
+    gateway = await Gateway(bus_site).start()
+    keep = Ledger.accept
+
+    def full(*arguments):
+        raise LedgerError("the disk is full")
+
+    with scripted_pacs() as pacs:
+        deliver = await start(bus_site, pacs.pacs())
+        request = gateway.request("item-1")
+        monkeypatch.setattr(Ledger, "accept", full)
+        assert await gateway.hand_over(request) == Refused(reason="the disk is full")
+        assert deliver.context.state().status == "degraded"
+
+        monkeypatch.setattr(Ledger, "accept", keep)
+        assert await gateway.hand_over(request) == Ok()
+        await until(lambda: bool(gateway.reports))
+
+        assert deliver.context.state().status == "ready"
         await deliver.stop()
 
 

@@ -19,7 +19,7 @@ from highdicom import sr
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
-from pydicom.uid import ComprehensiveSRStorage, UltrasoundImageStorage
+from pydicom.uid import ComprehensiveSRStorage
 
 from edgeward.clinic.imaging.header import MANUFACTURER, Source, derived_uid, new_instance, widen_charset
 from edgeward.messages import Finding, Lesion
@@ -39,6 +39,7 @@ _SHORT_AXIS = Code("103340004", "SCT", "Short Axis")
 _AREA = Code("42798000", "SCT", "Area")
 _CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
 _PROBABILITY_OF_CANCER = Code("111047", "DCM", "Probability of cancer")
+_IMAGE_REGION = Code("111030", "DCM", "Image Region")
 _IMPRESSION = Code("121073", "DCM", "Impression")
 _COMMENT = Code("121106", "DCM", "Comment")
 _LABELS = {
@@ -172,13 +173,16 @@ def _lesion_group(finding: Finding, source: Source, lesion: Lesion, number: int)
     if outline is None:
         image = sr.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid, frames)
         return sr.MeasurementsAndQualitativeEvaluations(source_images=[image], **common)
-    region = sr.ImageRegion(
+    # Not by ImageRegion's constructor: it looks the SOP class up in a table of 65 MB, where retired and private classes
+    # are missing.
+    item = sr.ScoordContentItem(
+        name=_IMAGE_REGION,
         graphic_type=sr.GraphicTypeValues.POLYLINE,
         graphic_data=outline,
-        source_image=sr.SourceImageForRegion(UltrasoundImageStorage, source.sop_instance_uid, frames),
+        relationship_type=sr.RelationshipTypeValues.CONTAINS,
     )
-    # highdicom looks the class up and knows no retired or private ones, which real machines still send.
-    region.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPClassUID = source.sop_class_uid
+    item.ContentSequence = [sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid, frames)]
+    region = sr.ImageRegion.from_dataset(item, copy=False)
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **common)
 
 

@@ -86,6 +86,8 @@ class Deliver(Watcher):
         ------
         LedgerError
             If the ledger cannot be used.
+        BusError
+            If the bus does not answer.
         """
         await self._workshop.warm_up()
         await self._call(self._ledger.prune, time.time_ns() - KEEP_DAYS * 86_400 * 10**9)
@@ -101,6 +103,7 @@ class Deliver(Watcher):
         await bus.serve(subjects.DELIVER_ACCEPT, DeliverRequest, self._accept, subjects.DELIVERS)
         await bus.serve(subjects.DELIVER_REPORT, Ask, self._report, subjects.DELIVERS)
         await bus.serve(subjects.DELIVER_STATUS, Ask, self._status, subjects.DELIVERS)
+        await bus.flush()  # ready means that the server knows where to send requests
         work = [destination.run() for destination in self._destinations]
         self._tasks = [asyncio.create_task(task) for task in (*work, self._tell())]
         for task in self._tasks:
@@ -135,6 +138,7 @@ class Deliver(Watcher):
         except LedgerError as error:
             await self.stuck(str(error))
             return Refused(reason=str(error))
+        await self.unstuck()
         self._context.stats.stage(ServiceClass.INTERACTIVE, "accept", (time.perf_counter() - started) * 1e3)
         self._context.stats.count("accepted" if new else "accepted_again")
         for destination in self._destinations:
