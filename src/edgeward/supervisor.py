@@ -118,6 +118,16 @@ def choose_ports(settings: Settings) -> Settings:
                     f"port in edgeward.toml or EDGEWARD_{name.upper().replace('.', '__')}"
                 ) from error
             setattr(section, key, probe.getsockname()[1])
+            if name == "dicom.legacy_port":
+                second = held.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
+                second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    second.bind((host, chosen.dicom.legacy_port + 1))
+                except OSError as error:
+                    raise SupervisorError(
+                        f"port {chosen.dicom.legacy_port + 1} on {host} (TLS 1.2 for legacy devices, one above "
+                        f"dicom.legacy_port) cannot be used ({error.strerror})"
+                    ) from error
     return chosen
 
 
@@ -225,6 +235,8 @@ class Supervisor:
             ports |= {"bus": self.settings.bus.port, "mqtt": self.settings.bus.mqtt_port}
         if self.settings.dicom.legacy:
             ports["dicom_legacy"] = self.settings.dicom.legacy_port
+            if any(legacy.transport == "tls1.2" for legacy in self.settings.dicom.legacy):
+                ports["dicom_legacy_tls1.2"] = self.settings.dicom.legacy_port + 1
         return ports
 
     def state(self) -> SiteState:

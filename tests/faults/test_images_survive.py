@@ -82,7 +82,7 @@ def count_items(path: Path) -> int:
 
 def half_written(home: Home) -> list[str]:
     """Return files of the vault that are not a whole object."""
-    return [str(path) for path in home.vault.rglob("*") if path.is_file() and "tmp" in path.name]
+    return [str(path) for path in home.vault.rglob("*") if path.suffix == ".part"]
 
 
 async def test_the_pacs_is_away(tmp_path: Path, campaign: bool) -> None:

@@ -22,6 +22,7 @@ import pydicom
 from edgeward.config import Settings, load
 from edgeward.demo.hospital import ULTRASOUND, Hospital, Simulator, prepare, tell_ports
 from edgeward.home import Home
+from edgeward.messages import Finding, decode
 from edgeward.supervisor import Supervisor
 
 SR_CLASSES = ("1.2.840.10008.5.1.4.1.1.88.",)
@@ -100,11 +101,19 @@ class Site:
         with contextlib.closing(sqlite3.connect(f"file:{self.home.db('journal')}?mode=ro", uri=True, timeout=10)) as db:
             return dict(db.execute("SELECT state, count(*) FROM items GROUP BY state").fetchall())
 
+    def analysed(self) -> set[str]:
+        """Return the instances whose finding is more than a refusal: only these have something to draw."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.home.db('journal')}?mode=ro", uri=True, timeout=10)) as db:
+            blobs = [row[0] for row in db.execute("SELECT finding FROM items WHERE finding IS NOT NULL")]
+        findings = [decode(Finding, blob) for blob in blobs]
+        return {finding.sop_instance_uid for finding in findings if finding.status == "analysed"}
+
     async def all_delivered(self, uids: set[str], seconds: float = 90.0) -> None:
-        """Wait until the PACS holds exactly one report and one capture of each instance, and the journal is closed."""
+        """Wait until the PACS holds exactly one report (and capture) of each instance, and the journal is closed."""
 
         def complete() -> bool:
-            return set(self.in_pacs()[0]) >= uids and set(self.in_pacs()[1]) >= uids
+            reports, captures = self.in_pacs()
+            return set(reports) >= uids and set(captures) >= self.analysed() & uids
 
         try:
             await until(complete, seconds, "everything to be in the PACS")
