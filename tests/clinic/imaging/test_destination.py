@@ -160,6 +160,23 @@ async def test_report_goes_before_capture_and_items_in_order(bench):
     }
 
 
+async def test_stages_follow_one_another_so_their_sum_explains_the_time(bench):
+    slow = FakeSink(lambda result, n: time.sleep(0.05))
+    bench.accept("item-1")
+    accepted_ns = bench.ledger.due("pacs", time.time_ns()).accepted_ns
+
+    bench.start(slow)
+    await bench.until(lambda: bool(bench.watcher.delivered_items))
+
+    outcome = bench.watcher.outcomes[0]
+    spent = {stage.name: stage.ms for stage in outcome.stages}
+    passed = (time.time_ns() - accepted_ns) / 1e6
+    assert list(spent) == ["queue", "associate", "build_sr", "send", "build_capture"]
+    assert sum(spent.values()) <= passed
+    assert spent["send"] >= 100
+    assert {stage.name for stage in outcome.made} == {"make_sr", "make_capture"}
+
+
 async def test_a_destination_gets_only_what_it_takes(bench):
     sink = FakeSink(takes=("capture",))
     bench.accept("item-1")

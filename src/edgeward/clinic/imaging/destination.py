@@ -39,11 +39,16 @@ KINDS = ("sr", "capture")  # in the order in which they are sent
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What one attempt achieved."""
+    """What one attempt achieved.
+
+    `stages` follow one another from acceptance to the last confirmation, so that their sum is no more than the time
+    that passed: ``build_sr`` and ``build_capture`` are what sending waited for. `made` is what making them took.
+    """
 
     uids: list[str]
     stored_ns: int
     stages: list[StageTime]
+    made: list[StageTime]
     note: str
 
 
@@ -169,28 +174,29 @@ class Destination:
 
     async def _attempt(self, owed: Owed, request: DeliverRequest) -> Delivered:
         """Send everything the destination takes; connect while the objects are being made."""
-        started, waited_ms = time.perf_counter(), (time.time_ns() - owed.accepted_ns) / 1e6
+        spent = {"queue": (time.time_ns() - owed.accepted_ns) / 1e6}
         prepared = self._prepare(request)
-        _, opened = await asyncio.gather(self._call(self._ledger.begun, owed), self._open())
-        sent_ms, stored_ns, uids, notes = 0.0, 0, [], []
+        _, spent["associate"] = await asyncio.gather(self._call(self._ledger.begun, owed), self._open())
+        stored_ns, uids, notes = 0, [], []
         for kind in KINDS:
             if kind not in self.sink.takes:
                 continue
+            before = time.perf_counter()
             result: Result | None = await (prepared.report if kind == "sr" else prepared.capture)
+            ready = time.perf_counter()
+            spent[f"build_{kind}"] = (ready - before) * 1e3
             if result is None:
                 continue
-            before = time.perf_counter()
             receipt = await self.sink.send(result)
-            sent_ms += (time.perf_counter() - before) * 1e3
+            spent["send"] = spent.get("send", 0.0) + (time.perf_counter() - ready) * 1e3
             stored_ns = receipt.stored_ns
             uids.append(result.uid)
             notes += [f"{kind}: {receipt.note}"] if receipt.note else []
-        stages = [StageTime(name="queue", ms=waited_ms), *prepared.stages]
-        stages += [StageTime(name="associate", ms=opened), StageTime(name="send", ms=sent_ms)]
-        stages.append(StageTime(name="attempt", ms=(time.perf_counter() - started) * 1e3))
+        stages = [StageTime(name=name, ms=ms) for name, ms in spent.items()]
         if not uids:
             notes.append("there was nothing that this destination takes")
-        return Delivered(uids, stored_ns or time.time_ns(), stages, "; ".join([*prepared.notes, *notes]))
+        note = "; ".join([*prepared.notes, *notes])
+        return Delivered(uids, stored_ns or time.time_ns(), stages, list(prepared.stages), note)
 
     async def _open(self) -> float:
         before = time.perf_counter()

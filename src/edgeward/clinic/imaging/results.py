@@ -95,13 +95,13 @@ class Workshop:
         try:
             data, source = await reading
             result, ms = await loop.run_in_executor(self._pool, _timed, _report, finding, source)
-            prepared.stages.append(StageTime(name="build_sr", ms=ms))
+            prepared.stages.append(StageTime(name="make_sr", ms=ms))
             prepared.report.set_result(result)
             if finding.status != "analysed":
                 prepared.capture.set_result(None)
                 return
             result, ms = await loop.run_in_executor(self._pool, _timed, _capture, finding, source, data)
-            prepared.stages.append(StageTime(name="build_capture", ms=ms))
+            prepared.stages.append(StageTime(name="make_capture", ms=ms))
             prepared.capture.set_result(result)
         except (DecodeError, ValueError) as error:
             if not prepared.report.done():

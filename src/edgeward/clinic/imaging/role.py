@@ -177,7 +177,7 @@ class Deliver(Watcher):
     async def delivered(self, owed: Owed, request: DeliverRequest, outcome: Delivered) -> None:
         """See `Watcher.delivered`."""
         stats = self._context.stats
-        for stage in outcome.stages:
+        for stage in (*outcome.stages, *outcome.made):
             stats.stage(ServiceClass.INTERACTIVE, stage.name, stage.ms)
         stats.stage(ServiceClass.INTERACTIVE, "deliver", (outcome.stored_ns - owed.accepted_ns) / 1e6)
         stats.count("delivered")
