@@ -22,7 +22,7 @@ from edgeward.privacy.keys import SiteKey, WrongKey
 from edgeward.privacy.setup import initialised
 from edgeward.status import live_ports
 
-DATABASES = ("journal", "ledger", "alarms")
+DATABASES = ("journal", "deliver", "alarms")
 
 
 @dataclass(frozen=True, slots=True)

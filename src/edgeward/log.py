@@ -57,5 +57,8 @@ def configure(role: str, level: str = "INFO") -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("edgeward").setLevel(level)
+    # pydicom's warnings quote values of the data set.
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.CRITICAL)
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(logging.ERROR)

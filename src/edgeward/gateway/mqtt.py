@@ -123,6 +123,7 @@ class MqttDoor:
     async def start(self) -> None:
         """Serve."""
         await self._callout.serve_raw(subjects.AUTH_CALLOUT, self._answer)
+        await self._callout.flush()
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
     async def close(self) -> None:

@@ -61,6 +61,7 @@ async def run(context: RoleContext) -> None:
             await asyncio.to_thread(dicom.open)
             context.stats.warnings.update(dicom.warnings())
             _log.info("DICOM doors open", extra={"fields": {"ports": dicom.ports}})
+            await context.bus.flush()  # ready means that the server knows where to send requests
             context.ready()
             await context.stopping.wait()
         finally:
