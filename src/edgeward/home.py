@@ -72,8 +72,11 @@ class Home:
             folder.chmod(0o700)
 
 
-def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace `path` by `data` atomically and durably: a crash leaves the old or the new file, never half of one."""
+def write_private(path: Path, data: bytes, *, mode: int = 0o600, durable: bool = True) -> None:
+    """Replace `path` by `data` atomically: a crash leaves the old or the new file, never half of one.
+
+    With `durable` it has reached the disk on return; without, for what can be made again, the system decides when.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -82,11 +85,14 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -94,9 +100,9 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         os.close(directory)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
     """Replace `path` by `value` as JSON, mode 0600."""
-    write_private(path, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n")
+    write_private(path, json.dumps(value, indent=1, ensure_ascii=False).encode() + b"\n", durable=durable)
 
 
 def read_json(path: Path) -> Any:

@@ -186,9 +186,9 @@ def enrol(
     Registry(home).add(devices)
     authority = (home.identity / "ca.pem").read_bytes()
     for folder, certificate, key, device in files:
-        write_private(folder / "device.pem", certificate, mode=0o644)
-        write_private(folder / "device.key", key)
-        write_private(folder / "ca.pem", authority, mode=0o644)
+        write_private(folder / "device.pem", certificate, mode=0o644, durable=False)
+        write_private(folder / "device.key", key, durable=False)
+        write_private(folder / "ca.pem", authority, mode=0o644, durable=False)
         mqtt = {**addresses.get("mqtt", {}), "topic": f"raw/wave/{device.device_id}"}
         write_json(
             folder / "device.json",
@@ -200,6 +200,7 @@ def enrol(
                 "mqtt": mqtt,
                 "dicom": addresses.get("dicom", {}),
             },
+            durable=False,
         )
     return devices
 
