@@ -132,7 +132,13 @@ def run(x, rate, *, gain_uv=GAIN_UV, packet=None, off=None, **kwargs: Any) -> Ru
     for number, first in enumerate(range(0, codes.shape[1], size)):
         flags = tuple(f(first / rate) for f in off) if off else ()
         now = int((first + size) / rate * 1e9)
-        bank.push("d", np.ascontiguousarray(codes[:, first : first + size]), first_sample=first, sequence=number,
-                  received_ns=now, lead_off=flags)
+        bank.push(
+            "d",
+            np.ascontiguousarray(codes[:, first : first + size]),
+            first_sample=first,
+            sequence=number,
+            received_ns=now,
+            lead_off=flags,
+        )
         changes += bank.process(now)
     return Run(bank, changes, float(rate))

@@ -1,13 +1,15 @@
 """Packets in, numbers and alarms out: whatever the packets' length, order, loss, or content."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support import ecg
 
 from edgeward.clinic.monitor.bank import MonitorBank
 from edgeward.clinic.monitor.limits import Limits
-from tests.support import ecg
 
 SECOND = 1_000_000_000
 
@@ -29,7 +31,7 @@ def play(samples, rate, edges, bank=None, name="d"):
     bank = bank or MonitorBank(collect_beats=True)
     bank.enrol(name, rate_hz=float(rate), leads=tuple(f"L{i}" for i in range(len(samples))), gain_uv=1.0)
     changes = []
-    for number, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (a, b) in enumerate(itertools.pairwise(edges)):
         bank.push(name, np.ascontiguousarray(samples[:, a:b]), first_sample=int(a), sequence=number, received_ns=0)
         if number % 7 == 0:
             changes += bank.process(0)
@@ -210,7 +212,9 @@ def test_lead_off_by_flag_is_told_within_two_seconds_and_hides_neither_a_latched
         bank.push("d", np.ascontiguousarray(samples[:, second * 250 : (second + 1) * 250]), first_sample=second * 250,
                   sequence=second, received_ns=second * SECOND, lead_off=off)  # fmt: skip
         changes += bank.process(second * SECOND)
-    raised = {c.change.alarm.code: c.change.alarm for c in changes if c.change.state == "raised" and c.change.alarm.present}
+    raised = {
+        c.change.alarm.code: c.change.alarm for c in changes if c.change.state == "raised" and c.change.alarm.present
+    }
     assert 35 <= raised["lead_off"].decisive_sample / 250 <= 37
     assert raised["lead_off"].args == {"leads": "L0"}
     assert 45 <= raised["all_leads_off"].decisive_sample / 250 <= 47
@@ -261,7 +265,8 @@ def test_restored_alarms_stand_until_the_signal_ends_them():
     changes = stream(after, codes(ecg.regular(75, 250, 10)), 250)
     assert not after.alarms("d")[0].present
     assert after.alarms("d")[0].number == before.alarms("d")[0].number
-    assert [c.change.alarm.code for c in changes][0] == "asystole"
+    assert "asystole" in {c.change.alarm.code for c in changes}
+    assert {a.code for a in after.alarms("d")} == {"asystole"}
 
 
 def test_acknowledging_ends_an_alarm_that_is_over():

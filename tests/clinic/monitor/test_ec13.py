@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tests.support import ecg
 
 RATES = [125, 250, 360, 500, 1000]
@@ -63,7 +62,9 @@ def test_05_to_5_mv_of_either_polarity_is_counted(rate, width, height):
 @pytest.mark.parametrize("mains", [50, 60])
 def test_mains_and_wander_neither_add_nor_hide_beats(rate, mains):
     t = np.arange(40 * rate) / rate
-    disturbance = 0.1 * np.sin(2 * np.pi * mains * t) + 2.0 * np.sin(2 * np.pi * 0.1 * t) + 0.5 * np.sin(2 * np.pi * 0.33 * t)
+    disturbance = (
+        0.1 * np.sin(2 * np.pi * mains * t) + 2.0 * np.sin(2 * np.pi * 0.1 * t) + 0.5 * np.sin(2 * np.pi * 0.33 * t)
+    )
     with_beats = ecg.run(ecg.regular(80, rate, 40) + disturbance, rate)
     assert abs(len(with_beats.beats) - len(np.arange(0.6, 39.6, 0.75))) <= 1
     assert len(ecg.run(disturbance, rate).beats) == 0

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support import ecg
 
 from edgeward.clinic.monitor.evaluate import evaluate_ecg, match
 from edgeward.clinic.monitor.records import RecordError, read_recording
 from edgeward.clinic.monitor.replay import replay
-from tests.support import ecg
 
 wfdb = pytest.importorskip("wfdb", reason="needs the 'evaluate' extra")
 MITDB = Path(__file__).parents[4] / "shared" / "data" / "mitdb"

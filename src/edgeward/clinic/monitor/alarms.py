@@ -42,9 +42,7 @@ RULES: dict[str, Rule] = {
     "asystole": Rule(HIGH, latching=True, superseded_by=("ventricular_fibrillation",)),
     "ventricular_fibrillation": Rule(HIGH, latching=True),
     "ventricular_tachycardia": Rule(HIGH, latching=True, superseded_by=("ventricular_fibrillation",)),
-    "extreme_bradycardia": Rule(
-        HIGH, latching=True, superseded_by=("asystole", "ventricular_fibrillation")
-    ),
+    "extreme_bradycardia": Rule(HIGH, latching=True, superseded_by=("asystole", "ventricular_fibrillation")),
     "extreme_tachycardia": Rule(
         HIGH, superseded_by=("ventricular_tachycardia", "ventricular_fibrillation", "asystole")
     ),
@@ -187,7 +185,12 @@ class PatientAlarms:
             record = self._waiting.pop(other)
             if other in self._active:  # was latched all the time
                 continue
-            record = replace(record, raised_ns=at_ns, acknowledged=False, by="", acknowledged_ns=0)
+            # A new alarm: it may have been raised and told as ended before, and what decided it now is the release.
+            self._number += 1
+            record = replace(
+                record, number=self._number, raised_ns=at_ns, received_ns=at_ns, acknowledged=False, by="",
+                acknowledged_ns=0,
+            )  # fmt: skip
             self._active[other] = record
             changes.append(AlarmChange("raised", record, at_ns))
         return changes
@@ -204,13 +207,13 @@ class PatientAlarms:
             raise ValueError("an acknowledgement needs the name of who acknowledged")
         for code, record in self._active.items():
             if record.number == number and not record.acknowledged:
-                record = replace(record, acknowledged=True, by=by, acknowledged_ns=at_ns)
-                change = AlarmChange("acknowledged", record, at_ns)
-                if record.present:
-                    self._active[code] = record
+                known = replace(record, acknowledged=True, by=by, acknowledged_ns=at_ns)
+                change = AlarmChange("acknowledged", known, at_ns)
+                if known.present:
+                    self._active[code] = known
                     return [change]
                 del self._active[code]
-                return [change, AlarmChange("ended", record, at_ns)]
+                return [change, AlarmChange("ended", known, at_ns)]
         return []
 
     def end_all(self, *, at_ns: int) -> list[AlarmChange]:
@@ -233,7 +236,7 @@ class PatientAlarms:
         """Return the alarms saved by `to_dict`.
 
         After a restart nobody knows whether a condition still holds, so each stays present until the signal says
-        otherwise; see `forget_unproven`.
+        otherwise.
 
         Raises
         ------
@@ -245,10 +248,10 @@ class PatientAlarms:
             alarms._number = int(state["number"])
             for name in ("active", "waiting"):
                 for entry in state[name]:
-                    record = AlarmRecord(**entry)
-                    if record.code not in RULES:
-                        raise ValueError(f"unknown alarm code {record.code!r}")
-                    getattr(alarms, f"_{name}")[record.code] = record
+                    kept = AlarmRecord(**entry)
+                    if kept.code not in RULES:
+                        raise ValueError(f"unknown alarm code {kept.code!r}")
+                    getattr(alarms, f"_{name}")[kept.code] = kept
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a saved alarm state: {error}") from error
         return alarms

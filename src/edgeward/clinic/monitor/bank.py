@@ -59,8 +59,7 @@ class Patient:
     missing: int = 0
     refused: int = 0  # repeated or too late
     missing_ns: int = 0  # last loss
-    unproven: set[str] = field(default_factory=set)  # restored alarms the signal has not yet confirmed or ended
-    received_blocks: int = 0
+    next_sample: int = 0  # stream index after the newest packet
     resting: bool = False  # said that it stops: its silence is no alarm
 
 
@@ -127,8 +126,16 @@ class MonitorBank:
         """Whether the device is enrolled."""
         return device_id in self._patients
 
-    def enrol(self, device_id: str, *, rate_hz: float, leads: tuple[str, ...], gain_uv: float,
-              limits: Limits | None = None, now_ns: int = 0) -> None:  # fmt: skip
+    def enrol(
+        self,
+        device_id: str,
+        *,
+        rate_hz: float,
+        leads: tuple[str, ...],
+        gain_uv: float,
+        limits: Limits | None = None,
+        now_ns: int = 0,
+    ) -> None:
         """Make room for a device, or start its signal anew (its alarms are kept) if it is known.
 
         Parameters
@@ -178,6 +185,7 @@ class MonitorBank:
         else:
             known.rate_hz, known.leads, known.gain_uv = rate_hz, leads, gain_uv
             known.sequence = -1
+            known.next_sample = 0
         self.set_limits(device_id, limits or known.limits)
 
     def _grow(self, rows: int, channels: int) -> None:
@@ -205,8 +213,16 @@ class MonitorBank:
 
     # ------------------------------------------------------------------ packets
 
-    def push(self, device_id: str, samples: NDArray[np.int16], *, first_sample: int, sequence: int,
-             received_ns: int, lead_off: tuple[bool, ...] = ()) -> None:  # fmt: skip
+    def push(
+        self,
+        device_id: str,
+        samples: NDArray[np.int16],
+        *,
+        first_sample: int,
+        sequence: int,
+        received_ns: int,
+        lead_off: tuple[bool, ...] = (),
+    ) -> None:
         """Queue one packet. A repeated packet, or one overtaken by its successors, is counted and not used.
 
         Parameters
@@ -242,14 +258,17 @@ class MonitorBank:
         patient.resting = False
         patient.last_received_ns = max(patient.last_received_ns, received_ns)
         self._pending += self._tell(patient, patient.alarms.end("signal_lost", at_ns=received_ns))
-        expected = int(self._rows[patient.row]["next_index"]) if not self._queue else self._expected(patient)
+        expected = patient.next_sample
         if patient.sequence >= 0:
             ahead = (sequence - patient.sequence + SEQUENCE // 2) % SEQUENCE - SEQUENCE // 2
             jump = (first_sample - expected) / patient.rate_hz
-            if (ahead <= -RESTART_BEHIND or jump > GAP_MOST_S
-                    or (jump < -GAP_MOST_S and ahead > 0)
-                    or (ahead > 0 and first_sample + samples.shape[1] <= expected)
-                    or (ahead <= 0 and first_sample == 0 and sequence == 0 and expected > samples.shape[1])):  # fmt: skip
+            again = (
+                ahead <= -RESTART_BEHIND
+                or jump > GAP_MOST_S
+                or (ahead > 0 and (jump < -GAP_MOST_S or first_sample + samples.shape[1] <= expected))
+                or (ahead <= 0 and first_sample == 0 and sequence == 0 and expected > samples.shape[1])
+            )
+            if again:  # the device has begun a new stream
                 self.enrol(device_id, rate_hz=patient.rate_hz, leads=patient.leads, gain_uv=patient.gain_uv,
                            now_ns=received_ns)  # fmt: skip
             elif ahead <= 0:
@@ -263,15 +282,11 @@ class MonitorBank:
                     decisive=first_sample, args={"count": float(ahead - 1)}))  # fmt: skip
         patient.sequence = sequence
         mask = sum(1 << i for i, off in enumerate(lead_off) if off)
-        patient.received_blocks = first_sample + samples.shape[1]
+        patient.next_sample = first_sample + samples.shape[1]
         self._queue.append((patient.row, samples.shape[1], first_sample, mask, samples, received_ns))
         self._queued_samples += samples.size
         if self._queued_samples > _QUEUE_MOST:
             self._pending += self.process(received_ns)
-
-    def _expected(self, patient: Patient) -> int:
-        """Return the stream index after the newest packet, processed or queued."""
-        return max(patient.received_blocks if patient.sequence >= 0 else 0, 0)
 
     def process(self, now_ns: int) -> list[DeviceChange]:
         """Take everything queued through the kernel; return the alarm changes, in order."""
@@ -289,9 +304,7 @@ class MonitorBank:
             hops = int((table[:, 1] // np.maximum(self._rows["hop"][table[:, 0]], 1)).sum()) + 2 * len(part)
             out = np.empty(hops * _EVENTS_PER_HOP, dtype=TRANSITION)
             told = np.zeros(hops * 8 * MAX_LEADS, dtype=BEAT) if self._collect else self._no_beats
-            found, heard = advance(
-                self._rows, self._channels, self._traces, self._bands, flat, blocks, out, told
-            )
+            found, heard = advance(self._rows, self._channels, self._traces, self._bands, flat, blocks, out, told)
             if heard:
                 self._beats.append(told[:heard].copy())
             for event in out[:found]:
@@ -302,7 +315,6 @@ class MonitorBank:
         patient = self._by_row[int(event["patient"])]
         condition = Condition(int(event["condition"]))
         code = CODES[condition]
-        patient.unproven.discard(code)
         if not event["on"]:
             return self._tell(patient, patient.alarms.end(code, at_ns=now_ns, sample=int(event["decisive"])))
         args: dict[str, float | str] = {}
@@ -406,9 +418,11 @@ class MonitorBank:
         """
         patient = self._patients[device_id]
         patient.alarms = PatientAlarms.from_dict(state)
-        patient.unproven = patient.alarms.present_codes()
+        present = patient.alarms.present_codes()
+        if "packets_missing" in present:
+            patient.missing_ns = 1  # long ago: ends with the next tick, unless there are new losses
         for condition, code in CODES.items():
-            if code in patient.unproven:
+            if code in present:
                 self._rows[patient.row]["active"][condition] = 1
 
     # ------------------------------------------------------------------ numbers and pictures
@@ -441,7 +455,9 @@ class MonitorBank:
             stale=age_ms >= patient.limits.silence_s * 1e3,
         )
 
-    def trace(self, device_id: str, seconds: float = 2.0, *, since: int | None = None) -> tuple[float, int, str, NDArray[np.int16], list[int]]:  # fmt: skip
+    def trace(
+        self, device_id: str, seconds: float = 2.0, *, since: int | None = None
+    ) -> tuple[float, int, str, NDArray[np.int16], list[int]]:
         """Return the recent display trace of the lead listened to.
 
         Parameters
@@ -512,4 +528,4 @@ def warm_up() -> None:
     bank.process(0)
 
 
-assert CONDITIONS == len(CODES)
+assert len(CODES) == CONDITIONS

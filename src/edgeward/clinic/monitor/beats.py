@@ -5,6 +5,7 @@ features and small network that call it ventricular (weights in ``beat_model``, 
 Not responsible for finding beats (``detector``) or for what runs of them mean (``rhythm``).
 """
 
+# ruff: noqa: PLR0917 - compiled kernels take their arrays by position
 from __future__ import annotations
 
 import math
@@ -24,7 +25,7 @@ SHIFT = 5  # points a beat may slide against a template: the fiducial may sit on
 SAME = 0.90  # correlation above which two beats have the same shape
 FORGET = 0.97  # weight of a template after each beat: about 30 beats of memory
 EDGE = 0.2  # a QRS begins and ends where its slope falls below this part of the steepest
-FEATURES = 12
+FEATURES = 14
 
 
 @njit
@@ -72,7 +73,7 @@ def likeness(shape: NDArray[np.float64], template: NDArray[np.float64]) -> tuple
 
 @njit
 def width_ms(c: Any, trace: NDArray[np.float32], fiducial: int) -> float:
-    """Return the duration of the QRS: first to last slope above `EDGE` of the steepest, within 120 ms of the fiducial."""
+    """Return the duration of the QRS: first to last slope above `EDGE` of the steepest, around the fiducial."""
     half = int(0.12 * c.analysis_rate + 0.5)
     lag = max(1, int(0.004 * c.analysis_rate + 0.5))
     steepest = 0.0
@@ -100,11 +101,14 @@ def width_ms(c: Any, trace: NDArray[np.float32], fiducial: int) -> float:
 
 
 @njit
-def features_of(c: Any, beat: NDArray[np.float64], shape: NDArray[np.float64], width: float, out: NDArray[np.float64]) -> int:  # fmt: skip
+def features_of(
+    c: Any, beat: NDArray[np.float64], shape: NDArray[np.float64], width: float, out: NDArray[np.float64]
+) -> int:
     """Fill `out` with the `FEATURES` of a beat; return the index of the template it resembles, or -1.
 
-    Likeness to and residual from the dominant shape, the best likeness to any, the weight of that one, width and width
-    ratio, height, energy and sharpness against the usual beat (logarithms), prematurity, interval ratio, fatness.
+    Likeness to and residual from the dominant shape, the best likeness to any, the weight of that one, width and
+    width ratio, height, energy and sharpness against the usual beat (logarithms), prematurity, interval ratio, fatness,
+    noise, irregularity of the rhythm.
     """
     like, _, residual = 0.0, 0, 1.0
     reference_width, reference_height = 90.0, c.height
@@ -139,6 +143,15 @@ def features_of(c: Any, beat: NDArray[np.float64], shape: NDArray[np.float64], w
     out[9] = math.log(max(interval, 0.15) / c.normal_interval)
     out[10] = math.log(max(interval, 0.15) / max(c.last_interval, 0.15)) if c.last_interval > 0.0 else 0.0
     out[11] = area / (SHAPE * height)
+    out[12] = math.log((c.noise_level + 0.01) / max(c.sharpness, 0.05))
+    count = min(c.interval_count, 8)
+    total = square = 0.0
+    for k in range(count):
+        total += c.intervals[k]
+        square += c.intervals[k] * c.intervals[k]
+    out[13] = math.sqrt(max(square / count - (total / count) ** 2, 0.0)) / (total / count) if count > 2 else 0.1
+    for k in range(FEATURES):
+        out[k] = min(max(out[k], -3.0), 3.0)
     return which if best >= SAME else -1
 
 
@@ -155,7 +168,9 @@ def probability(x: NDArray[np.float64]) -> float:
 
 
 @njit
-def remember(c: Any, shape: NDArray[np.float64], which: int, beat: NDArray[np.float64], width: float, ventricular: bool) -> None:  # fmt: skip
+def remember(
+    c: Any, shape: NDArray[np.float64], which: int, beat: NDArray[np.float64], width: float, ventricular: bool
+) -> None:
     """Update the shapes of this lead and choose the dominant one (the patient's own usual beat)."""
     for t in range(TEMPLATES):
         c.shape_weight[t] *= FORGET
@@ -195,7 +210,9 @@ def remember(c: Any, shape: NDArray[np.float64], which: int, beat: NDArray[np.fl
 
 
 @njit
-def judge(c: Any, trace: NDArray[np.float32], beat: NDArray[np.float64], shape: NDArray[np.float64], x: NDArray[np.float64]) -> tuple[float, float]:  # fmt: skip
+def judge(
+    c: Any, trace: NDArray[np.float32], beat: NDArray[np.float64], shape: NDArray[np.float64], x: NDArray[np.float64]
+) -> tuple[float, float]:
     """Return width (ms) and probability of ventricular origin of a beat, and learn its shape."""
     fiducial = c.start_n + (beat[B_FIDUCIAL] + c.trace_delay - c.start_raw) / c.decimation
     shape_of(c, trace, fiducial, shape)

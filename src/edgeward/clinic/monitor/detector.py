@@ -6,10 +6,11 @@ happens at the end of a block. Not responsible for what kind of beat it is (``be
 
 Method: 5 - 16 Hz band-pass, difference, rectify, moving mean (after Pan & Tompkins 1985 and FINDINGS "QRS
 detection"), thresholds from the median of the last eight beats, search-back. Three things are different, because the
-earlier trial had three faults: beats may follow each other by 165 ms if they look alike (300/min), a peak
-early after a beat must also be as sharp as a QRS (tall T waves), and there is a floor in mV (small deflections, asystole).
+earlier trial had three faults: beats may follow each other by 165 ms if they look alike (300/min), a peak early after
+a beat must also be as sharp as a QRS (tall T waves), and there is a floor in mV (small deflections, asystole).
 """
 
+# ruff: noqa: PLR0917 - compiled kernels take their arrays by position
 from __future__ import annotations
 
 import math
@@ -29,6 +30,7 @@ REFRACTORY_S = 0.165  # 300/min is 200 ms; two bumps of one wide QRS are closer 
 THRESHOLD = 0.35  # of the median beat
 THRESHOLD_BACK = 0.12  # when a beat is overdue
 OVERDUE = 1.5  # median intervals
+NOISE_CAP = 0.9  # of the median beat
 NOISE_FACTOR = 2.5  # a beat must stand this far above what was rejected lately
 DECAY_S = 0.8  # overdue thresholds fall with this time constant: amplitude may drop tenfold at once
 LEARN_S = 1.5
@@ -78,8 +80,8 @@ def front_end(
 ) -> int:
     """Filter `raw`; write analysis samples to `trace`, `band` (both mV) and `energy` (mV/s); return how many.
 
-    A pacing pulse is at most 2 ms wide: the median of three samples one pulse width apart removes it and leaves anything
-    wider. A Butterworth low-pass at 40 Hz precedes the decimation.
+    A pacing pulse is at most 2 ms wide: the median of three samples one pulse width apart removes it and leaves
+    anything wider. A Butterworth low-pass at 40 Hz precedes the decimation.
     """
     if c.running == 0:
         c.running = 1
@@ -197,9 +199,7 @@ def describe(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], out:
     height = top - bottom
     sharp = 0.0
     if top - max(left, right) > 0.25 * height:
-        sharp = max(
-            sharp, 2.0 * trace[top_at & MASK] - trace[(top_at - lag) & MASK] - trace[(top_at + lag) & MASK]
-        )
+        sharp = max(sharp, 2.0 * trace[top_at & MASK] - trace[(top_at - lag) & MASK] - trace[(top_at + lag) & MASK])
     if min(left, right) - bottom > 0.25 * height:
         sharp = max(
             sharp, trace[(bottom_at - lag) & MASK] + trace[(bottom_at + lag) & MASK] - 2.0 * trace[bottom_at & MASK]
@@ -240,7 +240,9 @@ def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
         return 2
     relative = energy / c.signal
     overdue = (cand[0] - c.beat_peak_n) / rate - max(1.0, OVERDUE * c.interval / rate)
-    threshold = max(THRESHOLD * c.signal, NOISE_FACTOR * c.noise)
+    # Capped: what is as strong as the usual beat is a beat, however noisy. Without it a beat that was missed would
+    # count as noise, raise the threshold, and lose the next one too.
+    threshold = max(THRESHOLD * c.signal, min(NOISE_FACTOR * c.noise, NOISE_CAP * c.signal))
     if overdue > 0.0:
         threshold *= math.exp(-overdue / DECAY_S)
     if back:
@@ -262,8 +264,9 @@ def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
             return 4
         if since < 0.5 and alike < 0.2 and relative < 0.45:
             return 4
-    # Not part of a rhythm already known: it must stand out from its surroundings, else noise would hide an asystole.
-    known = c.beats >= 4 and relative > 0.5 and since * rate < OVERDUE * c.interval
+    # Unlike the beats known so far: it must stand out from its surroundings, else noise would hide an asystole. The
+    # time since the last beat must not matter here, or one missed beat would lose all that follow.
+    known = c.beats >= 4 and relative > 0.65
     if not known and height < CREST_MV and energy < CREST * c.mean_energy:
         return 6
     return 0
@@ -359,8 +362,14 @@ def learn(c: Any, beats: NDArray[np.float64], count: int) -> int:
 
 
 @njit
-def judge_peak(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], cand: NDArray[np.float64],
-               beats: NDArray[np.float64], count: int) -> int:  # fmt: skip
+def judge_peak(
+    c: Any,
+    trace: NDArray[np.float32],
+    band: NDArray[np.float32],
+    cand: NDArray[np.float64],
+    beats: NDArray[np.float64],
+    count: int,
+) -> int:
     """Judge the peak of energy that has just become final; return the new count of beats."""
     describe(c, trace, band, cand)
     if c.learned == 0:
@@ -397,9 +406,18 @@ def look_back(c: Any, cand: NDArray[np.float64], beats: NDArray[np.float64], cou
 
 
 @njit
-def detect(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], new_trace: NDArray[np.float64],
-           new_band: NDArray[np.float64], energy: NDArray[np.float64], start: int, stop: int,
-           cand: NDArray[np.float64], beats: NDArray[np.float64]) -> tuple[int, int]:  # fmt: skip
+def detect(
+    c: Any,
+    trace: NDArray[np.float32],
+    band: NDArray[np.float32],
+    new_trace: NDArray[np.float64],
+    new_band: NDArray[np.float64],
+    energy: NDArray[np.float64],
+    start: int,
+    stop: int,
+    cand: NDArray[np.float64],
+    beats: NDArray[np.float64],
+) -> tuple[int, int]:
     """Put analysis samples `start` to `stop` into the rings and search them, up to the first sample that gives a beat.
 
     Returns the next sample to take and the number of beats written to `beats`.

@@ -1,7 +1,7 @@
 """Scores the monitor against annotated recordings, through the same code that runs at the bedside.
 
-Responsible for feeding records as packets, matching beats after ANSI/AAMI EC57 (150 ms) and the resulting figures, all in
-percent or milliseconds. Not responsible for reading files (``records``).
+Responsible for feeding records as packets, matching beats after ANSI/AAMI EC57 (150 ms) and the resulting figures,
+all in percent or milliseconds. Not responsible for reading files (``records``).
 
 Counted: every annotated beat from the first to the last sample (EC57 would leave out the first five minutes; that
 would flatter). Not counted: ventricular fibrillation and flutter (``[`` to ``]``, and rhythms VF, VFIB, VFL).

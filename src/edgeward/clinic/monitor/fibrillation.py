@@ -1,7 +1,7 @@
 """Tells ventricular fibrillation and flutter from everything with beats in it.
 
-Responsible for measures of four seconds of trace and for the verdict from them. Not responsible for how long a verdict must
-hold before somebody is told (``rhythm``).
+Responsible for measures of four seconds of trace and for the verdict from them. Not responsible for how long a
+verdict must hold before somebody is told (``rhythm``).
 
 Measures: the VF filter leakage (Kuo & Dillon 1978), the part of the time the signal spends away from the
 baseline (after the threshold crossing sample count of Arafat et al. 2011), the dominant frequency, and the height.

@@ -5,6 +5,7 @@ not matter), for gaps and overlaps, and for the compiled code's cache. Numba key
 function alone; here the hash of all kernel sources is part of the key, so an update of any of them recompiles.
 """
 
+# ruff: noqa: PLR0917 - compiled kernels take their arrays by position
 from __future__ import annotations
 
 import zlib
@@ -65,17 +66,24 @@ def _stamp() -> int:
 
 
 @njit
-def advance_lead(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], raw: NDArray[np.int16], first: int,
-                 work: NDArray[np.float64], beats: NDArray[np.float64], extra: NDArray[np.float64]) -> int:  # fmt: skip
+def advance_lead(
+    c: Any,
+    trace: NDArray[np.float32],
+    band: NDArray[np.float32],
+    raw: NDArray[np.int16],
+    first: int,
+    work: NDArray[np.float64],
+    beats: NDArray[np.float64],
+    extra: NDArray[np.float64],
+) -> int:
     """Take one lead through `raw`; return how many beats were reported (rows of `beats` and `extra`)."""
     if c.running == 0:
         skipped = (first - c.start_raw) // c.decimation - (c.n - c.start_n)
-        if skipped > 0:
-            if c.beats > 0 or c.n > 0:
-                for k in range(min(skipped, RING)):
-                    trace[(c.n + k) & MASK] = 0.0
-                    band[(c.n + k) & MASK] = 0.0
-                c.n += skipped
+        if skipped > 0 and c.n > 0:
+            for k in range(min(skipped, RING)):
+                trace[(c.n + k) & MASK] = 0.0
+                band[(c.n + k) & MASK] = 0.0
+            c.n += skipped
         restart(c, first)
         c.beat_peak_n = max(c.beat_peak_n, c.n)
     count, at = 0, 0
@@ -91,8 +99,19 @@ def advance_lead(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], 
 
 
 @njit
-def take_beats(p: Any, channels: Any, who: int, b: int, beats: NDArray[np.float64], extra: NDArray[np.float64], counts: NDArray[np.int64],
-               out: Any, found: int, told: Any, heard: int) -> tuple[int, int]:  # fmt: skip
+def take_beats(
+    p: Any,
+    channels: Any,
+    who: int,
+    b: int,
+    beats: NDArray[np.float64],
+    extra: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    out: Any,
+    found: int,
+    told: Any,
+    heard: int,
+) -> tuple[int, int]:
     """Give the beats of all leads to the rhythm in the order in which they were known."""
     taken = np.zeros(MAX_LEADS, dtype=np.int64)
     while True:
@@ -128,8 +147,16 @@ def take_beats(p: Any, channels: Any, who: int, b: int, beats: NDArray[np.float6
 
 def _build(stamp: int) -> Callable[..., tuple[int, int]]:
     @njit(cache=True)
-    def advance(patients: Any, channels: Any, traces: NDArray[np.float32], bands: NDArray[np.float32],
-                samples: NDArray[np.int16], blocks: Any, out: Any, told: Any) -> tuple[int, int]:  # fmt: skip
+    def advance(
+        patients: Any,
+        channels: Any,
+        traces: NDArray[np.float32],
+        bands: NDArray[np.float32],
+        samples: NDArray[np.int16],
+        blocks: Any,
+        out: Any,
+        told: Any,
+    ) -> tuple[int, int]:
         found, heard = 0, 0
         if stamp == -1:  # the stamp is in the cache key because it is used
             return found, heard
@@ -173,8 +200,10 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
                     c = channels[row]
                     if c.lead_off == 0:
                         start = block.offset + k * block.samples + at
-                        counts[k] = advance_lead(c, traces[row], bands[row], samples[start : start + size], p.next_index,
-                                                 work, beats[k], extra[k])  # fmt: skip
+                        piece = samples[start : start + size]
+                        counts[k] = advance_lead(
+                            c, traces[row], bands[row], piece, p.next_index, work, beats[k], extra[k]
+                        )
                 found, heard = take_beats(p, channels, who, b, beats, extra, counts, out, found, told, heard)
                 p.next_index += size
                 at += size

@@ -71,7 +71,7 @@ def stem(path: str | Path) -> Path:
 
 def _wfdb() -> Any:
     try:
-        import wfdb  # noqa: PLC0415 - an extra
+        import wfdb
     except ImportError as error:
         raise RecordError("reading WFDB records needs the extra: pip install 'edgeward[evaluate]'") from error
     return wfdb
@@ -124,7 +124,8 @@ def read_recording(path: str | Path) -> Recording:
         raise RecordError(f"{base.name}: cannot be read as a WFDB record ({type(error).__name__}: {error})") from error
     rate = float(record.fs or 0.0)
     if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
-        raise RecordError(f"{base.name}: sampling rate {rate:g} Hz; {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz can be analysed")
+        allowed = f"{MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz"
+        raise RecordError(f"{base.name}: sampling rate {rate:g} Hz; {allowed} can be analysed")
     factors = [_TO_MICROVOLT.get(str(unit).strip().lower()) for unit in record.units or []]
     chosen = [i for i, factor in enumerate(factors) if factor is not None][:MAX_LEADS]
     if not chosen or record.p_signal is None or len(record.p_signal) == 0:
@@ -132,11 +133,10 @@ def read_recording(path: str | Path) -> Recording:
     physical = record.p_signal[:, chosen].T * np.array([[factors[i]] for i in chosen], dtype=np.float64)
     valid = np.isfinite(physical)
     physical = np.where(valid, physical, 0.0)
-    for row, good in zip(physical, valid, strict=True):  # a large constant offset would not fit into int16
-        if good.any():
-            middle = float(np.median(row[good]))
-            if abs(middle) > 10_000.0:
-                row -= middle
+    for lead, good in enumerate(valid):  # a large constant offset would not fit into int16
+        middle = float(np.median(physical[lead, good])) if good.any() else 0.0
+        if abs(middle) > 10_000.0:
+            physical[lead] -= middle
     samples = np.clip(np.rint(physical / GAIN_UV), -32768, 32767).astype(np.int16)
     names = tuple(str(record.sig_name[i] or f"lead{i + 1}") for i in chosen)
     return Recording(base.name, rate, names, samples, valid, truncated)

@@ -1,7 +1,7 @@
 """Tells which alarms a recording raises, and when in the recording.
 
-Responsible for feeding a recording through the monitor and for writing the changes with sample times. Not responsible for
-the alarms themselves (``alarms``) or for reading files (``records``).
+Responsible for feeding a recording through the monitor and for writing the changes with sample times. Not responsible
+for the alarms themselves (``alarms``) or for reading files (``records``).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def replay(record: str | Path, *, limits: Limits | None = None, packet_s: float 
     list of dict
         ``state`` (raised, ended; ``raised`` with ``present`` false: the condition is over, the alarm is latched),
         ``code``, ``priority``, ``technical``, ``latching``, ``present``, ``args`` (why), ``onset_sample``, ``onset_s``,
-        ``decisive_sample``, ``decisive_s``, ``end_sample``, ``end_s`` (null while present), ``sample``, ``time_s`` (of this
-        change) and ``known_s``.
+        ``decisive_sample``, ``decisive_s``, ``end_sample``, ``end_s`` (null while present), ``sample``, ``time_s`` (of
+        this change) and ``known_s``.
 
     Raises
     ------

@@ -5,6 +5,7 @@ faults, judged at each beat and twice a second of signal, always at the same sam
 A condition is only *true or false* here; latching, priority and acknowledgement are ``alarms``.
 """
 
+# ruff: noqa: PLR0917 - compiled kernels take their arrays by position
 from __future__ import annotations
 
 import math
@@ -43,6 +44,8 @@ TICK_S = 0.5
 #: A beat is known at most this long after its R (p99 in docs/physiology.md), so silence counts from here.
 REPORT_S = 0.35
 RATE_WINDOW_S = 6.0  # a step 80 -> 120 or 80 -> 40 is shown fully within 7 s
+#: Inside a run a beat is ventricular with less evidence than an isolated one: it is no longer early or rare.
+RUN_CHANCE = 0.35
 VT_OVER_BEATS = 3
 VT_OVER_S = 3.0
 FLAT_S = 1.5  # lead off must be told within 2 s (FINDINGS "Clinical numbers")
@@ -116,7 +119,9 @@ TRANSITION = np.dtype(
 
 
 @njit
-def switch(p: Any, who: int, block: int, condition: int, on: bool, onset: float, at: float, value: float, out: Any, count: int) -> int:  # fmt: skip
+def switch(
+    p: Any, who: int, block: int, condition: int, on: bool, onset: float, at: float, value: float, out: Any, count: int
+) -> int:
     """Write a transition if the condition changes; return the new count."""
     if (p.active[condition] == 1) == on:
         return count
@@ -137,8 +142,8 @@ def switch(p: Any, who: int, block: int, condition: int, on: bool, onset: float,
 def mean_rate(p: Any, open_s: float) -> float:
     """Return the heart rate over the last `RATE_WINDOW_S`, or nan.
 
-    With five intervals or more the shortest and the longest do not count, so that one missed or extra beat does not move the
-    number. `open_s` is the time since the last beat; it counts once it exceeds the mean.
+    With five intervals or more the shortest and the longest do not count, so that one missed or extra beat does not
+    move the number. `open_s` is the time since the last beat; it counts once it exceeds the mean.
     """
     total, count = 0.0, 0
     shortest, longest = 1e9, 0.0
@@ -166,7 +171,18 @@ def mean_rate(p: Any, open_s: float) -> float:
 
 
 @njit
-def on_beat(p: Any, channels: Any, who: int, block: int, lead: int, beat: NDArray[np.float64], width: float, chance: float, out: Any, count: int) -> tuple[int, bool]:  # fmt: skip
+def on_beat(
+    p: Any,
+    channels: Any,
+    who: int,
+    block: int,
+    lead: int,
+    beat: NDArray[np.float64],
+    width: float,
+    chance: float,
+    out: Any,
+    count: int,
+) -> tuple[int, bool]:
     """Take one beat of one lead; return the new count of transitions and whether the beat was counted."""
     at, fiducial = beat[B_REPORT], beat[B_FIDUCIAL]
     gap = (fiducial - p.last_beat) / p.rate if p.beats > 0 else 1e9
@@ -186,7 +202,8 @@ def on_beat(p: Any, channels: Any, who: int, block: int, lead: int, beat: NDArra
             if i > 0.0:
                 total += i
                 n += 1
-        if (n < 4 or (gap < RESCUE * total / n and lead != p.voice) or beat[B_RESTART] > 0.0 or beat[B_ENERGY] < 0.6 or chance > 0.5
+        if (n < 4 or (gap < RESCUE * total / n and lead != p.voice) or beat[B_RESTART] > 0.0 or beat[B_ENERGY] < 0.6
+                or chance > 0.5
                 or own.agreement < AGREEMENT):  # fmt: skip
             own.told_at = fiducial
             own.agreement *= 0.95
@@ -203,7 +220,7 @@ def on_beat(p: Any, channels: Any, who: int, block: int, lead: int, beat: NDArra
     slot = p.beats % HISTORY
     p.times[slot] = fiducial
     p.intervals[slot] = interval
-    needed = 0.35 if p.run >= 2 else 0.5
+    needed = RUN_CHANCE if p.run >= 2 else 0.5
     ventricular = chance > needed
     p.ventricular[slot] = 1 if ventricular else 0
     p.beats += 1
@@ -264,7 +281,7 @@ def on_rate(p: Any, who: int, block: int, since: float, at: float, out: Any, cou
 def judge_lead(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64]) -> None:
     """Judge one lead from its last two seconds: flat, saturated, noise (mV), quality (0..1).
 
-    The noise is the median second difference over 16 ms: beats fill less than half of the time and do not move a median.
+    The noise is the median second difference over 16 ms: beats fill less than half of the time and do not move it.
     Quality is how far that lies below the sharpness of the beats.
     """
     rate = c.analysis_rate
@@ -327,14 +344,25 @@ def beats_steadily(c: Any) -> bool:
     most = 2.0 * c.analysis_rate
     if c.n - c.beat_n > most:
         return False
+    steady = True
     for k in range(1, 4):
-        if c.intervals[(c.interval_count - k) & 7] > most:
-            return False
-    return True
+        steady = steady and c.intervals[(c.interval_count - k) & 7] <= most
+    return steady
 
 
 @njit
-def on_tick(p: Any, who: int, block: int, at: float, channels: Any, traces: NDArray[np.float32], scratch: NDArray[np.float64], measures: NDArray[np.float64], out: Any, count: int) -> int:  # fmt: skip
+def on_tick(
+    p: Any,
+    who: int,
+    block: int,
+    at: float,
+    channels: Any,
+    traces: NDArray[np.float32],
+    scratch: NDArray[np.float64],
+    measures: NDArray[np.float64],
+    out: Any,
+    count: int,
+) -> int:
     """Judge what no single beat tells, twice a second of signal; return the new count of transitions."""
     off, seen = 0, 0
     for k in range(p.leads):

@@ -143,9 +143,7 @@ def new_channel(rate_hz: float, gain_uv: float) -> NDArray[Any]:
         If rate or gain is outside its range or not a number.
     """
     if not (math.isfinite(rate_hz) and MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ):
-        raise ValueError(
-            f"sampling rate {rate_hz} Hz; an ECG is analysed from {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz"
-        )
+        raise ValueError(f"sampling rate {rate_hz} Hz; an ECG is analysed from {MIN_RATE_HZ:g} to {MAX_RATE_HZ:g} Hz")
     if not (math.isfinite(gain_uv) and 0.0 < gain_uv <= 10_000.0):
         raise ValueError(f"gain {gain_uv} microvolts per unit; it must be more than 0 and at most 10000")
     decimation = max(1, int(rate_hz // ANALYSIS_RATE_HZ))
