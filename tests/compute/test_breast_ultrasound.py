@@ -17,7 +17,7 @@ def package(**changes):
     manifest = {
         "thresholds": {
             "mask": 0.5,
-            "min_present": 0.2,
+            "min_probability": 0.3,
             "sure_present": 0.6,
             "faint_peak": 0.15,
             "min_area_cells": 12.0,
@@ -222,7 +222,7 @@ def test_several_lesions_come_largest_first_and_specks_are_dropped():
 def test_a_faint_lesion_is_outlined_if_the_class_is_sure():
     faint = disc(height=0.4)
 
-    assert len(assess(prediction(faint, (6.0, 0.0, -6.0))).lesions) == 1
+    assert len(assess(prediction(faint, (6.0, 0.0, -6.0))).lesions) == 1  # probability 0.4
     assert assess(prediction(faint, (0.0, -1.0, 1.0))).lesions == []
 
 

@@ -275,10 +275,8 @@ def find_lesions(
     """Outline each lesion at the package's level, largest first.
 
     A faint lesion whose peak stays below the level is outlined at half its peak if the class head is sure that there is
-    one; nothing is outlined if the class head is sure of the opposite.
+    one. An outline whose probability, the map's times the class head's, is below the package's limit is dropped.
     """
-    if present < package.number("thresholds", "min_present"):
-        return []
     level, peak = package.number("thresholds", "mask"), float(mask.max())
     if peak < level:
         if present < package.number("thresholds", "sure_present") or peak < package.number("thresholds", "faint_peak"):
@@ -293,9 +291,12 @@ def find_lesions(
     for size, cells in sorted(found, key=lambda pair: -pair[0]):
         if size < share * largest:
             continue
+        probability = _confidence(mask, cells) * min(1.0, present)
+        if probability < package.number("thresholds", "min_probability"):
+            continue
         # A mask cell covers 2 x 2 network pixels, so that its centre lies half a pixel after its first one.
         points = placement.to_source(thin(cells, _CONTOUR_TOLERANCE) * 2.0 + 0.5) + origin
-        lesions.append(_measured(points, frame, _confidence(mask, cells) * min(1.0, present)))
+        lesions.append(_measured(points, frame, probability))
     return lesions
 
 
