@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from edgeward.console import present, render
+from edgeward.console.pages.beds import latest
 from edgeward.console.watch import Watch, bed_order
 from edgeward.messages import AlarmPriority, Bed, Beds, RoleState, SiteState, StageStats
 from tests.support.synthetic import make_alarm, make_item
@@ -177,3 +178,16 @@ def test_notices_tell_the_worst_first_and_nothing_twice() -> None:
     )  # fmt: skip
 
     assert [n.kind for n in found] == ["monitor_silent", "role_degraded", "items_failed", "warning"]
+
+
+def test_the_history_of_a_bed_shows_each_alarm_as_it_stands() -> None:
+    raised = make_alarm("bed-1", "asystole", AlarmPriority.HIGH)
+    seen = msgspec.structs.replace(raised, state="acknowledged", acknowledged=True, at_ns=raised.at_ns + 1)
+    ended = msgspec.structs.replace(seen, state="ended", present=False, at_ns=raised.at_ns + 2)
+    later = make_alarm("bed-1", "noisy", AlarmPriority.LOW)
+    elsewhere = make_alarm("bed-2", "asystole", AlarmPriority.HIGH)
+
+    for order in ([raised, seen, ended], [ended, seen, raised]):
+        history = latest("bed-1", [*order, elsewhere, later])
+
+        assert [(a.code, a.state) for a in history] == [("noisy", "raised"), ("asystole", "ended")]

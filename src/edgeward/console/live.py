@@ -258,7 +258,7 @@ class Hub:
         age = self._watch.beds_age_s()
         alarms = [alarm for _, alarm in self._watch.alarms()]
         waiting = [alarm for alarm in alarms if not alarm.acknowledged]
-        troubled = sum(view.status not in ("ready", "starting") for view in self._watch.role_views())
+        troubled = sum(view.status not in ("ready", "starting", "running") for view in self._watch.role_views())
         return {
             "k": "tick",
             "build": self._build,

@@ -179,6 +179,9 @@ def budgets(roles: Iterable[RoleView], limits: dict[str, float]) -> list[BudgetR
             service_class, _, stage = key.partition("/")
             explained = view.state.missed_by.get(key, 0)
             stages.setdefault(service_class, []).append(StageRow(service_class, stage, view.name, stats, explained))
+    order = {"gateway": 0, "engine": 1, "deliver": 2}
+    for measured in stages.values():
+        measured.sort(key=lambda row: order.get(row.role, 3))
     rows = []
     for name in dict.fromkeys([*limits, *stages]):
         mine = stages.get(name, [])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from edgeward.messages import Alarm, AlarmPriority, Bed, Beds, RoleState, SiteState
 
 BEDS_STALE_S = 2.0  # `Beds` comes twice a second: four missed in a row are a fault, not jitter
+BUS = "bus"  # the supervisor runs it; the server knows nothing of our heartbeats
 HEARTBEAT_STALE_S = 3.5  # a role's heartbeat comes once a second
 
 _RANK = {AlarmPriority.HIGH: 0, AlarmPriority.MEDIUM: 1, AlarmPriority.LOW: 2}
@@ -42,11 +43,12 @@ class RoleView:
 
     name: str
     node: str
-    status: str  # ready | starting | degraded | silent | restarting | stopped
+    status: str  # ready | starting | running (has no heartbeat: the bus) | degraded | silent | restarting | stopped
     reason: str
     state: RoleState | None
     age_s: float | None
     restarts: int
+    memory_mb: float | None = None
 
 
 @dataclass(slots=True)
@@ -108,16 +110,14 @@ class Watch:
             elif age > HEARTBEAT_STALE_S:
                 status = "silent"
             restarts = site.restarts.get(name, 0) if site else 0
-            views.append(RoleView(name, node, status, reason, state, age, restarts))
+            views.append(RoleView(name, node, status, reason, state, age, restarts, state.memory_mb))
         if site:
             for name in sorted(set(site.roles) - heard):
                 word = site.roles[name]
-                status = word if word != "running" else "starting"
-                views.append(
-                    RoleView(
-                        name, site.node, status, site.reasons.get(name, ""), None, None, site.restarts.get(name, 0)
-                    )
-                )
+                status = "starting" if word == "running" and name != BUS else word
+                memory = site.memory_mb.get(name)
+                reason = site.reasons.get(name, "")
+                views.append(RoleView(name, site.node, status, reason, None, None, site.restarts.get(name, 0), memory))
         return views
 
     def warnings(self) -> list[str]:

@@ -21,6 +21,19 @@ Clinician = Annotated[Visitor, Depends(access.clinician)]
 MAX_AT_ONCE = 32
 
 
+def latest(device_id: str, alarms: list[Alarm]) -> list[Alarm]:
+    """Return the last transition of each alarm of one bed, the newest alarm first.
+
+    The monitor's log holds transitions: raised, acknowledged, ended.
+    """
+    last: dict[str, Alarm] = {}
+    for alarm in alarms:
+        known = last.get(alarm.alarm_id)
+        if alarm.device_id == device_id and (known is None or alarm.at_ns >= known.at_ns):
+            last[alarm.alarm_id] = alarm
+    return sorted(last.values(), key=lambda alarm: -alarm.raised_ns)
+
+
 @router.get("/beds")
 async def wall(request: Request, visitor: Anybody) -> Response:
     """Show the wall; the numbers come by the live socket, so that a page cannot show old ones as new."""
@@ -39,8 +52,7 @@ async def one_bed(request: Request, visitor: Anybody, device_id: str) -> Respons
     history: list[Alarm] | None
     try:
         answer = await console.site.alarms(device_id)
-        mine = {alarm.alarm_id: alarm for alarm in (*answer.recent, *answer.active) if alarm.device_id == device_id}
-        history = sorted(mine.values(), key=lambda alarm: -alarm.raised_ns)[:50]
+        history = latest(device_id, [*answer.recent, *answer.active])[:50]
     except Unavailable:
         history = None
     return render.page(request, "bed.html", bed=bed, history=history, can_acknowledge=visitor.clinician)

@@ -249,7 +249,9 @@ ready.then(() => {
     if (frame) tiles.get(frame.device)?.sweep.take(frame, performance.now());
   });
   want({ beds: true });
-  addEventListener("resize", () => layout([...tiles.values()].filter((tile) => !tile.element.hidden).length));
+  const again = () => layout([...tiles.values()].filter((tile) => !tile.element.hidden).length);
+  addEventListener("resize", again);
+  link.addEventListener("state", () => requestAnimationFrame(again)); // the banner takes some of the room
   document.addEventListener("theme", () => { for (const tile of tiles.values()) tile.sweep.redraw(); });
   document.addEventListener("visibilitychange", tellView);
   requestAnimationFrame(function draw(now) {

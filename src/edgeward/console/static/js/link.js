@@ -1,7 +1,6 @@
 // The live link to the console: one WebSocket per page, and the truth about whether the page is live.
 // Responsible for connecting, reconnecting, and the state shown; not for what the messages mean.
 
-import { t, ready } from "./texts.js";
 import { localTime } from "./times.js";
 
 const SILENCE_MS = 2300; // the console speaks twice a second; the promise is that 3 s of silence never look live
@@ -100,19 +99,15 @@ function judge() {
   }
 }
 
+// These few words come with the page: that it is not live must not depend on anything that has yet to be fetched.
 function show() {
-  const chip = document.querySelector("#link-chip .word");
+  const chip = document.getElementById("link-chip");
   const banner = document.getElementById("banner");
   if (!chip || !banner) return;
-  chip.textContent = { live: t("live.live"), connecting: t("live.connecting") }[state] ?? t("live.not_live");
-  const bad = ["lost", "bus", "monitor"].includes(state);
-  if (bad) {
-    document.getElementById("banner-title").textContent = t(`live.${state}_title`);
-    const time = since ? localTime(since) : "—";
-    document.getElementById("banner-text").textContent =
-      state === "lost" && !heardAt ? t("live.connecting_long") : t(`live.${state}`, { time });
-  }
-  banner.hidden = !bad;
+  chip.querySelector(".word").textContent = { live: chip.dataset.live, connecting: chip.dataset.connecting }[state] ?? chip.dataset.notLive;
+  const text = state === "lost" && !heardAt ? banner.dataset.unreached : banner.dataset[state];
+  if (text) document.getElementById("banner-text").textContent = text.replace("{time}", since ? localTime(since) : "—");
+  banner.hidden = !text;
 }
 
 /** This page is about to log out: its socket will be closed, and that is no news. */
@@ -129,5 +124,4 @@ setInterval(() => {
 addEventListener("online", () => { if (!socket || silence() > SILENCE_MS) drop(); });
 addEventListener("pagehide", () => { leaving = true; socket?.close(); });
 addEventListener("pageshow", (event) => { if (event.persisted) { leaving = false; heardAt = 0; lastTick = null; connect(); } });
-ready.then(show);
 connect();
