@@ -9,7 +9,7 @@ SQUARE = np.array([[2.0, 3.0], [6.0, 3.0], [6.0, 9.0], [2.0, 9.0]])
 
 
 def ellipse(a, b, tilt=0.0):
-    x, y, n = 50.0, 40.0, 400
+    x, y, n = 50.37, 40.71, 400  # off the pixel grid, where whole rows would count twice or not at all
     t = np.linspace(0, 2 * np.pi, n, endpoint=False)
     u, v = a * np.cos(t), b * np.sin(t)
     return np.column_stack([x + u * np.cos(tilt) - v * np.sin(tilt), y + u * np.sin(tilt) + v * np.cos(tilt)])
@@ -92,7 +92,7 @@ def test_mask_and_polygon_have_the_same_area(a, b, tilt):
     points = ellipse(a, b, tilt=tilt)
 
     perimeter = 2 * np.pi * np.sqrt((a * a + b * b) / 2)  # pixels that the edge may win or lose
-    assert polygon_mask(points, 90, 100).sum() == pytest.approx(area(points), abs=0.25 * perimeter)
+    assert polygon_mask(points, 90, 100).sum() == pytest.approx(area(points), abs=0.3 * perimeter)
 
 
 def test_thinning_keeps_the_shape_within_the_tolerance():
