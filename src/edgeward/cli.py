@@ -282,7 +282,7 @@ def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(
         prog="edgeward",
         description="Edge platform for medical AI. Not a medical device.",
-        epilog="`edgeward demo` shows a whole hospital on this machine; `edgeward VERB --help` tells more of each verb.",
+        epilog="`edgeward demo` shows a whole hospital on this machine; `edgeward VERB --help` tells more.",
     )
     main_parser.add_argument("--version", action="version", version=f"edgeward {__version__}")
     verbs = main_parser.add_subparsers(metavar="VERB", required=True)
@@ -351,8 +351,8 @@ def parser() -> argparse.ArgumentParser:
         demo,
         "run a whole hospital with simulated devices",
         "\n\nWithout --for it runs until Ctrl-C and prints the console's address and a one-time password. With --for it"
-        "\nruns for so many seconds, waits for what is on its way, and prints a summary. A new site is made in a temporary"
-        "\ndirectory and removed afterwards, unless --home names one to keep.",
+        "\nruns for so many seconds, waits for what is on its way, and prints a summary. A new site is made in"
+        "\na temporary directory and removed afterwards, unless --home names one to keep.",
     )
     added.add_argument(
         "--for", dest="seconds", type=float, metavar="SECONDS", help="run this long, then print a summary"

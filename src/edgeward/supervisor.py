@@ -24,7 +24,7 @@ from typing import IO
 
 from edgeward.bus import server, subjects
 from edgeward.bus.client import Bus, BusError
-from edgeward.bus.process import resident_mb
+from edgeward.bus.process import die_with_parent, resident_mb
 from edgeward.bus.role import open_bus
 from edgeward.config import Settings
 from edgeward.home import Home, write_json
@@ -296,6 +296,7 @@ class Supervisor:
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
+            preexec_fn=die_with_parent,  # from its first moment on, before it can do so itself
             limit=1 << 20,
         )
         child.heard = self._loop.time()

@@ -181,7 +181,11 @@ async def test_nothing_remains_when_the_supervisor_is_killed(tmp_path: Path) -> 
     process.kill()
     await process.wait()
 
-    await until(lambda: not [pid for pid in children if alive(pid)], 15.0, "every child to be gone")
+    try:
+        await until(lambda: not [pid for pid in children if alive(pid)], 15.0, "every child to be gone")
+    except TimeoutError:
+        left = {pid: Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ") for pid in children if alive(pid)}
+        pytest.fail(f"still there: {left}")
 
 
 async def test_ctrl_c_stops_everything_cleanly(tmp_path: Path) -> None:

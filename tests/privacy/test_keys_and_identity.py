@@ -13,13 +13,13 @@ import pytest
 from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.site import new_home
 
 from edgeward.home import Home, write_private
 from edgeward.privacy import identity
 from edgeward.privacy.keys import SiteKey, WrongKey
 from edgeward.privacy.registry import Device, Registry, RegistryError
 from edgeward.privacy.setup import AlreadyInitialised, initialise, initialised
-from tests.support.site import new_home
 
 
 @pytest.fixture

@@ -183,7 +183,8 @@ class Bus:
             task.cancel()
         try:
             await asyncio.wait_for(self._client.close(), 2.0)
-        except (nats.errors.Error, TimeoutError, OSError) as error:
+        except (nats.errors.Error, TimeoutError, OSError, AttributeError) as error:
+            # AttributeError: asyncio's TLS transport, when the server was killed and the socket is gone already.
             _log.info("the bus was gone already at closing: %s", error or type(error).__name__)
 
     def _spawn(self, work: Any) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from edgeward.bus.process import die_with_parent
 from edgeward.config import Settings, load
 from edgeward.home import Home, read_json, write_private
 from edgeward.privacy import identity
@@ -79,7 +80,15 @@ def prepare(home: Home, beds: int) -> Settings:
     }
     missing = [name for name in wards if name not in known]
     if missing:
-        identity.enrol(home, settings.site.name, missing, kind="wearable", out=home.root / "ward", addresses=addresses)
+        identity.enrol(
+            home,
+            settings.site.name,
+            missing,
+            kind="wearable",
+            out=home.root / "ward",
+            addresses=addresses,
+            labels={name: f"Bed {int(name.removeprefix('bed-'))}" for name in missing},
+        )
     if ULTRASOUND not in known:
         identity.enrol(
             home,
@@ -144,6 +153,7 @@ class Hospital:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=die_with_parent,  # from its first moment on, before it can do so itself
                 env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
         simulator = Simulator(name, process)

@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import ssl
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,7 @@ def enrol(
     out: Path,
     addresses: dict[str, Any],
     label: str = "",
+    labels: Mapping[str, str] | None = None,
     ae_title: str = "",
     days: int = 825,
 ) -> list[Device]:
@@ -158,6 +160,8 @@ def enrol(
     ----------
     out
         Each device gets the folder ``out/<name>`` with ``device.pem``, ``device.key``, ``ca.pem`` and ``device.json``.
+    label, labels
+        What people call them: one label for all, or one per name. Default: the name.
     addresses
         The ``mqtt`` and ``dicom`` tables of ``device.json``.
 
@@ -176,7 +180,7 @@ def enrol(
         device = Device(
             device_id=name,
             kind=kind,
-            label=label or name,
+            label=(labels or {}).get(name) or label or name,
             ae_title=ae_title,
             fingerprint=parsed.fingerprint(hashes.SHA256()).hex(),
             enrolled_ns=time.time_ns(),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
+from tests.support.site import TestSite
+from tests.support.wearable import Wearable, ecg
 
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus
@@ -17,8 +20,6 @@ from edgeward.gateway import mqtt
 from edgeward.messages import Alarm, AlarmAck, Alarms, Ask, Beds, Ok, Quarantined, Refused, Trace, Viewing
 from edgeward.privacy.registry import Registry
 from edgeward.waveform import FLAG_LAST
-from tests.support.site import TestSite
-from tests.support.wearable import Wearable, ecg
 
 
 class Ward:
@@ -230,7 +231,7 @@ async def test_a_trace_comes_while_somebody_looks(ward: Ward) -> None:
         await ward.until(lambda wanted=number: len(traces) >= wanted)
     device.close()
 
-    for earlier, later in zip(traces, traces[1:], strict=False):
+    for earlier, later in itertools.pairwise(traces):
         assert later.start == earlier.start + len(earlier.samples) // 2
 
 

@@ -212,7 +212,7 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
                     found = on_tick(p, who, b, float(p.next_index), channels, traces, work[0], measures, out, found)
         return found, heard
 
-    return advance  # type: ignore[no-any-return]
+    return advance
 
 
 advance = _build(_stamp())
