@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from edgeward import supervisor as module
-from edgeward.config import Settings
+from edgeward.config import Settings, load
 from edgeward.supervisor import Supervisor, SupervisorError, choose_ports, only_one
 from tests.support.hospital import until
-from tests.support.site import new_home
+from tests.support.site import TestSite, new_home
 
 
 def test_a_taken_port_is_told_with_what_to_do() -> None:
@@ -164,3 +164,26 @@ async def test_a_wrong_site_key_starts_nothing(tmp_path: Path) -> None:
         Supervisor(home, settings)
     await asyncio.sleep(0)
     assert not (home.nats / "store").exists()
+
+
+async def test_an_existing_cluster_is_used_instead_of_an_own_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, settings = new_home(tmp_path / "home")
+    cluster = TestSite(home, settings)
+    await cluster.start_bus()
+    monkeypatch.setenv("EDGEWARD_BUS__URL", f"tls://127.0.0.1:{settings.bus.port}")
+    monkeypatch.setenv("EDGEWARD_BUS__CREDENTIALS", str(home.keys / "bus"))
+    monkeypatch.setenv("EDGEWARD_DICOM__PORT", "0")
+    monkeypatch.setenv("EDGEWARD_CONSOLE__PORT", "0")
+    site = Supervisor(home, load(home.root), ("gateway", "monitor"))
+    await site.start()
+    try:
+        assert "bus" not in site.children
+        assert await site.wait_ready(timeout_s=60) == []
+    finally:
+        await site.stop()
+    assert cluster.process is not None
+    assert cluster.process.returncode is None, "the cluster is not ours to stop"
+    cluster.process.terminate()
+    await cluster.process.wait()

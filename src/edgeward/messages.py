@@ -111,6 +111,7 @@ class WorkRequest(Message, frozen=True, kw_only=True, tag="work.1"):
     received_ns: int
     deadline_ns: int
     attempt: int
+    isolate: bool = False  # it was there when an engine died: analyse it in a process of its own
     object: ObjectRef
     sop_class_uid: str
     sop_instance_uid: str

@@ -14,7 +14,6 @@ import logging
 import logging.handlers
 import os
 import signal
-import socket
 import sys
 import time
 from collections import deque
@@ -24,6 +23,7 @@ from typing import IO
 
 from edgeward.bus import server, subjects
 from edgeward.bus.client import Bus, BusError
+from edgeward.bus.ports import can_listen, free_port
 from edgeward.bus.process import die_with_parent, resident_mb
 from edgeward.bus.role import open_bus
 from edgeward.config import Settings
@@ -104,30 +104,20 @@ def choose_ports(settings: Settings) -> Settings:
         places += [(chosen.bus, "port", "bus.port"), (chosen.bus, "mqtt_port", "bus.mqtt_port")]
     if chosen.dicom.legacy:
         places.append((chosen.dicom, "legacy_port", "dicom.legacy_port"))
-    with contextlib.ExitStack() as held:
-        for section, key, name in places:
-            host = str(getattr(section, "mqtt_host" if key == "mqtt_port" else "host"))
-            port = int(getattr(section, key))
-            probe = held.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
+    taken: set[int] = set()
+    for section, key, name in places:
+        host = str(getattr(section, "mqtt_host" if key == "mqtt_port" else "host"))
+        port = int(getattr(section, key)) or free_port(host, avoid=taken)
+        # TLS 1.2 for legacy devices is one above their plain port (``gateway.dicom``).
+        needed = (port, port + 1) if name == "dicom.legacy_port" else (port,)
+        for number in needed:
+            if error := can_listen(host, number):
                 raise SupervisorError(
-                    f"{name} = {port} on {host} cannot be used ({error.strerror}); stop what uses it, or set another "
-                    f"port in edgeward.toml or EDGEWARD_{name.upper().replace('.', '__')}"
-                ) from error
-            setattr(section, key, probe.getsockname()[1])
-            if name == "dicom.legacy_port":
-                second = held.enter_context(socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET))
-                second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    second.bind((host, chosen.dicom.legacy_port + 1))
-                except OSError as error:
-                    raise SupervisorError(
-                        f"port {chosen.dicom.legacy_port + 1} on {host} (TLS 1.2 for legacy devices, one above "
-                        f"dicom.legacy_port) cannot be used ({error.strerror})"
-                    ) from error
+                    f"{name} = {port}: port {number} on {host} cannot be used ({error.strerror}); stop what uses it, "
+                    f"or set another port in edgeward.toml or EDGEWARD_{name.upper().replace('.', '__')}"
+                )
+        taken.update(needed)
+        setattr(section, key, port)
     return chosen
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
@@ -15,6 +16,7 @@ from tests.support.site import TestSite
 
 from edgeward.bus import subjects
 from edgeward.compute import engine as engine_module
+from edgeward.compute import isolated
 from edgeward.compute.analyser import AnalysisResult
 from edgeward.compute.breast_ultrasound import Assessment
 from edgeward.compute.decode import DecodeError, Frame
@@ -269,3 +271,26 @@ async def test_the_role_with_the_model_that_ships_answers_about_a_real_ultrasoun
     assert not broken.retryable
     context.stopping.set()
     await running
+
+
+async def test_a_suspect_is_analysed_apart_and_its_crash_is_the_objects_end(bus_site: TestSite) -> None:
+    bench = await Bench(bus_site, AnalyserDouble()).start()
+    apart: list[bytes] = []
+
+    def analyse(data: bytes) -> AnalysisResult:
+        apart.append(data)
+        if data == b"poison":
+            raise isolated.AnalysisCrashed("the analysis crashed (exit code -11)")
+        return result()
+
+    bench.engine._isolated = analyse
+
+    harmless = await bench.ask(msgspec.structs.replace(bench.request(b"harmless"), isolate=True))
+    poison = await bench.ask(msgspec.structs.replace(bench.request(b"poison"), isolate=True))
+    other = await bench.ask(bench.request(b"other"))
+
+    assert isinstance(harmless, WorkDone)
+    assert poison == WorkFailed(reason="the analysis crashed (exit code -11)", retryable=False)
+    assert isinstance(other, WorkDone)
+    assert apart == [b"harmless", b"poison"]
+    assert bench.analyser.seen == [b"other"]

@@ -18,7 +18,7 @@ from edgeward.bus.client import Bus
 from edgeward.bus.role import RoleContext
 from edgeward.config import Pacs
 from edgeward.gateway import dispatch as dispatch_module
-from edgeward.gateway.dispatch import CRASHED, Dispatcher
+from edgeward.gateway.dispatch import CRASHED, MAX_CRASHES, Dispatcher
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.messages import (
     DeliverRequest,
@@ -372,7 +372,7 @@ async def test_an_engine_that_dies_with_an_item_is_noticed_and_the_item_analysed
         never.set()
 
 
-async def test_an_object_that_kills_the_engine_three_times_fails_and_the_others_are_analysed(
+async def test_engines_that_go_on_dying_with_an_object_end_it_and_the_others_are_analysed(
     bus_site: TestSite,
 ) -> None:
     never = asyncio.Event()
@@ -399,12 +399,14 @@ async def test_an_object_that_kills_the_engine_three_times_fails_and_the_others_
         for item in items:
             work.dispatcher.admitted(item, True)
 
-        poison = await work.state(items[2], "failed", seconds=30)
+        poison = await work.state(items[2], "failed", seconds=90)
         for item in items[:2] + items[3:]:
             await work.state(item, "closed", seconds=30)
 
         assert poison.reason == CRASHED
-        assert poison.crashes == 3
+        assert poison.crashes == MAX_CRASHES
+        asked = [request for request in work.engine.asked if request.item_id == "item3"]
+        assert [request.isolate for request in asked] == [False] + [True] * (MAX_CRASHES - 1)
         assert all(work.journal.item(item.item_id).crashes <= 1 for item in items if item.item_id != "item3")
         never.set()
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeward.bus import server
+from edgeward.bus import ports, server
 from edgeward.bus.client import Bus
 from edgeward.bus.role import RoleContext, open_bus
 from edgeward.config import Settings
@@ -18,11 +17,14 @@ from edgeward.privacy import identity
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.setup import initialise
 
+_given: set[int] = set()
+
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a free port that no other test of this process was given."""
+    port = ports.free_port(avoid=_given)
+    _given.add(port)
+    return port
 
 
 def new_home(path: Path, **sections: dict[str, object]) -> tuple[Home, Settings]:

@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import msgspec.structs
@@ -27,6 +28,7 @@ import msgspec.structs
 from edgeward import log
 from edgeward.bus import subjects
 from edgeward.bus.role import RoleContext
+from edgeward.compute import isolated
 from edgeward.compute.analyser import AnalysisResult, load_analyser
 from edgeward.compute.decode import DecodeError
 from edgeward.compute.package import PackageError
@@ -83,6 +85,9 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._present: set[_Job] = set()  # waiting or running
+        self._isolated: Callable[[bytes], AnalysisResult] = partial(
+            isolated.analyse, threads=settings.threads, model=settings.model
+        )
         self._typical_ms = _FIRST_GUESS_MS
         self._stopping = False
 
@@ -152,6 +157,8 @@ class Engine:
         elif isinstance(reply, WorkFailed):
             stats.count("failed")
             _log.warning("not analysed: %s", reply.reason)
+        if job.request.isolate:
+            return  # loading the model anew says nothing about the next one
         took_ms = (time.monotonic() - job.started) * 1e3
         self._typical_ms += _SMOOTHING * (took_ms - self._typical_ms)
 
@@ -170,8 +177,12 @@ class Engine:
         try:
             data = read(reference.path, reference.data_key)
             read_ms = (time.monotonic() - job.started) * 1e3
-            result = self._analyser.analyse(data, time.perf_counter)
-        except (DecodeError, VaultDamaged) as error:
+            if job.request.isolate:
+                _log.warning("an engine died with this item: it is analysed in a process of its own")
+                result = self._isolated(data)
+            else:
+                result = self._analyser.analyse(data, time.perf_counter)
+        except (DecodeError, VaultDamaged, isolated.AnalysisCrashed) as error:
             return WorkFailed(reason=str(error), retryable=False)
         except MemoryError:
             return WorkFailed(reason="the object needs more memory than this node has", retryable=False)

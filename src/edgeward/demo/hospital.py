@@ -10,13 +10,13 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from edgeward.bus.ports import free_port
 from edgeward.bus.process import die_with_parent
 from edgeward.config import Settings, load
 from edgeward.home import Home, read_json, write_private
@@ -51,17 +51,6 @@ host = "127.0.0.1"
 port = {pacs_port}
 ae_title = "{pacs_ae}"
 """
-
-
-def free_port(preferred: int = 0) -> int:
-    """Return `preferred` if it is free on loopback, else another free port."""
-    for port in (preferred, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return int(probe.getsockname()[1])
-    raise OSError("no free port on 127.0.0.1")
 
 
 def prepare(home: Home, beds: int) -> Settings:

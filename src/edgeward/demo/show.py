@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from edgeward import __version__, log
+from edgeward.bus.ports import free_port
 from edgeward.bus.role import open_bus
 from edgeward.demo import hospital
 from edgeward.demo.account import Account
@@ -64,7 +65,7 @@ async def _show(arguments: argparse.Namespace, home: Home, began: float) -> int:
 
     print(f"Edgeward {__version__}: a hospital with simulated devices. Not a medical device.", file=out, flush=True)
     settings = hospital.prepare(home, arguments.beds)
-    settings.console.port = hospital.free_port(arguments.port)
+    settings.console.port = free_port(preferred=arguments.port)
     log.configure("supervisor", "ERROR")
     tell(f"site in {home.root}, {arguments.beds} wearables and an ultrasound machine enrolled")
     with only_one(home):

@@ -45,7 +45,9 @@ _log = logging.getLogger("edgeward.gateway.dispatch")
 T = TypeVar("T")
 
 CRASHED = "analysis crashed the engine"
-MAX_CRASHES = 3
+# From its first crash on, an object is analysed in a process of its own: if it is what kills, the engine lives and says
+# so. Engines that go on dying are killed by something else; this is where even that ends.
+MAX_CRASHES = 10
 _MAX_FAILURES = 5  # retryable failures of a living engine
 _BACKOFF_S = (0.05, 2.0)
 _HAND_OVER_S = (0.1, 5.0)
@@ -166,6 +168,7 @@ class Dispatcher:
             received_ns=item.received_ns,
             deadline_ns=item.deadline_ns,
             attempt=asked,
+            isolate=item.crashes > 0,
             object=reference,
             sop_class_uid=item.sop_class_uid,
             sop_instance_uid=item.sop_instance_uid,

@@ -254,6 +254,9 @@ def client_context(home: Home, role: str) -> ssl.SSLContext:
 def _context(home: Home, role: str, protocol: int) -> ssl.SSLContext:
     folder = home.identity / "roles"
     context = ssl.SSLContext(protocol)
+    for path in (folder / f"{role}.pem", folder / f"{role}.key", home.identity / "ca.pem"):
+        if not path.is_file():  # OpenSSL does not say which
+            raise IdentityError(f"{path} is missing: restore it from a backup; `edgeward doctor` tells more")
     try:
         context.load_cert_chain(folder / f"{role}.pem", folder / f"{role}.key")
         context.load_verify_locations(home.identity / "ca.pem")

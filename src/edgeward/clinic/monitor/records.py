@@ -103,7 +103,7 @@ def read_recording(path: str | Path) -> Recording:
     wfdb = _wfdb()
     base = stem(path)
     if not base.with_name(base.name + ".hea").is_file():
-        raise RecordError(f"{base.name}: there is no header file {base.name}.hea")
+        raise RecordError(f"{base.name}: there is no header file {base}.hea")
     truncated = False
     try:
         header = wfdb.rdheader(str(base))

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Awaitable
 from typing import Annotated, Any, TypeVar
 
+import msgspec
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
@@ -16,6 +17,8 @@ from edgeward.console.app import Console
 from edgeward.console.pages.overview import limits
 from edgeward.console.present import budgets
 from edgeward.console.site import Unavailable
+from edgeward.console.watch import Watch
+from edgeward.messages import DeviceInfo
 
 router = APIRouter()
 Anybody = Annotated[Visitor, Depends(access.anybody)]
@@ -45,12 +48,21 @@ async def gather(console: Console) -> dict[str, Any]:
         "site": watch.site,
         "warnings": watch.warnings(),
         "budgets": budgets(roles, limits(console)),
-        "devices": devices.devices if devices else None,
+        "devices": [seen(device, watch) for device in devices.devices] if devices else None,
         "quarantine": quarantine.entries if quarantine else None,
         "counts": items.counts if items else None,
         "destinations": destinations.destinations if destinations else None,
         "dead_letters": destinations.dead if destinations else [],
     }
+
+
+def seen(device: DeviceInfo, watch: Watch) -> DeviceInfo:
+    """Return `device` with the time of its last packet if it is monitored: the gateway knows when it connected."""
+    bed = watch.bed(device.device_id)
+    if bed is None or watch.beds is None:
+        return device
+    last = watch.beds.at_ns - int(bed.age_ms * 1e6)
+    return msgspec.structs.replace(device, last_seen_ns=max(device.last_seen_ns, last))
 
 
 @router.get("/system")
