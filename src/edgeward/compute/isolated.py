@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import threading
 import time
 from multiprocessing.connection import Connection
 
@@ -37,15 +38,20 @@ def analyse(data: bytes, *, threads: int, model: str, timeout_s: float = TIMEOUT
     child = context.Process(target=_child, args=(theirs, threads, model), name="isolated analysis", daemon=True)
     child.start()
     theirs.close()
+    # Killing the child unblocks whatever waits for it, be it the sending or the answer.
+    limit = threading.Timer(timeout_s, child.kill)
+    limit.start()
+    began = time.monotonic()
     try:
         ours.send_bytes(data)
-        if not ours.poll(timeout_s):
-            raise AnalysisCrashed(f"the analysis did not come back within {timeout_s:g} s")
         kind, value = ours.recv()
     except (EOFError, OSError) as error:
         child.join(5.0)
+        if time.monotonic() - began >= timeout_s:
+            raise AnalysisCrashed(f"the analysis did not come back within {timeout_s:g} s") from error
         raise AnalysisCrashed(f"the analysis crashed (exit code {child.exitcode})") from error
     finally:
+        limit.cancel()
         ours.close()
         child.kill()
         child.join(5.0)
