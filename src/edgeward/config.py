@@ -113,7 +113,7 @@ class Engine(Section):
 
 
 class Monitor(Section):
-    """Site-wide alarm limits. Sources: FINDINGS 'Clinical numbers', IEC 60601-2-27."""
+    """Site-wide alarm limits. Sources: docs/findings.md 'Clinical numbers', IEC 60601-2-27."""
 
     asystole_s: float = Field(4.0, ge=3.0, le=10.0)
     extreme_tachycardia: float = Field(160.0, ge=100, le=300, description="1/min")

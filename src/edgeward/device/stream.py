@@ -23,7 +23,7 @@ Phase = Literal["onset", "decisive", "end"]
 
 _REJOIN_S = 0.12  # cross-fade back into the recording
 _SNAP_S = 1.5  # a rhythm changes at the next quiet place, found within this time
-_VT_BEATS = 5  # FINDINGS: ventricular tachycardia is at least 5 beats
+_VT_BEATS = 5  # docs/findings.md: ventricular tachycardia is at least 5 beats
 
 
 @dataclass(frozen=True, slots=True)

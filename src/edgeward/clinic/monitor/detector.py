@@ -4,7 +4,7 @@ Responsible for the front end (pacing spikes out, 0.5 - 40 Hz trace at the analy
 which peak of the energy is a QRS. It works for any block length with identical results, because nothing
 happens at the end of a block. Not responsible for what kind of beat it is (``beats``) or what it means (``rhythm``).
 
-Method: 5 - 16 Hz band-pass, difference, rectify, moving mean (after Pan & Tompkins 1985 and FINDINGS "QRS
+Method: 5 - 16 Hz band-pass, difference, rectify, moving mean (after Pan & Tompkins 1985 and docs/findings.md "QRS
 detection"), thresholds from the median of the last eight beats, search-back. Three things are different, because the
 earlier trial had three faults: beats may follow each other by 165 ms if they look alike (300/min), a peak early after
 a beat must also be as sharp as a QRS (tall T waves), and there is a floor in mV (small deflections, asystole).

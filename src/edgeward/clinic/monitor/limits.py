@@ -22,7 +22,7 @@ RANGES: dict[str, tuple[float, float]] = {
 class Limits:
     """Limits of one patient. Rates in 1/min, times in seconds.
 
-    Defaults after FINDINGS "Clinical numbers" and IEC 60601-2-27; they are the site's to change, per patient.
+    Defaults after docs/findings.md "Clinical numbers" and IEC 60601-2-27; they are the site's to change, per patient.
 
     Raises
     ------

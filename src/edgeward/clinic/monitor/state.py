@@ -27,7 +27,7 @@ MASK = RING - 1
 
 DISPLAY_LOW_HZ = 0.5  # monitoring bandwidth 0.5 - 40 Hz (IEC 60601-2-27, 201.12.1.101.8)
 DISPLAY_HIGH_HZ = 40.0
-QRS_LOW_HZ = 5.0  # energy of the QRS is greatest here (Pan & Tompkins 1985; FINDINGS "QRS detection")
+QRS_LOW_HZ = 5.0  # energy of the QRS is greatest here (Pan & Tompkins 1985; docs/findings.md "QRS detection")
 QRS_HIGH_HZ = 16.0
 ENERGY_WINDOW_S = 0.13  # a little longer than a normal QRS, shorter than the 200 ms between beats at 300/min
 CONFIRM_S = 0.10  # a peak is final when nothing greater followed for this long
