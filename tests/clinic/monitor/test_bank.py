@@ -338,3 +338,21 @@ def test_the_trace_shows_what_was_sent_and_where_the_beats_are():
 def test_limits_outside_their_range_are_refused(change):
     with pytest.raises(ValueError, match="allowed"):
         Limits(**change)
+
+
+def test_a_restarted_stream_tells_each_change_once() -> None:
+    bank = MonitorBank()
+    bank.enrol("bed", rate_hz=250.0, leads=("II",), gain_uv=1.0)
+    silence = np.zeros((1, 250), dtype=np.int16)
+    bank.push("bed", silence, first_sample=0, sequence=500, received_ns=0)
+    bank.process(0)
+    lost = bank.tick(6_000_000_000)
+    assert [change.change.alarm.code for change in lost] == ["signal_lost"]
+
+    # Two packets queued, the second of a stream that began anew: the bank processes by itself in between.
+    bank.push("bed", silence, first_sample=250, sequence=501, received_ns=7_000_000_000)
+    bank.push("bed", silence, first_sample=0, sequence=0, received_ns=7_000_000_000)
+    changes = bank.process(7_000_000_000)
+
+    ended = [c for c in changes if c.change.alarm.code == "signal_lost" and c.change.state == "ended"]
+    assert len(ended) == 1

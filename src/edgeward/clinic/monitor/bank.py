@@ -159,7 +159,8 @@ class MonitorBank:
         channel = new_channel(rate_hz, gain_uv)
         known = self._patients.get(device_id)
         if known is not None and self._queue:
-            self._pending += self.process(now_ns)
+            told = self.process(now_ns)  # takes what is pending with it
+            self._pending += told
         if known is not None and len(known.leads) >= len(leads):
             row, first = known.row, int(self._rows[known.row]["row"])
         else:
@@ -286,7 +287,8 @@ class MonitorBank:
         self._queue.append((patient.row, samples.shape[1], first_sample, mask, samples, received_ns))
         self._queued_samples += samples.size
         if self._queued_samples > _QUEUE_MOST:
-            self._pending += self.process(received_ns)
+            told = self.process(received_ns)  # takes what is pending with it
+            self._pending += told
 
     def process(self, now_ns: int) -> list[DeviceChange]:
         """Take everything queued through the kernel; return the alarm changes, in order."""

@@ -164,7 +164,7 @@ class MonitorRole:
             except BusError as error:
                 stats.count("alarms_unpublished")
                 _log.error("an alarm could not be published: %s", error)
-            if change.change.state == "raised" and change.change.at_ns == change.change.alarm.raised_ns:
+            if first and change.change.at_ns == change.change.alarm.raised_ns:
                 stats.count("alarms_raised")
             told.append(alarm)
         self._persist({change.device_id for change in changes}, told)
