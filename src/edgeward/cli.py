@@ -23,6 +23,8 @@ from edgeward.home import Home
 
 DONE, FAILED, WRONG, AWAY, ATTENTION = 0, 1, 2, 3, 4
 
+DEVICE_KINDS = ("ultrasound", "ct", "mr", "xray", "wearable", "monitor", "emr", "viewer", "other")  # registry.KINDS
+
 ROLE_MODULES = {
     "gateway": "edgeward.gateway.role",
     "engine": "edgeward.compute.engine",
@@ -131,7 +133,7 @@ def doctor(arguments: argparse.Namespace) -> int:
 def device_enroll(arguments: argparse.Namespace) -> int:
     """Give a device its identity."""
     from edgeward.privacy import identity
-    from edgeward.privacy.registry import RegistryError
+    from edgeward.privacy.registry import IMAGING, RegistryError
     from edgeward.status import live_ports
 
     home, settings = _site(arguments)
@@ -142,7 +144,7 @@ def device_enroll(arguments: argparse.Namespace) -> int:
         names = [f"{names[0]}-{number:03d}" for number in range(1, arguments.count + 1)]
     if arguments.ae_title and len(names) > 1:
         raise CommandError("an AE title belongs to one device")
-    if arguments.kind in ("ultrasound", "ct") and not arguments.ae_title:
+    if arguments.kind in IMAGING and not arguments.ae_title:
         raise CommandError(f"a device of kind {arguments.kind} speaks DICOM and needs --ae-title (1 to 16 characters)")
     if len(arguments.ae_title) > 16:
         raise CommandError(f"AE title {arguments.ae_title!r} has more than 16 characters (DICOM PS3.5, VR AE)")
@@ -331,7 +333,7 @@ def parser() -> argparse.ArgumentParser:
         into=devices,
     )
     added.add_argument("name", nargs="+", help="1 to 64 of A-Z a-z 0-9 _ -")
-    added.add_argument("--kind", required=True, choices=("ultrasound", "ct", "wearable", "monitor", "other"))
+    added.add_argument("--kind", required=True, choices=DEVICE_KINDS)
     added.add_argument("--ae-title", default="", help="DICOM AE title, for devices that speak DICOM")
     added.add_argument("--label", default="", help="what people call it, for example a bed")
     added.add_argument("--out", default="", metavar="DIR", help="where the device's folder is written")

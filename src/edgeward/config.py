@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 FILE = "edgeward.toml"
@@ -63,6 +63,15 @@ class LegacyDevice(Section):
     transport: Literal["plain", "tls1.2"]
 
 
+class Modality(Section):
+    """Where a device listens for storage commitment results; only needed if it does not wait on its own association."""
+
+    ae_title: AeTitle
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: bool = False
+
+
 class Dicom(Section):
     """The DICOM listener."""
 
@@ -71,9 +80,12 @@ class Dicom(Section):
     legacy_port: Port = Field(11112, description="opened only when a legacy device is listed")
     ae_title: AeTitle = "EDGEWARD"
     max_associations: int = Field(64, ge=1, le=1000)
-    max_object_mb: int = Field(512, ge=1, le=16_384)
-    idle_timeout_s: float = Field(60.0, gt=0, le=3600)
+    max_associations_per_device: int = Field(0, ge=0, le=1000, description="0: half of max_associations")
+    max_object_mb: int = Field(4096, ge=1, le=16_384)
+    idle_timeout_s: float = Field(60.0, gt=0, le=3600, description="an association that says nothing is aborted")
+    pdu_timeout_s: float = Field(30.0, gt=0, le=600, description="a PDU that was begun must be complete within this")
     legacy: list[LegacyDevice] = []
+    modality: list[Modality] = []
 
 
 class Pacs(Section):
@@ -84,7 +96,65 @@ class Pacs(Section):
     port: Annotated[int, Field(ge=1, le=65535)]
     ae_title: AeTitle
     tls: bool = False
-    takes: list[Literal["sr", "capture"]] = ["sr", "capture"]
+    takes: list[Literal["sr", "seg", "gsps", "capture"]] = ["sr", "seg", "gsps", "capture"]
+
+
+class Fhir(Section):
+    """One FHIR R4 server that takes results."""
+
+    name: Name
+    url: str = Field(pattern=r"^https?://", description="base address, such as https://emr.example/fhir")
+    token_file: str = Field("", description="file with a bearer token, sent with every request")
+    ca: str = Field("", description="file with the authority that signed the server's certificate; empty: the system's")
+    client_certificate: bool = Field(False, description="show our certificate of the site's authority")
+    timeout_s: float = Field(10.0, gt=0, le=120)
+
+
+class Hl7(Section):
+    """One HL7 v2 receiver that takes results (ORU^R01 over MLLP)."""
+
+    name: Name
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: bool = False
+    application: str = Field("EMR", max_length=180, description="MSH-5, receiving application")
+    facility: str = Field("HOSPITAL", max_length=180, description="MSH-6, receiving facility")
+    timeout_s: float = Field(10.0, gt=0, le=120, description="for the acknowledgement")
+
+
+class LegacyMllp(Section):
+    """An explicit exception for one system that sends HL7 v2 without TLS."""
+
+    name: Name
+    address: str = Field(description="the only address it may come from")
+
+
+class Mllp(Section):
+    """The HL7 v2 listener (MLLP): orders in."""
+
+    host: str = "127.0.0.1"
+    port: Port = Field(2575, description="MLLP over TLS 1.3 with client certificates")
+    legacy_port: Port = Field(2576, description="plain MLLP, opened only when a legacy system is listed")
+    max_message_kb: int = Field(1024, ge=1, le=65_536)
+    max_connections: int = Field(64, ge=1, le=10_000)
+    idle_timeout_s: float = Field(300.0, gt=0, le=86_400)
+    legacy: list[LegacyMllp] = []
+
+
+class Web(Section):
+    """The HTTPS door for systems: DICOMweb and FHIR. Client certificates of the site's authority are required."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8443
+    max_body_mb: int = Field(4096, ge=1, le=16_384)
+
+
+class Imaging(Section):
+    """Images and studies."""
+
+    cine_frames: int = Field(8, ge=1, le=256, description="frames of a cine loop that are analysed")
+    study_quiet_s: float = Field(60.0, gt=0, le=86_400, description="a study is complete when nothing came for so long")
+    orders_keep_days: int = Field(30, ge=1, le=3650)
 
 
 class Console(Section):
@@ -147,6 +217,11 @@ class Settings(BaseSettings):
     bus: Bus = Bus()
     dicom: Dicom = Dicom()
     pacs: list[Pacs] = []
+    fhir: list[Fhir] = []
+    hl7: list[Hl7] = []
+    mllp: Mllp = Mllp()
+    web: Web = Web()
+    imaging: Imaging = Imaging()
     console: Console = Console()
     budgets: Budgets = Budgets()
     engine: Engine = Engine()
@@ -154,13 +229,17 @@ class Settings(BaseSettings):
     vault: Vault = Vault()
     log: Log = Log()
 
-    @field_validator("pacs")
-    @classmethod
-    def _names_differ(cls, value: list[Pacs]) -> list[Pacs]:
-        names = [entry.name for entry in value]
+    @model_validator(mode="after")
+    def _names_differ(self) -> Settings:
+        names = self.destinations
         if len(set(names)) != len(names):
             raise ValueError("two destinations have the same name")
-        return value
+        return self
+
+    @property
+    def destinations(self) -> list[str]:
+        """Names of all destinations of results."""
+        return [pacs.name for pacs in self.pacs] + [fhir.name for fhir in self.fhir] + [hl7.name for hl7 in self.hl7]
 
     @classmethod
     def settings_customise_sources(
@@ -233,6 +312,8 @@ node = "{node}"
 # host = "127.0.0.1"        # 0.0.0.0 to serve the network
 # port = 2762               # DICOM over TLS 1.3 with client certificates
 # ae_title = "EDGEWARD"
+# max_object_mb = 4096
+# idle_timeout_s = 60
 
 # A device that cannot do TLS 1.3 with a certificate: an explicit, named exception, shown as a warning.
 # [[dicom.legacy]]
@@ -248,7 +329,35 @@ node = "{node}"
 # port = 104
 # ae_title = "PACS"
 # tls = false
-# takes = ["sr", "capture"]
+# takes = ["sr", "seg", "gsps", "capture"]
+
+# [[fhir]]
+# name = "emr"
+# url = "https://emr.example/fhir"
+# token_file = "/etc/edgeward/emr.token"
+
+# [[hl7]]
+# name = "his"
+# host = "192.0.2.30"
+# port = 2575
+# tls = false
+
+[mllp]                      # HL7 v2 in: orders
+# host = "127.0.0.1"
+# port = 2575               # MLLP over TLS 1.3 with client certificates
+
+# A system that sends HL7 without TLS: an explicit, named exception, shown as a warning.
+# [[mllp.legacy]]
+# name = "old-his"
+# address = "192.0.2.31"
+
+[web]                       # DICOMweb and FHIR in, HTTPS with client certificates
+# host = "127.0.0.1"
+# port = 8443
+
+[imaging]
+# cine_frames = 8
+# study_quiet_s = 60
 
 [console]
 # host = "127.0.0.1"        # any other address switches HTTPS on (certificate of the site's own authority)

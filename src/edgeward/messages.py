@@ -130,8 +130,25 @@ class Lesion(Message, frozen=True, kw_only=True, tag="lesion.1"):
     probability: float  # that a lesion is there, 0..1
 
 
+class FrameFinding(Message, frozen=True, kw_only=True, tag="frame-finding.1"):
+    """What the AI says of one sampled frame of a cine loop or multi-frame object."""
+
+    frame: int  # 0-based
+    status: Literal["analysed", "not_analysed"]
+    reason: str = ""
+    lesions: list[Lesion] = []
+    label: str = ""
+    probabilities: dict[str, float] = {}
+    malignancy: float | None = None
+    suspicious: bool = False
+
+
 class Finding(Message, frozen=True, kw_only=True, tag="finding.1"):
-    """What the AI says of one frame. Preliminary until a clinician decides (law 8).
+    """What the AI says of one object. Preliminary until a clinician decides (law 8).
+
+    Of several frames, `frame` is the best one (the one that the result rests on), and the other fields are of that
+    frame; `frame_findings` has one entry per sampled frame, in order, the best one included. It is empty for a single
+    frame.
 
     `status` is ``analysed`` or ``not_analysed``; in the second case `reason` says why and there is neither lesion nor
     probability: the system never guesses outside its model's domain.
@@ -157,6 +174,8 @@ class Finding(Message, frozen=True, kw_only=True, tag="finding.1"):
     suspicious: bool = False  # malignancy at or above the package's operating point
     stages: list[StageTime] = []
     created_ns: int = 0
+    in_scope: bool = True  # is the object, by its attributes, of the kind this model is for; if not, nothing is sent out
+    frame_findings: list[FrameFinding] = []
 
 
 class WorkDone(Message, frozen=True, kw_only=True, tag="work-done.1"):
@@ -184,8 +203,68 @@ class WorkFailed(Message, frozen=True, kw_only=True, tag="work-failed.1"):
 WorkReply = WorkDone | WorkBusy | WorkFailed
 
 
+class Verdict(Message, frozen=True, kw_only=True, tag="verdict.1"):
+    """A clinician's decision on a finding; an admitted item like any other."""
+
+    verdict_id: str
+    item_id: str
+    finding_id: str
+    action: Literal["confirm", "correct", "reject"]
+    label: str = ""  # the corrected label, when action is "correct"
+    comment: str = ""
+    by: str
+    at_ns: int
+
+
+class RenderRequest(Message, frozen=True, kw_only=True, tag="render.1"):
+    """Render one frame of a vault object to 8 bits, for a person to look at. Answer: `Rendered` or `Refused`."""
+
+    object: ObjectRef
+    frame: int = 0  # 0-based
+    window_center: float | None = None  # None: the object's own window, or its full range
+    window_width: float | None = None
+    max_width: int = 0  # 0: as many columns as the object has
+    media_type: Literal["image/jpeg", "image/png"] = "image/jpeg"
+
+
+class Rendered(Message, frozen=True, kw_only=True, tag="rendered.1"):
+    """One rendered frame, and what a viewer needs to know of the object."""
+
+    data: bytes
+    media_type: str
+    width: int  # of the picture; source pixels times `scale`
+    height: int
+    scale: float  # picture pixels per source pixel
+    rows: int  # of the object
+    columns: int
+    frame: int
+    frames: int
+    frame_time_ms: float = 0.0  # of a cine loop; 0 if unknown
+    window_center: float | None = None  # as applied; None where no window applies (colour)
+    window_width: float | None = None
+    lowest: float = 0.0  # value range of the frame after the modality LUT
+    highest: float = 255.0
+    spacing_mm: tuple[float, float] | None = None  # (row, column)
+    spacing_source: str = ""
+
+
+class FrameQuery(Message, frozen=True, kw_only=True, tag="frame-query.1"):
+    """Ask the gateway for one rendered frame of an item (it asks an engine). Answer: `Rendered` or `Refused`."""
+
+    item_id: str
+    frame: int = 0
+    window_center: float | None = None
+    window_width: float | None = None
+    max_width: int = 0
+    media_type: Literal["image/jpeg", "image/png"] = "image/jpeg"
+
+
 class DeliverRequest(Message, frozen=True, kw_only=True, tag="deliver.1"):
-    """Hand-over to `deliver`: it acknowledges once its ledger holds this durably."""
+    """Hand-over to `deliver`: it acknowledges once its ledger holds this durably.
+
+    `revision` 0 is the preliminary result. Each later verdict makes one more revision (1, 2, ...) that carries all
+    verdicts so far, oldest first; a revision is delivered after the ones before it, to the same destinations.
+    """
 
     item_id: str
     trace_id: str
@@ -193,6 +272,9 @@ class DeliverRequest(Message, frozen=True, kw_only=True, tag="deliver.1"):
     deadline_ns: int
     object: ObjectRef
     finding: Finding
+    revision: int = 0
+    verdicts: list[Verdict] = []
+    study_instance_uid: str = ""  # results of one study arrive in order
 
 
 class DeliveryReport(Message, frozen=True, kw_only=True, tag="delivery.1"):
@@ -206,6 +288,22 @@ class DeliveryReport(Message, frozen=True, kw_only=True, tag="delivery.1"):
     stored_ns: int = 0  # when the last object of this item was confirmed by the destination
     attempts: int = 1
     stages: list[StageTime] = []
+    revision: int = 0
+    at_ns: int = 0  # of this change
+
+
+class Resend(Message, frozen=True, kw_only=True, tag="resend.1"):
+    """Somebody asks `deliver` to try dead letters again. Empty fields mean any. Answer: `Resent` or `Refused`."""
+
+    by: str
+    item_id: str = ""
+    destination: str = ""
+
+
+class Resent(Message, frozen=True, kw_only=True, tag="resent.1"):
+    """How many dead letters are in their queues again."""
+
+    count: int
 
 
 class DestinationState(Message, frozen=True, kw_only=True, tag="destination.1"):
@@ -229,19 +327,6 @@ class Destinations(Message, frozen=True, kw_only=True, tag="destinations.1"):
     dead: list[DeliveryReport] = []
 
 
-class Verdict(Message, frozen=True, kw_only=True, tag="verdict.1"):
-    """A clinician's decision on a finding; an admitted item like any other."""
-
-    verdict_id: str
-    item_id: str
-    finding_id: str
-    action: Literal["confirm", "correct", "reject"]
-    label: str = ""  # the corrected label, when action is "correct"
-    comment: str = ""
-    by: str
-    at_ns: int
-
-
 class ItemSummary(Message, frozen=True, kw_only=True, tag="item.1"):
     """One row of the worklist. Contains identity: for the console only."""
 
@@ -262,15 +347,39 @@ class ItemSummary(Message, frozen=True, kw_only=True, tag="item.1"):
     finding: Finding | None = None
     verdicts: list[Verdict] = []
     deliveries: list[DeliveryReport] = []
+    sop_class_uid: str = ""
+    transfer_syntax_uid: str = ""
+    series_instance_uid: str = ""
+    patient_birth_date: str = ""  # DICOM DA
+    patient_sex: str = ""
+    accession_number: str = ""
+    study_date: str = ""  # DICOM DA
+    size: int = 0  # bytes in the vault; 0 once erased
+    study_complete: bool = False
 
 
 class ItemsQuery(Message, frozen=True, kw_only=True, tag="items-query.1"):
-    """Ask the gateway for worklist rows, newest first."""
+    """Ask the gateway for worklist rows. All conditions that are given must hold.
+
+    `order` ``priority``: undecided suspected malignancy first, the most probable first; then other undecided findings,
+    then the rest; newest first within each. Page with `before_ns` (newest) or `offset` (priority).
+    """
 
     item_id: str = ""  # exactly this one, if given
     before_ns: int = 0
     limit: int = 50
     state: str = ""
+    offset: int = 0
+    since_ns: int = 0
+    order: Literal["newest", "priority"] = "newest"
+    study_instance_uid: str = ""
+    same_patient_as: str = ""  # an item id: items of that item's patient, that item included
+    device: str = ""
+    modality: str = ""
+    suspicious: bool | None = None
+    decided: bool | None = None  # has a verdict
+    late: bool | None = None
+    text: str = ""  # part of patient name, patient id, accession number or study description; case does not matter
 
 
 class Items(Message, frozen=True, kw_only=True, tag="items.1"):
@@ -278,6 +387,9 @@ class Items(Message, frozen=True, kw_only=True, tag="items.1"):
 
     items: list[ItemSummary]
     counts: dict[str, int] = {}  # rows per state, over the whole journal
+    total: int = -1  # rows that match the conditions; -1 if not counted
+    modalities: list[str] = []  # that occur in the journal, for filters
+    devices: list[str] = []
 
 
 class Preview(Message, frozen=True, kw_only=True, tag="preview.1"):
@@ -303,6 +415,7 @@ class Quarantined(Message, frozen=True, kw_only=True, tag="quarantined.1"):
     reason: str
     what_to_do: str = ""
     count: int = 1
+    item_id: str = ""  # the item that was set aside, if it was kept
 
 
 class QuarantineList(Message, frozen=True, kw_only=True, tag="quarantine-list.1"):
@@ -325,6 +438,61 @@ class Refused(Message, frozen=True, kw_only=True, tag="refused.1"):
     """Not done; `reason` says why."""
 
     reason: str
+
+
+# ---------------------------------------- orders and studies
+
+
+class Order(Message, frozen=True, kw_only=True, tag="order.1"):
+    """One requested procedure step. Contains identity: for the modality worklist and the console only.
+
+    `order_id` is the placer's (HL7 ORC-2, FHIR identifier) or, without one, the accession number.
+    """
+
+    order_id: str
+    accession_number: str
+    status: Literal["scheduled", "started", "completed", "discontinued", "cancelled"]
+    patient_id: str
+    patient_name: str  # DICOM PN
+    birth_date: str = ""  # DICOM DA
+    sex: Literal["", "M", "F", "O"] = ""
+    modality: str = ""
+    station_ae_title: str = ""
+    procedure_code: str = ""
+    procedure: str = ""
+    study_instance_uid: str = ""
+    scheduled: str = ""  # DICOM DT, site's local time
+    referring_physician: str = ""
+    priority: Literal["routine", "urgent", "stat"] = "routine"
+    source: str = ""  # the system that sent it
+    received_ns: int = 0
+    changed_ns: int = 0
+
+
+class OrdersQuery(Message, frozen=True, kw_only=True, tag="orders-query.1"):
+    """Ask the gateway for orders, the ones due next first."""
+
+    status: str = ""
+    text: str = ""
+    limit: int = 100
+
+
+class Orders(Message, frozen=True, kw_only=True, tag="orders.1"):
+    """Answer to `OrdersQuery`."""
+
+    orders: list[Order]
+
+
+class StudyState(Message, frozen=True, kw_only=True, tag="study.1"):
+    """A study as far as it arrived; told when it begins, and when it is taken to be complete (or grows again)."""
+
+    study_instance_uid: str
+    complete: bool
+    series: int
+    instances: int
+    first_ns: int
+    last_ns: int
+    why: str = ""  # what it was recognised by: quiet | performed (the modality said so)
 
 
 # ---------------------------------------- monitoring

@@ -24,10 +24,10 @@ class Permissions:
 
 ROLES: dict[str, Permissions] = {
     "gateway": Permissions(
-        publish=("work.image.>", s.DELIVER_ACCEPT, s.FINDING_ALL, s.ITEM_STATE_ALL),
+        publish=("work.image.>", s.RENDER_ANY, s.DELIVER_ACCEPT, s.FINDING_ALL, s.ITEM_STATE_ALL, s.STATE_STUDY),
         subscribe=("work.gateway.>", s.QUARANTINED, s.role_state("engine")),
     ),
-    "engine": Permissions(subscribe=("work.image.>",)),
+    "engine": Permissions(subscribe=("work.image.>", s.RENDER_ANY)),
     "monitor": Permissions(
         publish=(s.ALARM_ALL, s.STATE_BEDS, s.TRACE_ALL),
         subscribe=(s.WAVE_ALL, "work.monitor.>", s.STATE_VIEWING),
@@ -41,10 +41,13 @@ ROLES: dict[str, Permissions] = {
             s.GATEWAY_VERDICT,
             s.GATEWAY_QUARANTINE,
             s.GATEWAY_DEVICES,
+            s.GATEWAY_FRAME,
+            s.GATEWAY_ORDERS,
             s.MONITOR_ACK,
             s.MONITOR_ALARMS,
             s.DELIVER_REPORT,
             s.DELIVER_STATUS,
+            s.DELIVER_RESEND,
         ),
         subscribe=(s.FINDING_ALL, "state.>", s.ALARM_ALL),
     ),
@@ -54,8 +57,10 @@ ROLES: dict[str, Permissions] = {
             s.GATEWAY_ITEMS,
             s.GATEWAY_QUARANTINE,
             s.GATEWAY_DEVICES,
+            s.GATEWAY_ORDERS,
             s.MONITOR_ALARMS,
             s.DELIVER_STATUS,
+            s.DELIVER_RESEND,
         ),
         subscribe=(s.FINDING_ALL, "state.>", s.ALARM_ALL),
     ),

@@ -48,9 +48,12 @@ def work_image(node: str) -> str:
 WORK_IMAGE_ANY = "work.image.any"  # queue group ENGINES: whoever is free
 ENGINES = "engines"
 
+RENDER_ANY = "work.render.any"  # RenderRequest -> Rendered | Refused, queue group ENGINES
+
 DELIVER_ACCEPT = "work.deliver.accept"
 DELIVER_REPORT = "work.deliver.report"  # Ask(item) -> ReportText
 DELIVER_STATUS = "work.deliver.status"  # Ask() -> Destinations
+DELIVER_RESEND = "work.deliver.resend"  # Resend -> Resent | Refused
 DELIVERS = "delivers"
 
 GATEWAY_DELIVERY = "work.gateway.delivery"  # DeliveryReport -> Ok
@@ -59,6 +62,8 @@ GATEWAY_PREVIEW = "work.gateway.preview"  # Ask(item) -> Preview
 GATEWAY_VERDICT = "work.gateway.verdict"  # Verdict -> Ok | Refused
 GATEWAY_QUARANTINE = "work.gateway.quarantine"  # Ask() -> QuarantineList
 GATEWAY_DEVICES = "work.gateway.devices"  # Ask() -> Devices
+GATEWAY_FRAME = "work.gateway.frame"  # FrameQuery -> Rendered | Refused
+GATEWAY_ORDERS = "work.gateway.orders"  # OrdersQuery -> Orders
 GATEWAYS = "gateways"
 
 
@@ -76,6 +81,7 @@ def item_state(item_id: str) -> str:
 
 
 ITEM_STATE_ALL = "state.item.*"
+STATE_STUDY = "state.study"  # StudyState
 
 # ---------------------------------------- monitoring
 

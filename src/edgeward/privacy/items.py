@@ -92,6 +92,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     study_description: str = ""
     study_date: str = ""
     study_time: str = ""
+    accession_number: str = ""
+    patient_sex: str = ""
+    issuer_of_patient_id: str = ""
+    referring_physician: str = ""
+    study_id: str = ""
+    series_description: str = ""
+    series_number: str = ""
+    instance_number: str = ""
+    body_part: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +116,11 @@ class NewItem:
     sop_class_uid: str
     sop_instance_uid: str
     study_instance_uid: str
+    series_instance_uid: str = ""
     transfer_syntax_uid: str
+    rows: int = 0  # 0: not an image
+    columns: int = 0
+    frames: int = 1
     digest: bytes
     stored: StoredObject
     identity: Identity = field(repr=False)

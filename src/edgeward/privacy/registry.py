@@ -13,7 +13,9 @@ from typing import Any
 from edgeward.bus.subjects import token
 from edgeward.home import Home, read_json, write_json
 
-KINDS = ("ultrasound", "ct", "wearable", "monitor", "other")
+IMAGING = ("ultrasound", "ct", "mr", "xray")  # send DICOM: need an AE title
+READERS = ("emr", "viewer")  # systems that may read what the site holds, by DICOMweb
+KINDS = (*IMAGING, "wearable", "monitor", *READERS, "other")
 
 
 class RegistryError(ValueError):
