@@ -174,7 +174,7 @@ class Finding(Message, frozen=True, kw_only=True, tag="finding.1"):
     suspicious: bool = False  # malignancy at or above the package's operating point
     stages: list[StageTime] = []
     created_ns: int = 0
-    in_scope: bool = True  # is the object, by its attributes, of the kind this model is for; if not, nothing is sent out
+    in_scope: bool = True  # by its attributes, is it of the kind this model is for? If not, nothing is sent out.
     frame_findings: list[FrameFinding] = []
 
 
