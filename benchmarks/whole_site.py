@@ -68,7 +68,7 @@ def idle(seconds: float) -> dict[str, float]:
     """Start a site without devices (no simulators) and return start-up, CPU and memory while nothing happens."""
     folder = Path(tempfile.mkdtemp(prefix="edgeward-bench-"))
     environment = {**os.environ, "EDGEWARD_HOME": str(folder / "home")}
-    for name in ("BUS__PORT", "BUS__MQTT_PORT", "DICOM__PORT", "CONSOLE__PORT"):
+    for name in ("BUS__PORT", "BUS__MQTT_PORT", "DICOM__PORT", "MLLP__PORT", "WEB__PORT", "CONSOLE__PORT"):
         environment[f"EDGEWARD_{name}"] = "0"
     subprocess.run([sys.executable, "-m", "edgeward.cli", "init"], env=environment, check=True, capture_output=True)
     began = time.monotonic()

@@ -25,6 +25,7 @@ def test_a_taken_port_is_told_with_what_to_do() -> None:
         taken.listen()
         settings.dicom.port = taken.getsockname()[1]
         settings.console.port = settings.bus.port = settings.bus.mqtt_port = 0
+        settings.mllp.port = settings.web.port = 0
         with pytest.raises(SupervisorError, match=r"dicom\.port.*EDGEWARD_DICOM__PORT"):
             choose_ports(settings)
 
@@ -32,9 +33,11 @@ def test_a_taken_port_is_told_with_what_to_do() -> None:
 def test_port_zero_becomes_a_free_port_and_no_two_are_equal() -> None:
     settings = Settings()
     settings.dicom.port = settings.console.port = settings.bus.port = settings.bus.mqtt_port = 0
+    settings.mllp.port = settings.web.port = 0
     chosen = choose_ports(settings)
     ports = [chosen.dicom.port, chosen.console.port, chosen.bus.port, chosen.bus.mqtt_port]
-    assert len(set(ports)) == 4
+    ports += [chosen.mllp.port, chosen.web.port]
+    assert len(set(ports)) == 6
     assert 0 not in ports
 
 

@@ -160,6 +160,8 @@ def device_enroll(arguments: argparse.Namespace) -> int:
             "port": ports.get("dicom", settings.dicom.port),
             "ae_title": settings.dicom.ae_title,
         },
+        "mllp": {"host": arguments.host or settings.mllp.host, "port": ports.get("mllp", settings.mllp.port)},
+        "web": {"host": arguments.host or settings.web.host, "port": ports.get("web", settings.web.port)},
     }
     try:
         devices = identity.enrol(

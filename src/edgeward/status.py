@@ -38,6 +38,8 @@ def with_live_ports(settings: Settings, ports: dict[str, int]) -> Settings:
     live.bus.port = ports.get("bus", live.bus.port)
     live.bus.mqtt_port = ports.get("mqtt", live.bus.mqtt_port)
     live.dicom.port = ports.get("dicom", live.dicom.port)
+    live.mllp.port = ports.get("mllp", live.mllp.port)
+    live.web.port = ports.get("web", live.web.port)
     live.console.port = ports.get("console", live.console.port)
     return live
 

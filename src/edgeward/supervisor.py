@@ -26,7 +26,7 @@ from edgeward.bus.client import Bus, BusError
 from edgeward.bus.ports import can_listen, free_port
 from edgeward.bus.process import die_with_parent, resident_mb
 from edgeward.bus.role import open_bus
-from edgeward.config import Settings
+from edgeward.config import Section, Settings
 from edgeward.home import Home, write_json
 from edgeward.messages import RoleState, SiteState
 from edgeward.privacy.identity import client_context
@@ -99,11 +99,18 @@ def choose_ports(settings: Settings) -> Settings:
         If a port given explicitly is taken.
     """
     chosen = settings.model_copy(deep=True)
-    places = [(chosen.dicom, "port", "dicom.port"), (chosen.console, "port", "console.port")]
+    places: list[tuple[Section, str, str]] = [
+        (chosen.dicom, "port", "dicom.port"),
+        (chosen.mllp, "port", "mllp.port"),
+        (chosen.web, "port", "web.port"),
+        (chosen.console, "port", "console.port"),
+    ]
     if not chosen.bus.url:
         places += [(chosen.bus, "port", "bus.port"), (chosen.bus, "mqtt_port", "bus.mqtt_port")]
     if chosen.dicom.legacy:
         places.append((chosen.dicom, "legacy_port", "dicom.legacy_port"))
+    if chosen.mllp.legacy:
+        places.append((chosen.mllp, "legacy_port", "mllp.legacy_port"))
     taken: set[int] = set()
     for section, key, name in places:
         host = str(getattr(section, "mqtt_host" if key == "mqtt_port" else "host"))
@@ -128,6 +135,9 @@ def ports_environment(settings: Settings) -> dict[str, str]:
         "EDGEWARD_BUS__MQTT_PORT": str(settings.bus.mqtt_port),
         "EDGEWARD_DICOM__PORT": str(settings.dicom.port),
         "EDGEWARD_DICOM__LEGACY_PORT": str(settings.dicom.legacy_port),
+        "EDGEWARD_MLLP__PORT": str(settings.mllp.port),
+        "EDGEWARD_MLLP__LEGACY_PORT": str(settings.mllp.legacy_port),
+        "EDGEWARD_WEB__PORT": str(settings.web.port),
         "EDGEWARD_CONSOLE__PORT": str(settings.console.port),
     }
 
@@ -220,13 +230,21 @@ class Supervisor:
 
     def ports(self) -> dict[str, int]:
         """Return the ports in use."""
-        ports = {"dicom": self.settings.dicom.port, "console": self.settings.console.port}
+        settings = self.settings
+        ports = {
+            "dicom": settings.dicom.port,
+            "mllp": settings.mllp.port,
+            "web": settings.web.port,
+            "console": settings.console.port,
+        }
         if not self.settings.bus.url:
             ports |= {"bus": self.settings.bus.port, "mqtt": self.settings.bus.mqtt_port}
         if self.settings.dicom.legacy:
             ports["dicom_legacy"] = self.settings.dicom.legacy_port
             if any(legacy.transport == "tls1.2" for legacy in self.settings.dicom.legacy):
                 ports["dicom_legacy_tls1.2"] = self.settings.dicom.legacy_port + 1
+        if settings.mllp.legacy:
+            ports["mllp_legacy"] = settings.mllp.legacy_port
         return ports
 
     def state(self) -> SiteState:
@@ -241,6 +259,7 @@ class Supervisor:
             f"device {legacy.name} ({legacy.ae_title}) is excepted from TLS 1.3: {legacy.transport}"
             for legacy in self.settings.dicom.legacy
         ]
+        warnings += [f"{entry.name} may send HL7 v2 without TLS" for entry in self.settings.mllp.legacy]
         return SiteState(
             at_ns=time.time_ns(),
             site=self.settings.site.name,
@@ -429,6 +448,8 @@ def announce_site(supervisor: Supervisor, missing: list[str], out: IO[str]) -> N
     if first:
         print(f"         sign in as {first['user']} with the one-time password {first['password']}", file=out)
     print(f"DICOM    {settings.dicom.host}:{settings.dicom.port} (TLS), AE title {settings.dicom.ae_title}", file=out)
+    print(f"HTTPS    {settings.web.host}:{settings.web.port} (DICOMweb and FHIR, client certificates)", file=out)
+    print(f"HL7 v2   {settings.mllp.host}:{settings.mllp.port} (MLLP over TLS)", file=out)
     if not settings.bus.url:
         print(f"MQTT     {settings.bus.mqtt_host}:{settings.bus.mqtt_port} (TLS)", file=out)
     for name in missing:

@@ -33,7 +33,8 @@ def new_home(path: Path, **sections: dict[str, object]) -> tuple[Home, Settings]
     settings = Settings()
     settings.bus.port, settings.bus.mqtt_port = free_port(), free_port()
     settings.dicom.port, settings.dicom.legacy_port = free_port(), free_port()
-    settings.console.port = free_port()
+    settings.mllp.port, settings.mllp.legacy_port = free_port(), free_port()
+    settings.web.port, settings.console.port = free_port(), free_port()
     for section, values in sections.items():
         current = getattr(settings, section)
         setattr(settings, section, type(current)(**{**current.model_dump(), **values}))
@@ -89,6 +90,8 @@ class TestSite:
                     "port": self.settings.dicom.port,
                     "ae_title": self.settings.dicom.ae_title,
                 },
+                "mllp": {"host": "127.0.0.1", "port": self.settings.mllp.port},
+                "web": {"host": "127.0.0.1", "port": self.settings.web.port},
             },
         )
         return out / name

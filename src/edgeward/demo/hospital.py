@@ -42,6 +42,12 @@ mqtt_port = 0
 [dicom]
 port = 0
 
+[mllp]
+port = 0
+
+[web]
+port = 0
+
 [console]
 port = 0
 
@@ -66,6 +72,8 @@ def prepare(home: Home, beds: int) -> Settings:
     addresses = {
         "mqtt": {"host": "localhost", "port": 0},
         "dicom": {"host": "localhost", "port": 0, "ae_title": settings.dicom.ae_title},
+        "mllp": {"host": "localhost", "port": 0},
+        "web": {"host": "localhost", "port": 0},
     }
     missing = [name for name in wards if name not in known]
     if missing:
@@ -96,7 +104,9 @@ def tell_ports(home: Home, ports: dict[str, int]) -> None:
     for path in [*(home.root / "ward").glob("*/device.json"), *(home.root / "modalities").glob("*/device.json")]:
         card = read_json(path)
         card["mqtt"]["port"] = ports["mqtt"]
-        card["dicom"]["port"] = ports["dicom"]
+        for door in ("dicom", "mllp", "web"):
+            if card.get(door):
+                card[door]["port"] = ports[door]
         path.write_text(json.dumps(card, indent=1), encoding="utf-8")
 
 

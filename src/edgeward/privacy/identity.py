@@ -163,7 +163,7 @@ def enrol(
     label, labels
         What people call them: one label for all, or one per name. Default: the name.
     addresses
-        The ``mqtt`` and ``dicom`` tables of ``device.json``.
+        The ``mqtt``, ``dicom``, ``mllp`` and ``web`` tables of ``device.json``.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def enrol(
                 "site": site,
                 "ae_title": device.ae_title,
                 "mqtt": mqtt,
-                "dicom": addresses.get("dicom", {}),
+                **{name: addresses.get(name, {}) for name in ("dicom", "mllp", "web")},
             },
             durable=False,
         )
