@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeward.cli import ATTENTION, AWAY, DONE, FAILED, WRONG, main
-from edgeward.privacy.registry import Registry
+from edgeward.cli import ATTENTION, AWAY, DEVICE_KINDS, DONE, FAILED, WRONG, main
+from edgeward.privacy.registry import KINDS, Registry
 from tests.support.site import new_home
 
 
@@ -36,6 +36,19 @@ def test_a_new_site_and_a_device(home: Path, capsys: pytest.CaptureFixture[str])
     assert main(["device", "revoke", "bed-1"]) == DONE
     assert main(["device", "revoke", "bed-1"]) == WRONG
     assert main(["doctor", "--json"]) in (DONE, ATTENTION)
+
+
+@pytest.mark.parametrize("verb", [["results", "list"], ["results", "resend"], ["orders"], ["quarantine"]])
+def test_what_asks_a_site_that_does_not_run_says_how_to_start_it(
+    home: Path, verb: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init"]) == DONE
+    assert main(verb) == AWAY
+    assert f"edgeward up --home {home}" in capsys.readouterr().err
+
+
+def test_every_kind_of_device_can_be_enrolled() -> None:
+    assert DEVICE_KINDS == KINDS
 
 
 def test_many_devices_at_once(home: Path) -> None:

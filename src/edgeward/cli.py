@@ -220,6 +220,55 @@ def device_revoke(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _ask(arguments: argparse.Namespace, question: Callable[..., Any], *more: Any) -> Any:
+    from edgeward import operate
+
+    home, settings = _site(arguments)
+    try:
+        return asyncio.run(question(home, settings, *more))
+    except operate.Away as error:
+        raise CommandError(str(error), AWAY) from error
+    except operate.Declined as error:
+        raise CommandError(str(error), FAILED) from error
+
+
+def results_list(arguments: argparse.Namespace) -> int:
+    """Show where results go, how they get there, and what was given up."""
+    from edgeward import operate
+
+    found = _ask(arguments, operate.destinations)
+    say(arguments, operate.plain(found), operate.destinations_text(found))
+    troubled = any(one.dead or one.status == "down" for one in found.destinations)
+    return ATTENTION if troubled else DONE
+
+
+def results_resend(arguments: argparse.Namespace) -> int:
+    """Try dead letters again."""
+    from edgeward import operate
+
+    found = _ask(arguments, operate.resend, arguments.destination, arguments.item)
+    say(arguments, operate.plain(found), f"{found.count} results are in their queues again")
+    return DONE
+
+
+def orders(arguments: argparse.Namespace) -> int:
+    """List the orders on the modality worklist."""
+    from edgeward import operate
+
+    found = _ask(arguments, operate.orders, arguments.status, arguments.text, arguments.limit)
+    say(arguments, operate.plain(found), operate.orders_text(found))
+    return DONE
+
+
+def quarantine(arguments: argparse.Namespace) -> int:
+    """List what was refused or set aside."""
+    from edgeward import operate
+
+    found = _ask(arguments, operate.quarantine)
+    say(arguments, operate.plain(found), operate.quarantine_text(found))
+    return DONE
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """Run a hospital with simulated devices."""
     from edgeward.demo import show
@@ -322,6 +371,28 @@ def parser() -> argparse.ArgumentParser:
     verb("up", up, "run the site on this machine until Ctrl-C")
     verb("status", status, "show what runs and how well; exit code 3 if nothing runs, 4 if something needs attention")
     verb("doctor", doctor, "check this machine and this site, and say what to do")
+
+    results = verbs.add_parser("results", help="where results go: list, and try dead letters again").add_subparsers(
+        metavar="VERB", required=True
+    )
+    verb(
+        "list",
+        results_list,
+        "show destinations and dead letters; exit code 4 if one is down or something was given up",
+        into=results,
+    )
+    added = verb("resend", results_resend, "try dead letters again: all, or of one destination or item", into=results)
+    added.add_argument("--destination", default="", help="only those of this destination")
+    added.add_argument("--item", default="", help="only those of this item")
+
+    added = verb("orders", orders, "list the orders on the modality worklist (JSON has the patients, text has not)")
+    added.add_argument(
+        "--status", default="", choices=("", "scheduled", "started", "completed", "discontinued", "cancelled")
+    )
+    added.add_argument("--text", default="", help="part of accession number, procedure or patient")
+    added.add_argument("--limit", type=int, default=100, help="at most so many (default: 100)")
+
+    verb("quarantine", quarantine, "list what was refused or set aside, with the reason and what to do")
 
     devices = verbs.add_parser("device", help="enrol, list, revoke and simulate devices").add_subparsers(
         metavar="VERB", required=True
