@@ -19,8 +19,9 @@ import pytest
 from edgeward.messages import DeliveryReport, Finding, ItemsQuery, Quarantined, Verdict
 from edgeward.privacy.database import DatabaseError, DatabaseFull
 from edgeward.privacy.items import CONFLICT, NO_DESTINATION, Identity, NewItem
-from edgeward.privacy.journal import QUARANTINE_ROWS, Journal
+from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey, WrongKey
+from edgeward.privacy.refusals import QUARANTINE_ROWS
 from edgeward.privacy.vault import StoredObject
 
 NAME = "MUSTERFRAU^ERIKA"
@@ -253,10 +254,10 @@ def test_overdue_and_unreported_items_are_found(journal: Journal) -> None:
     assert journal.late("item1")
     assert not journal.late("item1")
     assert journal.overdue(2_500_000_000) == []
-    assert journal.unreported(101) == ["item1"]
-    assert journal.unreported(100) == []
-    journal.touch("item1", 500)
-    assert journal.unreported(101) == []
+    assert (journal.items_due(101), journal.due("item1", 101)) == (["item1"], [0])
+    assert (journal.items_due(100), journal.due("item1", 100)) == ([], [])
+    journal.handed("item1", ["pacs"], 500)
+    assert journal.items_due(101) == []
 
 
 def test_quarantine_counts_repeats_and_stays_bounded(journal: Journal) -> None:
@@ -318,7 +319,7 @@ def test_the_same_instance_from_many_threads_is_one_item(journal: Journal) -> No
 
 def test_a_failed_write_leaves_nothing_and_the_next_one_works(journal: Journal) -> None:
     def half(db: sqlite3.Connection) -> None:
-        db.execute("INSERT INTO quarantine VALUES ('a', 'b', 'c', '', 1, 1)")
+        db.execute("INSERT INTO quarantine VALUES ('a', 'b', 'c', '', '', 1, 1)")
         raise ValueError("in the middle")
 
     with pytest.raises(ValueError, match="in the middle"):

@@ -1,8 +1,9 @@
 """The dispatcher: drives every open row of the journal to its end, again and again if need be.
 
-Responsible for asking engines, keeping findings, handing over to `deliver`, and for the account of time. It trusts no
-queue: what did not come back is driven again, and everything it does may be done twice. Not responsible for receiving
-objects, for analysing or for delivering them.
+Responsible for asking engines, keeping findings, handing every revision of a result over to `deliver` (the finding
+first, then one for each verdict), and for the account of time. It trusts no queue: what did not come back is driven
+again, and everything it does may be done twice. Not responsible for receiving objects, for analysing or for delivering
+them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from pydicom.uid import UID
 
 from edgeward import log
 from edgeward.bus import subjects
@@ -30,6 +33,7 @@ from edgeward.messages import (
     Ok,
     Refused,
     ServiceClass,
+    Verdict,
     WorkBusy,
     WorkDone,
     WorkFailed,
@@ -45,6 +49,8 @@ _log = logging.getLogger("edgeward.gateway.dispatch")
 T = TypeVar("T")
 
 CRASHED = "analysis crashed the engine"
+NOT_AN_IMAGE = "not an image: kept"
+ERASED = "the object was erased before its result was delivered"
 # From its first crash on, an object is analysed in a process of its own: if it is what kills, the engine lives and says
 # so. Engines that go on dying are killed by something else; this is where even that ends.
 MAX_CRASHES = 10
@@ -70,7 +76,9 @@ class Dispatcher:
         self._to_analyse: asyncio.Queue[str] = asyncio.Queue()
         self._to_hand_over: asyncio.Queue[str] = asyncio.Queue()
         self._driven: set[str] = set()  # in one of the queues, or in work
-        self._destinations = [pacs.name for pacs in context.settings.pacs]
+        self._again: dict[str, asyncio.Queue[str]] = {}  # to be driven once more when that work is done
+        self._budget_ns = round(context.settings.budgets.interactive_ms * 1e6)
+        self._destinations = context.settings.destinations
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -107,9 +115,11 @@ class Dispatcher:
             self._spawn(self._tell(item.item_id))
 
     def _drive(self, item_id: str, queue: asyncio.Queue[str]) -> None:
-        if item_id not in self._driven:
-            self._driven.add(item_id)
-            queue.put_nowait(item_id)
+        if item_id in self._driven:
+            self._again[item_id] = queue
+            return
+        self._driven.add(item_id)
+        queue.put_nowait(item_id)
 
     async def _work(self, queue: asyncio.Queue[str], drive: Callable[[str], Awaitable[bool]]) -> None:
         while True:
@@ -124,14 +134,20 @@ class Dispatcher:
                 _log.exception("driving an item failed; it is driven again")
             finally:
                 self._driven.discard(item_id)
+                again = self._again.pop(item_id, None)
             if analysed:
-                self._drive(item_id, self._to_hand_over)
+                again = self._to_hand_over
+            if again is not None:
+                self._drive(item_id, again)
 
     # ------------------------------------------------------------ analysis
 
     async def _analyse(self, item_id: str) -> bool:
         """Drive an item until there is a finding (True) or its end (False)."""
         item = await self._on_disk(self._journal.item, item_id)
+        if item.state in ("admitted", "dispatched") and not may_have_pixels(item):
+            await self._close(item_id, NOT_AN_IMAGE)
+            return False
         asked = failures = 0
         while item.state in ("admitted", "dispatched"):
             async with self._gate.enter(alone=item.crashes > 0):
@@ -229,29 +245,49 @@ class Dispatcher:
         self._stats.count("failed")
         _log.warning("failed: %s", reason)
         self._quarantine.note(
-            "engine", item.device, f"an image could not be analysed: {reason}", "see the item in the worklist"
+            "engine",
+            item.device,
+            f"an image could not be analysed: {reason}",
+            "see the item in the worklist",
+            item.item_id,
         )
         await self._tell(item.item_id)
 
+    async def _close(self, item_id: str, reason: str) -> None:
+        """End an item that is kept, and of which nothing is sent out."""
+        closed = await self._durably(lambda: self._journal.closed(item_id, reason))
+        self._stats.count(closed.state)
+        await self._tell(item_id)
+
     # ------------------------------------------------------------ delivery
 
+    def decided(self, verdict: Verdict) -> None:
+        """Hand over the revision that a verdict made: the journal has it durably."""
+        self._drive(verdict.item_id, self._to_hand_over)
+        self._spawn(self._tell(verdict.item_id))
+
     async def _hand_over(self, item_id: str) -> bool:
+        """Hand over what is due of an item, revision by revision in order."""
         item = await self._on_disk(self._journal.item, item_id)
-        if item.state != "analysed" or item.finding is None:
+        if item.finding is None:
             return False
-        try:
-            reference = self._vault.reference(item.object_id, item.wrapped_key, item.size)
-        except WrongKey:
-            await self._fail(item, "the object was erased before its result was delivered")
+        if item.state == "analysed" and not item.finding.in_scope:
+            await self._close(item_id, item.finding.reason)
             return False
-        request = DeliverRequest(
-            item_id=item_id,
-            trace_id=item_id,
-            received_ns=item.received_ns,
-            deadline_ns=item.deadline_ns,
-            object=reference,
-            finding=item.finding,
-        )
+        for revision in await self._on_disk(self._journal.due, item_id, _long_ago()):
+            if not await self._hand_over_revision(item, revision):
+                break
+        return False
+
+    async def _hand_over_revision(self, item: Item, revision: int) -> bool:
+        item_id = item.item_id
+        request = await self._on_disk(self._request, item, revision)
+        if request is None:
+            if not revision:
+                await self._fail(item, ERASED)
+                return False
+            await self._give_up(item, revision)
+            return True
         tries, (shortest, longest) = 0, _HAND_OVER_S
         while True:
             try:
@@ -266,17 +302,53 @@ class Dispatcher:
                 _log.warning("deliver does not take over: %s", reason)
             await asyncio.sleep(min(longest, shortest * 2 ** min(tries, 10)) * random.uniform(0.5, 1.0))
         now = time.time_ns()
-        if item.handed_ns:  # handed over once more, because nobody told what became of it
-            await self._durably(lambda: self._journal.touch(item_id, now))
-            return False
-        handed = await self._durably(lambda: self._journal.handed(item_id, self._destinations, now))
-        self._stage("hand over", now - item.analysed_ns)
-        if not self._destinations:
-            self._stats.warnings.add("no destination is configured: results stay here")
-        if not handed.open:
+        handed = await self._durably(lambda: self._journal.handed(item_id, self._destinations, now, revision))
+        if item.state == "analysed" and not item.handed_ns and not revision:  # the first time
+            self._stage("hand over", now - item.analysed_ns)
+            if not self._destinations:
+                self._stats.warnings.add("no destination is configured: results stay here")
+        if handed.state != item.state and not revision:
             self._settled(handed, [])
         self._spawn(self._tell(item_id))
-        return False
+        return True
+
+    def _request(self, item: Item, revision: int) -> DeliverRequest | None:
+        """Return what is handed over, or None if the object was erased."""
+        if item.finding is None:
+            raise ValueError("there is nothing to deliver without a finding")
+        try:
+            reference = self._vault.reference(item.object_id, item.wrapped_key, item.size)
+        except WrongKey:
+            return None
+        verdicts, decided_ns = self._journal.verdicts(item.item_id, revision)
+        return DeliverRequest(
+            item_id=item.item_id,
+            trace_id=item.item_id,
+            received_ns=decided_ns or item.received_ns,
+            deadline_ns=decided_ns + self._budget_ns if decided_ns else item.deadline_ns,
+            object=reference,
+            finding=item.finding,
+            revision=revision,
+            verdicts=verdicts,
+            study_instance_uid=item.study_instance_uid,
+        )
+
+    async def _give_up(self, item: Item, revision: int) -> None:
+        """Say for each destination that a verdict cannot be delivered any more."""
+
+        def note() -> Item:
+            for name in self._destinations:
+                report = DeliveryReport(
+                    item_id=item.item_id, destination=name, state="failed", reason=ERASED, revision=revision
+                )
+                self._journal.delivery(report)
+            return self._journal.handed(item.item_id, self._destinations, time.time_ns(), revision)
+
+        given_up = await self._durably(note)
+        _log.warning("a verdict cannot be delivered: %s", ERASED)
+        if given_up.state != item.state:
+            self._settled(given_up, [])
+        await self._tell(item.item_id)
 
     async def _reported(self, report: DeliveryReport) -> Message:
         log.trace_id.set(report.item_id)
@@ -298,12 +370,14 @@ class Dispatcher:
 
     def _settled(self, item: Item, reports: list[DeliveryReport]) -> None:
         self._stats.count(item.state)
-        if item.state == "closed" and item.delivered_ns:
+        if item.state == "closed" and item.delivered_ns and not any(report.revision for report in reports):
             self._stage("total", item.delivered_ns - item.received_ns)
             if item.delivered_ns > item.deadline_ns and not item.late:
                 self._spawn(self._mark_late(item.item_id, explain(item, reports)))
         elif item.state == "failed":
-            self._quarantine.note("deliver", item.device, f"a result: {item.reason}", "see the destination's status")
+            self._quarantine.note(
+                "deliver", item.device, f"a result: {item.reason}", "see the destination's status", item.item_id
+            )
 
     # ------------------------------------------------------------ sweeping
 
@@ -321,13 +395,10 @@ class Dispatcher:
                 _log.warning("the sweep is set back: %s", error)
 
     async def _redrive(self) -> None:
-        for item_id, state, handed in await self._on_disk(self._journal.open_items):
+        for item_id, state, _ in await self._on_disk(self._journal.open_items):
             if state != "analysed":
                 self._drive(item_id, self._to_analyse)
-            elif not handed:
-                self._drive(item_id, self._to_hand_over)
-        long_ago = time.time_ns() - round(_UNREPORTED_S * 1e9)
-        for item_id in await self._on_disk(self._journal.unreported, long_ago):
+        for item_id in await self._on_disk(self._journal.items_due, _long_ago()):
             self._drive(item_id, self._to_hand_over)
 
     async def _mark_late(self, item_id: str, stage: str) -> None:
@@ -365,10 +436,6 @@ class Dispatcher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def tell(self, item_id: str) -> None:
-        """Publish an item's present state."""
-        await self._tell(item_id)
-
     async def _tell(self, item_id: str, *, found: bool = False) -> None:
         summary = await self._on_disk(self._journal.summary, item_id, time.time_ns())
         if summary is None:
@@ -379,3 +446,17 @@ class Dispatcher:
             await self._bus.publish(subjects.item_state(item_id), summary)
         except BusError as error:
             _log.info("nobody could be told of the change: %s", error)
+
+
+def may_have_pixels(item: Item) -> bool:
+    """Return whether an engine should look at an item.
+
+    An object without rows that is of no image class (a report, a document, a waveform ...) has nothing to look at. An
+    image without rows is broken, and it is the engine that says so.
+    """
+    return item.rows != 0 or "Image Storage" in UID(item.sop_class_uid).name
+
+
+def _long_ago() -> int:
+    """Return the time before which a hand-over should have been reported on in full."""
+    return time.time_ns() - round(_UNREPORTED_S * 1e9)

@@ -24,17 +24,24 @@ FLOOD = "more refusals than can be listed one by one"
 
 
 class Quarantine:
-    """Entries waiting to be written, counted by place, peer and reason. Thread-safe."""
+    """Entries waiting to be written, counted by place, peer, reason and item. Thread-safe."""
 
     def __init__(self, journal: Journal, clock: Callable[[], int] = time.time_ns) -> None:
         self._journal, self._clock = journal, clock
-        self._waiting: dict[tuple[str, str, str], Quarantined] = {}
+        self._waiting: dict[tuple[str, str, str, str], Quarantined] = {}
         self._lock = threading.Lock()
 
-    def note(self, where: str, peer: str, reason: str, what_to_do: str = "") -> None:
-        """Note an entry from this process."""
+    def note(self, where: str, peer: str, reason: str, what_to_do: str = "", item_id: str = "") -> None:
+        """Note an entry from this process; `item_id` is the item it is about, if that was kept."""
         self.add(
-            Quarantined(at_ns=self._clock(), where=where, peer=peer or "unknown", reason=reason, what_to_do=what_to_do)
+            Quarantined(
+                at_ns=self._clock(),
+                where=where,
+                peer=peer or "unknown",
+                reason=reason,
+                what_to_do=what_to_do,
+                item_id=item_id,
+            )
         )
 
     def add(self, entry: Quarantined) -> None:
@@ -44,18 +51,19 @@ class Quarantine:
 
     def _count_up(self, entry: Quarantined) -> bool:
         """Add an entry to what is waiting; return whether nothing like it was."""
-        where, peer, reason = _short(entry.where), _short(entry.peer), _short(entry.reason)
+        where, peer, reason, item_id = map(_short, (entry.where, entry.peer, entry.reason, entry.item_id))
         with self._lock:
-            if (where, peer, reason) not in self._waiting and len(self._waiting) >= _WAITING:
-                peer, reason = "many", FLOOD
-            known = self._waiting.get((where, peer, reason))
-            self._waiting[where, peer, reason] = Quarantined(
+            if (where, peer, reason, item_id) not in self._waiting and len(self._waiting) >= _WAITING:
+                peer, reason, item_id = "many", FLOOD, ""
+            known = self._waiting.get((where, peer, reason, item_id))
+            self._waiting[where, peer, reason, item_id] = Quarantined(
                 at_ns=max(entry.at_ns, known.at_ns if known else 0),
                 where=where,
                 peer=peer,
                 reason=reason,
                 what_to_do=_short(entry.what_to_do),
                 count=max(1, entry.count) + (known.count if known else 0),
+                item_id=item_id,
             )
         return known is None
 

@@ -54,7 +54,7 @@ async def run(context: RoleContext) -> None:
             quarantine=quarantine,
             registry=registry,
             last_seen=lambda: {**door.last_seen_ns, **dicom.last_seen_ns},
-            changed=dispatcher.tell,
+            decided=dispatcher.decided,
         )
         try:
             await services.start()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from edgeward.bus import subjects
 from edgeward.bus.role import RoleContext
@@ -49,8 +49,8 @@ class Services:
     ----------
     last_seen
         Returns, per device, when it was last heard of (nanoseconds).
-    changed
-        Called with an item whose state others should hear of.
+    decided
+        Called with a verdict that was kept.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Services:
         quarantine: Quarantine,
         registry: Registry,
         last_seen: Callable[[], Mapping[str, int]],
-        changed: Callable[[str], Awaitable[None]],
+        decided: Callable[[Verdict], None],
     ) -> None:
         self._context, self._journal, self._vault = context, journal, vault
         self._quarantine, self._registry = quarantine, registry
-        self._last_seen, self._changed = last_seen, changed
+        self._last_seen, self._decided = last_seen, decided
 
     async def start(self) -> None:
         """Serve."""
@@ -80,8 +80,15 @@ class Services:
 
     async def _items(self, query: ItemsQuery) -> Message:
         def look() -> Items:
-            rows = self._journal.summaries(query, time.time_ns())
-            return Items(items=rows, counts=self._journal.counts())
+            worklist = self._journal.worklist
+            rows, total = worklist.page(query, time.time_ns())
+            return Items(
+                items=rows,
+                counts=worklist.counts(),
+                total=total,
+                modalities=worklist.modalities(),
+                devices=worklist.devices(),
+            )
 
         return await asyncio.to_thread(look)
 
@@ -103,12 +110,12 @@ class Services:
         if reason := objection(verdict):
             return Refused(reason=reason)
         try:
-            if not await asyncio.to_thread(self._journal.verdict, verdict):
+            if not await asyncio.to_thread(self._journal.verdict, verdict, time.time_ns()):
                 return Refused(reason="there is no such finding")
         except DatabaseError as error:
             return Refused(reason=f"it could not be kept: {error}")
         self._context.stats.count("verdicts")
-        await self._changed(verdict.item_id)
+        self._decided(verdict)
         return Ok()
 
     async def _quarantined(self, _: Ask) -> Message:

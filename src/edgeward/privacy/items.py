@@ -1,6 +1,6 @@
-"""What the journal keeps of an item: its schema, and the row as those who write and read it see it.
+"""What the journal keeps of an item, as those who write and read it see it.
 
-Responsible for names and types only; ``privacy.journal`` reads and writes them.
+Responsible for names and types only: ``privacy.schema`` has the tables, ``privacy.journal`` reads and writes them.
 """
 
 from __future__ import annotations
@@ -13,74 +13,9 @@ import msgspec
 from edgeward.messages import Finding, decode
 from edgeward.privacy.vault import StoredObject
 
-APPLICATION_ID = 0x45574A31  # "EWJ1": tells our file from any other SQLite database
 STATES = ("admitted", "dispatched", "analysed", "closed", "failed")
 NO_DESTINATION = "no destination configured"
 CONFLICT = "conflict: another object with the same SOP Instance UID was admitted earlier; both are kept"
-
-# One entry per schema version, applied in order. An entry never changes once it was released.
-MIGRATIONS = (
-    """
-    CREATE TABLE items (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        item_id TEXT NOT NULL UNIQUE,
-        state TEXT NOT NULL,
-        reason TEXT NOT NULL DEFAULT '',
-        received_ns INTEGER NOT NULL,
-        deadline_ns INTEGER NOT NULL,
-        stored_ns INTEGER NOT NULL DEFAULT 0,
-        asked_ns INTEGER NOT NULL DEFAULT 0,
-        analysed_ns INTEGER NOT NULL DEFAULT 0,
-        handed_ns INTEGER NOT NULL DEFAULT 0,
-        delivered_ns INTEGER NOT NULL DEFAULT 0,
-        late INTEGER NOT NULL DEFAULT 0,
-        attempts INTEGER NOT NULL DEFAULT 0,
-        crashes INTEGER NOT NULL DEFAULT 0,
-        device TEXT NOT NULL,
-        modality TEXT NOT NULL,
-        sop_class_uid TEXT NOT NULL,
-        sop_instance_uid TEXT NOT NULL,
-        study_instance_uid TEXT NOT NULL,
-        transfer_syntax_uid TEXT NOT NULL,
-        digest BLOB NOT NULL,
-        object_id TEXT NOT NULL UNIQUE,
-        wrapped_key BLOB,
-        size INTEGER NOT NULL,
-        identity BLOB NOT NULL,
-        finding BLOB,
-        preview_id TEXT UNIQUE,
-        preview_key BLOB,
-        preview_size INTEGER NOT NULL DEFAULT 0,
-        preview_scale REAL NOT NULL DEFAULT 0,
-        UNIQUE (sop_instance_uid, digest)
-    );
-    CREATE INDEX items_open ON items (state) WHERE state IN ('admitted', 'dispatched', 'analysed');
-    CREATE INDEX items_received ON items (received_ns);
-    CREATE TABLE deliveries (
-        item_id TEXT NOT NULL REFERENCES items (item_id),
-        destination TEXT NOT NULL,
-        expected INTEGER NOT NULL DEFAULT 0,
-        report BLOB,
-        PRIMARY KEY (item_id, destination)
-    ) WITHOUT ROWID;
-    CREATE TABLE verdicts (
-        seq INTEGER PRIMARY KEY AUTOINCREMENT,
-        verdict_id TEXT NOT NULL UNIQUE,
-        item_id TEXT NOT NULL REFERENCES items (item_id),
-        verdict BLOB NOT NULL
-    );
-    CREATE INDEX verdicts_item ON verdicts (item_id);
-    CREATE TABLE quarantine (
-        at_place TEXT NOT NULL,
-        peer TEXT NOT NULL,
-        reason TEXT NOT NULL,
-        what_to_do TEXT NOT NULL,
-        count INTEGER NOT NULL,
-        at_ns INTEGER NOT NULL,
-        PRIMARY KEY (at_place, peer, reason)
-    );
-    """,
-)
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +86,12 @@ class Item:
     wrapped_key: bytes = field(repr=False)
     size: int
     finding: Finding | None = field(repr=False)
+    study_instance_uid: str = ""
+    series_instance_uid: str = ""
+    rows: int = -1  # 0: it has no pixels; -1: not known (admitted by version 0.1)
+    columns: int = -1
+    frames: int = -1
+    revision: int = 0  # of the result: the number of verdicts
 
     @property
     def open(self) -> bool:
@@ -161,7 +102,7 @@ class Item:
 COLUMNS = (
     "item_id, state, reason, received_ns, deadline_ns, stored_ns, asked_ns, analysed_ns, handed_ns, delivered_ns, "
     "late, attempts, crashes, device, sop_class_uid, sop_instance_uid, transfer_syntax_uid, object_id, wrapped_key, "
-    "size, finding"
+    "size, finding, study_instance_uid, series_instance_uid, rows, columns, frames, revision"
 )
 _NAMES = COLUMNS.replace(" ", "").split(",")
 

@@ -1,12 +1,14 @@
 """The journal: one row per admitted item, from admission to its one visible end. It owns the work.
 
 Responsible for durability (a commit has reached the disk when a method returns), for the states an item may be in, and
-for the queries that drive and show the work. Not responsible for doing any of it (``gateway.dispatch``), nor for the
-objects themselves (``privacy.vault``).
+for the queries that drive the work. Not responsible for doing any of it (``gateway.dispatch``), for showing it
+(``privacy.worklist``, ``privacy.catalogue``), nor for the objects themselves (``privacy.vault``).
 
 States: admitted → dispatched → analysed (finding kept) → closed, or failed with a reason. Between analysed and closed
-an item is handed over to `deliver`, and every expected destination reports delivered or failed. UIDs are kept in clear;
-identity (name, patient id, description, dates) and free text are sealed with the site key.
+an item is handed over to `deliver`, and every expected destination reports delivered or failed. Each verdict is one
+more revision of the result, handed over and reported in the same way; it does not open the item again, but a revision
+that fails to arrive turns it to failed. UIDs are kept in clear; identity (name, patient id, description, dates) and
+free text are sealed with the site key.
 """
 
 from __future__ import annotations
@@ -18,33 +20,17 @@ from typing import Any
 
 import msgspec
 
-from edgeward.messages import (
-    DeliveryReport,
-    Finding,
-    ItemsQuery,
-    ItemSummary,
-    Quarantined,
-    Verdict,
-    decode,
-    encode,
-)
+from edgeward.messages import DeliveryReport, Finding, ItemsQuery, ItemSummary, Quarantined, Verdict, decode, encode
+from edgeward.privacy.catalogue import Catalogue
 from edgeward.privacy.database import Database
-from edgeward.privacy.items import (
-    APPLICATION_ID,
-    COLUMNS,
-    CONFLICT,
-    MIGRATIONS,
-    NO_DESTINATION,
-    STATES,
-    Identity,
-    Item,
-    NewItem,
-    item_of,
-)
+from edgeward.privacy.items import COLUMNS, CONFLICT, NO_DESTINATION, Identity, Item, NewItem, item_of
 from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.refusals import QuarantineLog
+from edgeward.privacy.schema import APPLICATION_ID, MIGRATIONS
+from edgeward.privacy.sealing import bound, opened_verdict, patient_key
+from edgeward.privacy.studies import StudyLog
 from edgeward.privacy.vault import StoredObject
-
-QUARANTINE_ROWS = 1000
+from edgeward.privacy.worklist import Worklist
 
 
 class Journal:
@@ -57,15 +43,25 @@ class Journal:
     site_key
         Seals identity.
 
+    Attributes
+    ----------
+    worklist, catalogue, studies
+        Other views of the same file: for people, for systems that ask for objects, and of studies as they grow.
+
     Raises
     ------
     DatabaseError
         If the file is not a journal, is damaged, or was written by a newer version.
+    WrongKey
+        If a file of an older version is to be carried over and is sealed with another key.
     """
 
     def __init__(self, path: Path, site_key: SiteKey) -> None:
         self._site_key = site_key
         self._db = Database(path, name="journal", application_id=APPLICATION_ID, migrations=MIGRATIONS)
+        self.worklist, self.catalogue = Worklist(self._db, site_key), Catalogue(self._db, site_key)
+        self.studies, self._quarantine = StudyLog(self._db), QuarantineLog(self._db)
+        self._carry_over()
 
     def close(self) -> None:
         """Close the file."""
@@ -95,7 +91,8 @@ class Journal:
         DatabaseFull
             If the disk is full.
         """
-        sealed = self._site_key.seal(msgspec.msgpack.encode(new.identity), _bound("identity", new.item_id))
+        sealed = self._site_key.seal(msgspec.msgpack.encode(new.identity), bound("identity", new.item_id))
+        patient = patient_key(self._site_key, new.identity)
 
         def work(db: sqlite3.Connection) -> tuple[str, bool]:
             same = db.execute(
@@ -105,34 +102,51 @@ class Journal:
                 if digest == new.digest:
                     return str(item_id), False
             state, reason = ("failed", CONFLICT) if same else ("admitted", "")
-            db.execute(
-                "INSERT INTO items (item_id, state, reason, received_ns, deadline_ns, stored_ns, device, modality, "
-                "sop_class_uid, sop_instance_uid, study_instance_uid, transfer_syntax_uid, digest, object_id, "
-                "wrapped_key, size, identity) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    new.item_id,
-                    state,
-                    reason,
-                    new.received_ns,
-                    new.deadline_ns,
-                    new.stored_ns,
-                    new.device,
-                    new.modality,
-                    new.sop_class_uid,
-                    new.sop_instance_uid,
-                    new.study_instance_uid,
-                    new.transfer_syntax_uid,
-                    new.digest,
-                    new.stored.object_id,
-                    new.stored.wrapped_key,
-                    new.stored.size,
-                    sealed,
-                ),
-            )
+            values = {
+                "item_id": new.item_id,
+                "state": state,
+                "reason": reason,
+                "received_ns": new.received_ns,
+                "deadline_ns": new.deadline_ns,
+                "stored_ns": new.stored_ns,
+                "device": new.device,
+                "modality": new.modality,
+                "sop_class_uid": new.sop_class_uid,
+                "sop_instance_uid": new.sop_instance_uid,
+                "study_instance_uid": new.study_instance_uid,
+                "series_instance_uid": new.series_instance_uid,
+                "transfer_syntax_uid": new.transfer_syntax_uid,
+                "rows": new.rows,
+                "columns": new.columns,
+                "frames": new.frames,
+                "digest": new.digest,
+                "object_id": new.stored.object_id,
+                "wrapped_key": new.stored.wrapped_key,
+                "size": new.stored.size,
+                "identity": sealed,
+                "patient_key": patient,
+            }
+            marks = ", ".join("?" * len(values))
+            db.execute(f"INSERT INTO items ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))  # noqa: S608
+            self.studies.grew(db, new.study_instance_uid, new.received_ns)
             return new.item_id, True
 
         item_id, is_new = self._db.write(work)
         return self.item(item_id), is_new
+
+    def held(self, sop_instance_uid: str) -> str:
+        """Return the SOP Class UID of an instance that is in safe keeping here, or an empty string.
+
+        For storage commitment: the object was admitted and not erased since. It does not matter what became of its
+        analysis. Of two objects with the same UID and different content both are kept, so the answer is yes as well; it
+        is the class of the first.
+        """
+        row = self._db.one(
+            "SELECT sop_class_uid FROM items WHERE sop_instance_uid = ? AND wrapped_key IS NOT NULL "
+            "ORDER BY seq LIMIT 1",
+            (sop_instance_uid,),
+        )
+        return str(row[0]) if row else ""
 
     def knows_object(self, object_id: str) -> bool:
         """Whether a vault object belongs to an item: its image or its preview."""
@@ -158,8 +172,17 @@ class Journal:
         held = (preview.object_id, preview.wrapped_key, preview.size, scale) if preview else (None, None, 0, 0.0)
         return self._update(
             "UPDATE items SET state = 'analysed', finding = ?, analysed_ns = ?, preview_id = ?, preview_key = ?, "
-            "preview_size = ?, preview_scale = ? WHERE item_id = ? AND state IN ('admitted', 'dispatched')",
-            (encode(finding), now_ns, *held, item_id),
+            "preview_size = ?, preview_scale = ?, suspicious = ?, rank = ?, urgency = ? "
+            "WHERE item_id = ? AND state IN ('admitted', 'dispatched')",
+            (encode(finding), now_ns, *held, *_standing(finding, 0), item_id),
+        )
+
+    def closed(self, item_id: str, reason: str) -> Item:
+        """End an item that is kept but has nothing to deliver, with the reason."""
+        return self._update(
+            "UPDATE items SET state = 'closed', reason = ? "
+            "WHERE item_id = ? AND state NOT IN ('closed', 'failed') AND handed_ns = 0",
+            (reason, item_id),
         )
 
     def failed(self, item_id: str, reason: str) -> Item:
@@ -169,18 +192,28 @@ class Journal:
             (reason, item_id),
         )
 
-    def handed(self, item_id: str, destinations: Sequence[str], now_ns: int) -> Item:
-        """Note that `deliver` holds the finding durably, for these destinations. With none, the item is closed."""
+    def handed(self, item_id: str, destinations: Sequence[str], now_ns: int, revision: int = 0) -> Item:
+        """Note that `deliver` holds a revision durably, for these destinations; with none, it is settled.
+
+        Handed over once more, it is for the destinations that there are now: one that was taken out of the settings and
+        never reported is no longer waited for.
+        """
 
         def work(db: sqlite3.Connection) -> None:
+            if revision:
+                change = "UPDATE verdicts SET handed_ns = ? WHERE item_id = ? AND revision = ? AND settled = 0"
+                db.execute(change, (now_ns, item_id, revision))
+            else:
+                change = "UPDATE items SET handed_ns = ? WHERE item_id = ? AND state = 'analysed'"
+                db.execute(change, (now_ns, item_id))
             db.execute(
-                "UPDATE items SET handed_ns = ? WHERE item_id = ? AND state = 'analysed' AND handed_ns = 0",
-                (now_ns, item_id),
+                "UPDATE deliveries SET expected = 0 WHERE item_id = ? AND revision = ? AND report IS NULL",
+                (item_id, revision),
             )
             db.executemany(
-                "INSERT INTO deliveries (item_id, destination, expected) VALUES (?, ?, 1) "
-                "ON CONFLICT (item_id, destination) DO UPDATE SET expected = 1",
-                [(item_id, name) for name in destinations],
+                "INSERT INTO deliveries (item_id, destination, revision, expected) VALUES (?, ?, ?, 1) "
+                "ON CONFLICT (item_id, destination, revision) DO UPDATE SET expected = 1",
+                [(item_id, name, revision) for name in destinations],
             )
             self._settle(db, item_id)
 
@@ -188,25 +221,25 @@ class Journal:
         return self.item(item_id)
 
     def delivery(self, report: DeliveryReport) -> Item | None:
-        """Keep what one destination reported; close or fail the item when all expected ones have reported.
+        """Keep what one destination reported of one revision; close or fail the item when all have reported.
 
         Returns None if there is no such item. A report that arrives twice changes nothing. A delivery that failed and
         succeeds later (somebody pressed re-send) turns the item from failed to closed.
         """
+        place = (report.item_id, report.destination, report.revision)
 
         def work(db: sqlite3.Connection) -> bool:
             if not db.execute("SELECT 1 FROM items WHERE item_id = ?", (report.item_id,)).fetchone():
                 return False
             row = db.execute(
-                "SELECT report FROM deliveries WHERE item_id = ? AND destination = ?",
-                (report.item_id, report.destination),
+                "SELECT report FROM deliveries WHERE item_id = ? AND destination = ? AND revision = ?", place
             ).fetchone()
             if row and row[0] and decode(DeliveryReport, row[0]).state == "delivered":
                 return True  # delivered stays delivered
             db.execute(
-                "INSERT INTO deliveries (item_id, destination, report) VALUES (?, ?, ?) "
-                "ON CONFLICT (item_id, destination) DO UPDATE SET report = excluded.report",
-                (report.item_id, report.destination, encode(report)),
+                "INSERT INTO deliveries (item_id, destination, revision, report) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (item_id, destination, revision) DO UPDATE SET report = excluded.report",
+                (*place, encode(report)),
             )
             self._settle(db, report.item_id)
             return True
@@ -219,20 +252,31 @@ class Journal:
         return self._db.write(lambda db: db.execute(statement, (item_id,)).rowcount) == 1
 
     def _settle(self, db: sqlite3.Connection, item_id: str) -> None:
+        """Bring the state of an item in line with what is known of its deliveries."""
         state, handed_ns = db.execute("SELECT state, handed_ns FROM items WHERE item_id = ?", (item_id,)).fetchone()
         if state in ("admitted", "dispatched") or not handed_ns:
             return
-        rows = db.execute(
-            "SELECT destination, report FROM deliveries WHERE item_id = ? AND expected = 1", (item_id,)
-        ).fetchall()
-        reports = [decode(DeliveryReport, blob) for _, blob in rows if blob]
-        if len(reports) < len(rows):
+        waiting, known = set[int](), list[DeliveryReport]()
+        for revision, blob in db.execute(
+            "SELECT revision, report FROM deliveries WHERE item_id = ? AND expected = 1 ORDER BY revision, destination",
+            (item_id,),
+        ):
+            if blob:
+                known.append(decode(DeliveryReport, blob))
+            else:
+                waiting.add(int(revision))
+        for (revision,) in db.execute(
+            "SELECT revision FROM verdicts WHERE item_id = ? AND settled = 0 AND handed_ns > 0", (item_id,)
+        ).fetchall():
+            if revision not in waiting:
+                db.execute("UPDATE verdicts SET settled = 1 WHERE item_id = ? AND revision = ?", (item_id, revision))
+        if 0 in waiting:
             return
-        bad = [report for report in reports if report.state == "failed"]
-        delivered_ns = 0 if bad else max((report.stored_ns for report in reports), default=0)
-        reason = "" if rows else NO_DESTINATION
-        if bad:
-            reason = "; ".join(f"not delivered to {report.destination}: {report.reason}" for report in bad)
+        first = [report for report in known if not report.revision]
+        arrived = first and all(report.state == "delivered" for report in first)
+        delivered_ns = max(report.stored_ns for report in first) if arrived else 0
+        bad = [report for report in known if report.state == "failed"]
+        reason = "; ".join(_not_delivered(report) for report in bad) or ("" if known or waiting else NO_DESTINATION)
         db.execute(
             "UPDATE items SET state = ?, reason = ?, delivered_ns = ? WHERE item_id = ?",
             ("failed" if bad else "closed", reason, delivered_ns, item_id),
@@ -240,24 +284,49 @@ class Journal:
 
     # ------------------------------------------------------------ verdicts
 
-    def verdict(self, verdict: Verdict) -> bool:
-        """Keep a clinician's verdict (durable on return); return False if the item or its finding does not exist.
+    def verdict(self, verdict: Verdict, received_ns: int = 0) -> int:
+        """Keep a clinician's verdict, durable on return; return the revision of the result that it makes.
 
-        The same verdict id twice is one verdict.
+        Returns 0 if the item or its finding does not exist. The same verdict id twice is one verdict. On a finding that
+        is sent nowhere (`Finding.in_scope` false) the verdict is kept and there is nothing to hand over.
         """
-        sealed = self._site_key.seal(encode(verdict), _bound("verdict", verdict.verdict_id))
+        sealed = self._site_key.seal(encode(verdict), bound("verdict", verdict.verdict_id))
 
-        def work(db: sqlite3.Connection) -> bool:
-            row = db.execute("SELECT finding FROM items WHERE item_id = ?", (verdict.item_id,)).fetchone()
-            if not row or not row[0] or decode(Finding, row[0]).finding_id != verdict.finding_id:
-                return False
+        def work(db: sqlite3.Connection) -> int:
+            row = db.execute("SELECT finding, revision FROM items WHERE item_id = ?", (verdict.item_id,)).fetchone()
+            if not row or not row[0]:
+                return 0
+            finding = decode(Finding, row[0])
+            if finding.finding_id != verdict.finding_id:
+                return 0
+            known = db.execute(
+                "SELECT item_id, revision FROM verdicts WHERE verdict_id = ?", (verdict.verdict_id,)
+            ).fetchone()
+            if known:
+                return int(known[1]) if known[0] == verdict.item_id else 0
+            revision = int(row[1]) + 1
             db.execute(
-                "INSERT OR IGNORE INTO verdicts (verdict_id, item_id, verdict) VALUES (?, ?, ?)",
-                (verdict.verdict_id, verdict.item_id, sealed),
+                "INSERT INTO verdicts (verdict_id, item_id, verdict, revision, received_ns, settled) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (verdict.verdict_id, verdict.item_id, sealed, revision, received_ns, not finding.in_scope),
             )
-            return True
+            db.execute(
+                "UPDATE items SET revision = ?, suspicious = ?, rank = ?, urgency = ? WHERE item_id = ?",
+                (revision, *_standing(finding, revision), verdict.item_id),
+            )
+            return revision
 
         return self._db.write(work)
+
+    def verdicts(self, item_id: str, up_to: int) -> tuple[list[Verdict], int]:
+        """Return the verdicts of revisions 1 to `up_to`, oldest first, and when the last one was received."""
+        rows = self._db.all(
+            "SELECT verdict_id, verdict, received_ns FROM verdicts WHERE item_id = ? AND revision <= ? "
+            "ORDER BY revision",
+            (item_id, up_to),
+        )
+        opened = [opened_verdict(self._site_key, str(name), blob) for name, blob, _ in rows]
+        return opened, int(rows[-1][2]) if rows else 0
 
     # ------------------------------------------------------------ queries
 
@@ -291,23 +360,34 @@ class Journal:
         )
         return [(str(item_id), str(state), bool(handed)) for item_id, state, handed in rows]
 
-    def unreported(self, handed_before_ns: int) -> list[str]:
-        """Return items handed over before that time whose delivery has not been reported in full."""
+    def due(self, item_id: str, handed_before_ns: int) -> list[int]:
+        """Return the revisions of an item that are to be handed over, in order.
+
+        They are those that `deliver` does not hold yet, and those that it was given before that time and has not
+        reported on in full.
+        """
+        row = self._db.one("SELECT state, handed_ns FROM items WHERE item_id = ?", (item_id,))
+        if row is None or row[0] in ("admitted", "dispatched"):
+            return []
+        found = [0] if row[0] == "analysed" and row[1] < max(1, handed_before_ns) else []
         rows = self._db.all(
-            "SELECT item_id FROM items WHERE state = 'analysed' AND handed_ns > 0 AND handed_ns < ? "
-            "ORDER BY seq LIMIT 1000",
-            (handed_before_ns,),
+            "SELECT revision FROM verdicts WHERE item_id = ? AND settled = 0 AND handed_ns < ? ORDER BY revision",
+            (item_id, max(1, handed_before_ns)),
+        )
+        return found + [int(revision) for (revision,) in rows]
+
+    def items_due(self, handed_before_ns: int) -> list[str]:
+        """Return the items that have such revisions."""
+        rows = self._db.all(
+            "SELECT item_id FROM items WHERE state = 'analysed' AND handed_ns < ?1 "
+            "UNION SELECT item_id FROM verdicts WHERE settled = 0 AND handed_ns < ?1 LIMIT 1000",
+            (max(1, handed_before_ns),),
         )
         return [str(row[0]) for row in rows]
 
-    def touch(self, item_id: str, now_ns: int) -> None:
-        """Note that an item was handed over again just now."""
-        self._db.write(lambda db: db.execute("UPDATE items SET handed_ns = ? WHERE item_id = ?", (now_ns, item_id)))
-
     def counts(self) -> dict[str, int]:
         """Return the number of rows per state; every state is there."""
-        rows = self._db.all("SELECT state, count(*) FROM items GROUP BY state")
-        return dict.fromkeys(STATES, 0) | {str(state): int(count) for state, count in rows}
+        return self.worklist.counts()
 
     def summary(self, item_id: str, now_ns: int) -> ItemSummary | None:
         """Return one row of the worklist, identity included, or None."""
@@ -315,31 +395,8 @@ class Journal:
         return found[0] if found else None
 
     def summaries(self, query: ItemsQuery, now_ns: int) -> list[ItemSummary]:
-        """Return rows of the worklist, newest first, identity included.
-
-        Parameters
-        ----------
-        query
-            At most 500 rows are returned, whatever its limit says.
-        now_ns
-            An open item past its deadline is shown late.
-        """
-        where, values = ["1 = 1"], list[Any]()
-        for given, condition in (
-            (query.item_id, "item_id = ?"),
-            (query.before_ns, "received_ns < ?"),
-            (query.state, "state = ?"),
-        ):
-            if given:
-                where.append(condition)
-                values.append(given)
-        rows = self._db.all(
-            "SELECT item_id, state, reason, received_ns, deadline_ns, analysed_ns, delivered_ns, late, device, "  # noqa: S608
-            f"modality, sop_instance_uid, study_instance_uid, identity, finding FROM items WHERE {' AND '.join(where)} "
-            "ORDER BY received_ns DESC, seq DESC LIMIT ?",
-            (*values, max(0, min(query.limit, 500))),
-        )
-        return [self._summary(row, now_ns) for row in rows]
+        """Return rows of the worklist, identity included: see `Worklist.page`."""
+        return self.worklist.page(query, now_ns)[0]
 
     def preview(self, item_id: str) -> tuple[str, bytes, int, float] | None:
         """Return object id, wrapped key, size and scale of an item's preview, or None."""
@@ -351,30 +408,12 @@ class Journal:
     # ------------------------------------------------------------ quarantine
 
     def quarantine(self, entries: Iterable[Quarantined]) -> None:
-        """Keep entries: a row per place, peer and reason, counted up; beyond `QUARANTINE_ROWS` the oldest give way."""
-
-        def work(db: sqlite3.Connection) -> None:
-            db.executemany(
-                "INSERT INTO quarantine (at_place, peer, reason, what_to_do, count, at_ns) VALUES (?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (at_place, peer, reason) DO UPDATE SET count = count + excluded.count, "
-                "at_ns = max(at_ns, excluded.at_ns), what_to_do = excluded.what_to_do",
-                [(e.where, e.peer, e.reason, e.what_to_do, e.count, e.at_ns) for e in entries],
-            )
-            db.execute(
-                "DELETE FROM quarantine WHERE rowid NOT IN (SELECT rowid FROM quarantine ORDER BY at_ns DESC LIMIT ?)",
-                (QUARANTINE_ROWS,),
-            )
-
-        self._db.write(work)
+        """Keep entries: see `QuarantineLog.keep`."""
+        self._quarantine.keep(entries)
 
     def quarantined(self, limit: int = 200) -> list[Quarantined]:
         """Return quarantine entries, newest first."""
-        rows = self._db.all(
-            "SELECT at_ns, at_place, peer, reason, what_to_do, count FROM quarantine ORDER BY at_ns DESC LIMIT ?",
-            (limit,),
-        )
-        names = ("at_ns", "where", "peer", "reason", "what_to_do", "count")
-        return [Quarantined(**dict(zip(names, row, strict=True))) for row in rows]
+        return self._quarantine.entries(limit)
 
     def _update(self, statement: str, values: tuple[Any, ...]) -> Item:
         def work(db: sqlite3.Connection) -> None:
@@ -383,33 +422,34 @@ class Journal:
         self._db.write(work)
         return self.item(str(values[-1]))
 
-    def _summary(self, row: tuple[Any, ...], now_ns: int) -> ItemSummary:
-        (item_id, state, reason, received, deadline, analysed, delivered, late, device, modality, sop, study) = row[:12]
-        identity = msgspec.msgpack.decode(self._site_key.open(row[12], _bound("identity", item_id)), type=Identity)
-        verdicts = self._db.all("SELECT verdict_id, verdict FROM verdicts WHERE item_id = ? ORDER BY seq", (item_id,))
-        deliveries = self._db.all(
-            "SELECT report FROM deliveries WHERE item_id = ? AND report IS NOT NULL ORDER BY destination", (item_id,)
-        )
-        return ItemSummary(
-            item_id=item_id,
-            state=state,
-            reason=reason,
-            received_ns=received,
-            analysed_ns=analysed,
-            delivered_ns=delivered,
-            late=bool(late) or (state not in ("closed", "failed") and now_ns > deadline),
-            device=device,
-            patient_name=identity.patient_name,
-            patient_id=identity.patient_id,
-            study_description=identity.study_description,
-            modality=modality,
-            sop_instance_uid=sop,
-            study_instance_uid=study,
-            finding=decode(Finding, row[13]) if row[13] else None,
-            verdicts=[decode(Verdict, self._site_key.open(blob, _bound("verdict", name))) for name, blob in verdicts],
-            deliveries=[decode(DeliveryReport, blob) for (blob,) in deliveries],
-        )
+    def _carry_over(self) -> None:
+        """Fill in what version 2 derives from sealed values, in a file that was written by version 1."""
+        statement = "UPDATE items SET patient_key = ?, suspicious = ?, rank = ?, urgency = ? WHERE item_id = ?"
+        while True:
+            rows = self._db.all(
+                "SELECT item_id, identity, finding, revision FROM items WHERE patient_key IS NULL LIMIT 500"
+            )
+            if not rows:
+                return
+            changes: list[tuple[Any, ...]] = []
+            for item_id, sealed, blob, revision in rows:
+                plain = self._site_key.open(sealed, bound("identity", item_id))
+                identity = msgspec.msgpack.decode(plain, type=Identity)
+                standing = _standing(decode(Finding, blob) if blob else None, revision)
+                changes.append((patient_key(self._site_key, identity), *standing, item_id))
+            self._db.write(lambda db, changes=changes: db.executemany(statement, changes))  # type: ignore[misc]
 
 
-def _bound(column: str, row: str) -> bytes:
-    return f"journal:{column}:{row}".encode()
+def _standing(finding: Finding | None, revision: int) -> tuple[int | None, int, float]:
+    """Return (suspicious, rank, urgency): where an item stands in the worklist by priority."""
+    if finding is None or finding.status != "analysed":
+        return None, 2, 0.0
+    suspicious = int(finding.suspicious)
+    if revision:
+        return suspicious, 2, 0.0
+    return suspicious, 1 - suspicious, (finding.malignancy or 0.0) if suspicious else 0.0
+
+
+def _not_delivered(report: DeliveryReport) -> str:
+    what = f"verdict {report.revision} " if report.revision else ""
+    return f"{what}not delivered to {report.destination}: {report.reason}"

@@ -6,13 +6,14 @@ with a wrong key starts, does not find its streams, and a create then deletes th
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import GCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -25,6 +26,22 @@ _CHECK = b"edgeward site key check v1"
 
 class WrongKey(RuntimeError):
     """The site key is missing, malformed, or not the one this site's data was encrypted with."""
+
+
+class ContentMac:
+    """A GMAC over bytes that come in any pieces; it costs a twentieth of SHA-256."""
+
+    def __init__(self, key: bytes) -> None:
+        self._mac = Cipher(AES(key), GCM(bytes(_NONCE))).encryptor()
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        self._mac.authenticate_additional_data(data)
+
+    def finish(self) -> bytes:
+        """Return the digest (16 bytes)."""
+        self._mac.finalize()
+        return self._mac.tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +147,13 @@ class SiteKey:
         """Return the key given to the NATS server for its own encryption at rest (64 hexadecimal digits)."""
         return self._derived(b"jetstream").hex()
 
-    def same_content(self, data: bytes | memoryview) -> bytes:
-        """Return a keyed digest (32 bytes) that tells equal contents without revealing anything about them."""
-        return hmac.new(self._derived(b"digest"), data, hashlib.sha256).digest()
+    def content_mac(self, context: str) -> ContentMac:
+        """Return a keyed digest that tells equal contents within one `context` without revealing anything about them.
+
+        The key is the context's own: tags of different contexts cannot be compared, and a tag is never shown, so that
+        the fixed nonce gives nobody a second equation (NIST SP 800-38D, 8).
+        """
+        return ContentMac(self._derived(b"content:" + context.encode()))
 
     def _derived(self, purpose: bytes) -> bytes:
         return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"edgeward:" + purpose).derive(self._key)
