@@ -6,6 +6,7 @@ with a wrong key starts, does not find its streams, and a create then deletes th
 
 from __future__ import annotations
 
+import hmac
 import os
 from dataclasses import dataclass, field
 
@@ -154,6 +155,10 @@ class SiteKey:
         the fixed nonce gives nobody a second equation (NIST SP 800-38D, 8).
         """
         return ContentMac(self._derived(b"content:" + context.encode()))
+
+    def pseudonym(self, value: bytes) -> bytes:
+        """Return a keyed digest (32 bytes) of an identifier: equal ones can be found without being readable."""
+        return hmac.digest(self._derived(b"pseudonym"), value, "sha256")
 
     def _derived(self, purpose: bytes) -> bytes:
         return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"edgeward:" + purpose).derive(self._key)
