@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgeward.compute.codestream import CodestreamError, frame_size
+from edgeward.compute.codestream import CodestreamError, read_header
 
 
 def coded(kind, size=(70, 30), **options):
@@ -19,11 +19,13 @@ def coded(kind, size=(70, 30), **options):
     ids=["baseline", "progressive", "jp2", "j2k"],
 )
 def test_size_is_read_from_the_header(stream):
-    assert frame_size(stream) == (30, 70)
+    header = read_header(stream)
+
+    assert (header.rows, header.columns, header.components, header.precision) == (30, 70, 1, 8)
 
 
 def test_a_stream_without_a_size_is_not_judged():
-    assert frame_size(b"\x01\x00\x00\x00" + bytes(60)) is None
+    assert read_header(b"\x01\x00\x00\x00" + bytes(60)) is None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
@@ -31,11 +33,11 @@ def test_every_truncation_of_the_header_is_refused_or_read_rightly(kind):
     stream = coded(kind, **({"no_jp2": True} if kind == "JPEG2000" else {}))
     for length in range(4, 200):
         try:
-            assert frame_size(stream[:length]) == (30, 70)
+            assert read_header(stream[:length]).rows == 30
         except CodestreamError:
             continue
 
 
 def test_a_header_that_loops_is_refused():
     with pytest.raises(CodestreamError):
-        frame_size(b"\xff\xd8\xff\xe0\x00\x00" * 50)
+        read_header(b"\xff\xd8\xff\xe0\x00\x00" * 50)
