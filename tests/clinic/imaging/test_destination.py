@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.support.imaging import as_file, breast_image, finding_for, not_analysed, request_for
 
@@ -14,8 +16,9 @@ from edgeward.clinic.imaging import destination as module
 from edgeward.clinic.imaging.destination import LONGEST_PAUSE_S, MAX_FAULTS, Destination, Watcher, pause_s
 from edgeward.clinic.imaging.ledger import Ledger, LedgerError
 from edgeward.clinic.imaging.results import Workshop
-from edgeward.clinic.imaging.sink import Interrupted, Receipt, Rejected, Result, Sink, Unreachable
+from edgeward.clinic.imaging.sink import Interrupted, NotTaken, Receipt, Rejected, Result, Sink, Unreachable
 from edgeward.home import Home
+from edgeward.messages import Verdict
 from edgeward.privacy.keys import SiteKey
 
 Answer = Callable[[Result, int], None]
@@ -71,6 +74,9 @@ class Log(Watcher):
     async def given_up(self, owed, reason) -> None:
         self.dead.append((owed.item_id, reason))
 
+    async def not_taken(self, destination, kinds) -> None:
+        self.events.append(f"not taken: {', '.join(sorted(kinds))}")
+
     async def away(self, destination, reason) -> None:
         self.events.append("away")
 
@@ -95,16 +101,21 @@ class Bench:
         self.workshop = Workshop()
         self.watcher = Log()
         self.task: asyncio.Task | None = None
+        self.thread = ThreadPoolExecutor(1)
+
+    async def call(self, function, *arguments):
+        return await asyncio.get_running_loop().run_in_executor(self.thread, function, *arguments)
 
     def accept(self, item_id: str, **changes) -> None:
         image = changes.pop("image", None) or breast_image(rows=40, columns=50)
         finding = changes.pop("finding", None) or finding_for(image, item_id)
         data = changes.pop("data", None) or as_file(image)
         request = request_for(self.home.vault, self.key, data, finding)
+        request = msgspec.structs.replace(request, **changes)
         self.ledger.accept(request, ["pacs"], time.time_ns())
 
     def start(self, sink: Sink) -> Destination:
-        self.queue = Destination(sink, self.ledger, self.workshop.prepare, asyncio.to_thread, self.watcher)
+        self.queue = Destination(sink, self.ledger, self.workshop.prepare, self.call, self.watcher)
         self.task = asyncio.create_task(self.queue.run())
         return self.queue
 
@@ -121,6 +132,7 @@ class Bench:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
         self.workshop.close()
+        self.thread.shutdown()
         self.ledger.close()
 
 
@@ -296,7 +308,7 @@ async def test_a_refused_item_is_given_up_after_five_tries_and_others_pass(bench
     bench.start(sink)
     await bench.until(lambda: bool(bench.watcher.dead) and bool(bench.watcher.delivered_items))
 
-    assert bench.watcher.dead == [("bad", "it refuses the object with status 0xC000")]
+    assert bench.watcher.dead == [("bad", "sr: it refuses the object with status 0xC000")]
     assert bench.watcher.delivered_items == ["good"]
     assert sink.sent.count(refused[0]) == MAX_FAULTS
 
@@ -366,11 +378,11 @@ async def test_a_ledger_that_cannot_be_written_stops_the_queue_and_not_the_role(
     broken = [True]
     real = bench.ledger.due
 
-    def due(*arguments):
+    def due(*arguments, **options):
         if broken[0]:
             broken[0] = False
             raise LedgerError("disk full")
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(bench.ledger, "due", due)
     bench.accept("item-1")
@@ -396,3 +408,196 @@ async def test_the_connection_is_given_back_when_there_is_nothing_to_send(bench,
 def test_pauses_double_up_to_half_a_minute():
     assert [pause_s(n) for n in (1, 2, 3, 4)] == [0.5, 1.0, 2.0, 4.0]
     assert pause_s(7) == pause_s(10**6) == LONGEST_PAUSE_S == 30.0
+
+
+# ---------------------------------------- order
+
+
+async def test_results_of_one_study_stay_in_order_behind_one_that_is_refused(bench):
+    refused: list[str] = []
+
+    def answer(result: Result, n: int) -> None:
+        if n == 0:
+            refused.append(result.uid)
+        if result.uid in refused:
+            raise Rejected("no")
+
+    bench.accept("a-1", study_instance_uid="1.1")
+    bench.accept("a-2", study_instance_uid="1.1")
+    bench.accept("b-1", study_instance_uid="1.2")
+    sink = FakeSink(answer, takes=("sr",))
+
+    bench.start(sink)
+    await bench.until(lambda: len(bench.watcher.delivered_items) == 2)
+
+    assert bench.watcher.dead == [("a-1", "sr: no")]
+    assert bench.watcher.delivered_items == ["b-1", "a-2"], "another study passes, its own waits"
+    assert bench.ledger.due("pacs", time.time_ns()) is None
+
+
+async def test_a_later_revision_waits_for_the_one_before(bench):
+    stubborn = [3]
+
+    def answer(result: Result, n: int) -> None:
+        if stubborn[0]:
+            stubborn[0] -= 1
+            raise Rejected("not yet")
+
+    verdict = Verdict(verdict_id="v", item_id="item-1", finding_id="f-item-1", action="confirm", by="dr", at_ns=2)
+    sink = FakeSink(answer, takes=("sr",))
+    bench.accept("item-1")
+    bench.accept("item-1", revision=1, verdicts=[verdict])
+
+    bench.start(sink)
+    await bench.until(lambda: len(bench.watcher.outcomes) == 2)
+
+    assert len(sink.sent) == 5
+    assert sink.sent[:4] == [sink.held[0]] * 4
+
+
+async def test_pictures_do_not_follow_a_verdict(bench):
+    verdict = Verdict(verdict_id="v", item_id="item-1", finding_id="f-item-1", action="confirm", by="dr", at_ns=2)
+    sink = FakeSink()
+    bench.accept("item-1")
+    bench.accept("item-1", revision=1, verdicts=[verdict])
+
+    bench.start(sink)
+    await bench.until(lambda: len(bench.watcher.outcomes) == 2)
+
+    assert [len(outcome.uids) for outcome in bench.watcher.outcomes] == [2, 1]
+
+
+async def test_after_an_outage_a_result_in_time_passes_the_backlog_which_still_moves(bench):
+    sink = FakeSink(takes=("sr",))
+    for n in range(8):
+        bench.accept(f"old-{n}", deadline_ns=1)
+    for n in range(8):
+        bench.accept(f"new-{n}", deadline_ns=time.time_ns() + 60 * 10**9 + n)
+
+    bench.start(sink)
+    await bench.until(lambda: len(bench.watcher.delivered_items) == 16)
+
+    order = bench.watcher.delivered_items
+    assert sum(item.startswith("new") for item in order[:8]) == 6
+    assert [item for item in order if item.startswith("old")] == [f"old-{n}" for n in range(8)]
+    assert [item for item in order if item.startswith("new")] == [f"new-{n}" for n in range(8)]
+
+
+async def test_the_next_result_is_made_while_one_is_being_sent(bench):
+    hold = asyncio.Event()
+
+    class Slow(FakeSink):
+        async def send(self, result: Result) -> Receipt:
+            await hold.wait()
+            return await super().send(result)
+
+    sink = Slow(takes=("sr",))
+    for n in range(3):
+        bench.accept(f"item-{n}")
+    bench.start(sink)
+
+    await bench.until(lambda: ("item-1", 0) in bench.workshop._prepared)
+    assert not sink.sent
+    hold.set()
+
+    await bench.until(lambda: len(bench.watcher.delivered_items) == 3)
+    assert len(sink.sent) == 3, "nothing is sent twice for being chosen early"
+
+
+# ---------------------------------------- part of a result
+
+
+async def test_what_a_destination_has_already_is_not_sent_again_with_the_rest(bench):
+    captures: list[str] = []
+
+    def answer(result: Result, n: int) -> None:
+        if result.kind == "capture":
+            captures.append(result.uid)
+            if len(captures) < 3:
+                raise Interrupted("it hung up")
+
+    sink = FakeSink(answer)
+    bench.accept("item-1")
+
+    bench.start(sink)
+    await bench.until(lambda: bool(bench.watcher.delivered_items))
+
+    assert len(sink.sent) == 4, "the report once, the capture three times"
+    assert bench.watcher.outcomes[0].uids == sink.held
+    assert len(set(sink.held)) == 2
+
+
+async def test_a_class_it_does_not_accept_costs_neither_the_report_nor_a_retry(bench):
+    def answer(result: Result, n: int) -> None:
+        if result.kind == "capture":
+            raise NotTaken("it does not accept Secondary Capture Image Storage")
+
+    sink = FakeSink(answer)
+    bench.accept("item-1")
+    bench.accept("item-2")
+
+    bench.start(sink)
+    await bench.until(lambda: len(bench.watcher.delivered_items) == 2)
+
+    assert bench.watcher.dead == []
+    assert "does not accept: capture" in bench.watcher.outcomes[0].note
+    assert bench.watcher.events == ["not taken: capture"], "told once"
+
+
+async def test_a_destination_that_does_not_accept_the_report_is_not_delivered_to(bench):
+    def answer(result: Result, n: int) -> None:
+        if result.kind == "sr":
+            raise NotTaken("it does not accept Comprehensive SR Storage")
+
+    bench.accept("item-1")
+
+    bench.start(FakeSink(answer))
+    await bench.until(lambda: bool(bench.watcher.dead))
+
+    assert "does not accept: sr" in bench.watcher.dead[0][1]
+
+
+async def test_a_destination_that_replaces_is_not_sent_what_it_has_a_later_revision_of(bench):
+    class Replacing(FakeSink):
+        replaces = True
+
+    verdict = Verdict(verdict_id="v", item_id="item-1", finding_id="f-item-1", action="confirm", by="dr", at_ns=2)
+    bench.accept("item-1")
+    bench.ledger.dead(bench.ledger.due("pacs", time.time_ns()), "refused", 5, time.time_ns())
+    bench.accept("item-1", revision=1, verdicts=[verdict])
+    sink = Replacing(takes=("sr",))
+    queue = bench.start(sink)
+    await bench.until(lambda: len(bench.watcher.outcomes) == 1)
+
+    assert bench.ledger.resend(["pacs"], time.time_ns()) == 1
+    queue.wake()
+    await bench.until(lambda: len(bench.watcher.outcomes) == 2)
+
+    assert len(sink.sent) == 1
+    assert "later revision" in bench.watcher.outcomes[1].note
+
+
+async def test_a_destination_may_ask_for_a_longer_pause(bench, monkeypatch):
+    waited: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr(module, "PROBE_EVERY_S", 100.0)
+
+    class Busy(FakeSink):
+        async def open(self) -> bool:
+            if not self.opened:
+                monkeypatch.setattr(module.asyncio, "sleep", sleep)
+                self.opened = 1
+                raise Unreachable("busy", connected=True, after_s=0.3)
+            monkeypatch.setattr(module.asyncio, "sleep", real)
+            return False
+
+    bench.accept("item-1")
+    bench.start(Busy())
+    await bench.until(lambda: bool(bench.watcher.delivered_items))
+
+    assert max(waited) > 0.25

@@ -102,7 +102,7 @@ async def test_without_a_pacs_an_item_fails_visibly_and_its_report_is_readable(b
 
     assert gateway.reports[0].state == "failed"
     assert "no destination" in gateway.reports[0].reason
-    assert any("no PACS" in warning for warning in deliver.context.state().warnings)
+    assert any("no destination" in warning for warning in deliver.context.state().warnings)
     answer = await console.request(subjects.DELIVER_REPORT, Ask(argument="item-1"), ReportText | Refused, 10)
     assert isinstance(answer, ReportText)
     await deliver.stop()

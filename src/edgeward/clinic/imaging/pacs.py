@@ -18,14 +18,17 @@ from collections.abc import Callable
 from typing import Any
 
 from pydicom.uid import (
+    ColorSoftcopyPresentationStateStorage,
     ComprehensiveSRStorage,
     ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 from pynetdicom import AE, _config, evt
 
-from edgeward.clinic.imaging.sink import Interrupted, Receipt, Rejected, Result, Sink, Unreachable
+from edgeward.clinic.imaging.sink import Interrupted, NotTaken, Receipt, Rejected, Result, Sink, Unreachable
 from edgeward.config import Pacs
 
 _log = logging.getLogger("edgeward.deliver.pacs")
@@ -35,7 +38,12 @@ ASSOCIATE_S = 10.0
 ANSWER_S = 30.0  # C-STORE response: a busy archive may take many seconds and still be well
 PROBE_S = 2.0
 
-_CLASSES = {"sr": ComprehensiveSRStorage, "capture": SecondaryCaptureImageStorage}
+_CLASSES = {
+    "sr": (ComprehensiveSRStorage,),
+    "seg": (SegmentationStorage,),
+    "gsps": (GrayscaleSoftcopyPresentationStateStorage, ColorSoftcopyPresentationStateStorage),
+    "capture": (SecondaryCaptureImageStorage,),
+}
 _DUPLICATE = 0x0111  # PS3.7 C.5.5 "Duplicate SOP Instance": it is there already, which is what we want
 
 # pynetdicom's own handlers format every message for a log that nobody reads, at a third of the cost of sending.
@@ -120,7 +128,8 @@ class PacsSink(Sink):
         self._entity.dimse_timeout = answer_s
         self._entity.network_timeout = None  # we release; pynetdicom's idle timer would abort
         for kind in sorted(self.takes):
-            self._entity.add_requested_context(_CLASSES[kind], [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+            for sop_class in _CLASSES[kind]:
+                self._entity.add_requested_context(sop_class, [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
         self._thread = _Thread(f"pacs-{pacs.name}")
 
     async def open(self) -> bool:
@@ -199,9 +208,11 @@ class PacsSink(Sink):
 
     def _store(self, result: Result) -> Receipt:
         association = self._association
+        if result.dataset is None:
+            raise Rejected(f"a PACS takes no {result.kind}")
         accepted = {context.abstract_syntax for context in association.accepted_contexts}
         if result.dataset.SOPClassUID not in accepted:
-            raise Rejected(f"it does not accept {result.dataset.SOPClassUID.name}")
+            raise NotTaken(f"it does not accept {result.dataset.SOPClassUID.name}")
         try:
             answer = association.send_c_store(result.dataset)
         except RuntimeError as error:

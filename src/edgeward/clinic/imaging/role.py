@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
+import os
+import ssl
 import time
 import warnings
 from collections.abc import Callable
@@ -24,6 +27,8 @@ from edgeward.clinic.imaging.ledger import Ledger, LedgerError, Owed, Tally
 from edgeward.clinic.imaging.pacs import PacsSink
 from edgeward.clinic.imaging.results import CannotBuild, Workshop, whereabouts
 from edgeward.clinic.imaging.sink import Sink
+from edgeward.config import Settings
+from edgeward.home import Home
 from edgeward.messages import (
     Ask,
     DeliverRequest,
@@ -35,6 +40,8 @@ from edgeward.messages import (
     Ok,
     Refused,
     ReportText,
+    Resend,
+    Resent,
     ServiceClass,
 )
 from edgeward.privacy.identity import client_context
@@ -43,7 +50,8 @@ from edgeward.privacy.keys import SiteKey
 _log = logging.getLogger("edgeward.deliver")
 T = TypeVar("T")
 
-KEEP_DAYS = 30  # how long a settled item's report can be read here; the PACS keeps it for good
+KEEP_DAYS = 30  # how long a report can be read here and a dead letter sent again; the PACS keeps results for good
+_TIDY_EVERY_S = 3600.0
 _TELL_TIMEOUT_S = 5.0
 _TELL_AGAIN_S = (0.2, 5.0)  # shortest and longest pause between attempts to tell the gateway
 
@@ -52,17 +60,30 @@ async def run(context: RoleContext) -> None:
     """Serve until told to stop."""
     _keep_quiet()
     settings = context.settings
-    sinks: list[Sink] = [
-        PacsSink(pacs, settings.dicom.ae_title, client_context(context.home, "deliver") if pacs.tls else None)
-        for pacs in settings.pacs
-    ]
-    deliver = Deliver(context, Ledger(context.home.db("deliver"), SiteKey.load(context.home)), sinks)
+    ledger = Ledger(context.home.db("deliver"), SiteKey.load(context.home))
+    deliver = Deliver(context, ledger, sinks(context.home, settings))
     await deliver.start()
     context.ready()
     try:
         await context.stopping.wait()
     finally:
         await deliver.stop()
+
+
+def sinks(home: Home, settings: Settings) -> list[Sink]:
+    """Return one sink per configured destination.
+
+    Raises
+    ------
+    IdentityError
+        If TLS is wanted and our certificate is missing or unusable.
+    """
+
+    def tls(wanted: bool) -> ssl.SSLContext | None:
+        return client_context(home, "deliver") if wanted else None
+
+    made: list[Sink] = [PacsSink(pacs, settings.dicom.ae_title, tls(pacs.tls)) for pacs in settings.pacs]
+    return made
 
 
 class Deliver(Watcher):
@@ -77,7 +98,7 @@ class Deliver(Watcher):
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._away_warnings: dict[str, str] = {}
-        self._refused_until: dict[tuple[str, str], float] = {}
+        self._refused_until: dict[tuple[str, int, str], float] = {}
 
     async def start(self) -> None:
         """Take up what was left, then serve.
@@ -90,22 +111,23 @@ class Deliver(Watcher):
             If the bus does not answer.
         """
         await self._workshop.warm_up()
-        await self._call(self._ledger.prune, time.time_ns() - KEEP_DAYS * 86_400 * 10**9)
+        await self._tidy()
         known = [destination.name for destination in self._destinations]
-        if buried := await self._call(self._ledger.bury_unknown, known):
+        if buried := await self._call(self._ledger.bury_unknown, known, time.time_ns()):
             _log.error("%d results were owed to destinations that are no longer in the settings", buried)
             self._context.stats.count("dead", buried)
             reason = f"{buried} results were owed to a destination that is no longer in the settings"
             await self._context.quarantine("deliver", "settings", reason, "put it back, or send the results by hand")
         if not known:
-            self._context.stats.warnings.add("no PACS is configured: results are kept nowhere but here")
+            self._context.stats.warnings.add("no destination of results is configured: they are kept nowhere but here")
         bus = self._context.bus
         await bus.serve(subjects.DELIVER_ACCEPT, DeliverRequest, self._accept, subjects.DELIVERS)
         await bus.serve(subjects.DELIVER_REPORT, Ask, self._report, subjects.DELIVERS)
         await bus.serve(subjects.DELIVER_STATUS, Ask, self._status, subjects.DELIVERS)
+        await bus.serve(subjects.DELIVER_RESEND, Resend, self._resend, subjects.DELIVERS)
         await bus.flush()  # ready means that the server knows where to send requests
         work = [destination.run() for destination in self._destinations]
-        self._tasks = [asyncio.create_task(task) for task in (*work, self._tell())]
+        self._tasks = [asyncio.create_task(task) for task in (*work, self._tell(), self._keep_tidy())]
         for task in self._tasks:
             task.add_done_callback(self._ended)
 
@@ -147,7 +169,10 @@ class Deliver(Watcher):
         return Ok()
 
     async def _report(self, ask: Ask) -> Message:
-        text = await self._text(ask.argument)
+        latest: int = await self._call(self._ledger.latest, ask.argument)
+        text = await self._text(ask.argument, latest)
+        if text is None and latest:  # the one before is better than none
+            text = await self._text(ask.argument, 0)
         if text is None:
             return Refused(reason="no report of this item is known here")
         return ReportText(text=text)
@@ -172,6 +197,28 @@ class Deliver(Watcher):
             )
         return Destinations(destinations=states, dead=await self._call(self._ledger.dead_letters))
 
+    async def _resend(self, ask: Resend) -> Message:
+        """Put dead letters back into their queues; the gateway hears when they arrive, or fail again."""
+        known = [destination.name for destination in self._destinations]
+        if ask.destination and ask.destination not in known:
+            return Refused(reason=f"there is no destination {ask.destination!r} in the settings")
+        try:
+            count = await self._call(
+                functools.partial(self._ledger.resend, item_id=ask.item_id, destination=ask.destination),
+                known,
+                time.time_ns(),
+            )
+        except LedgerError as error:
+            return Refused(reason=str(error))
+        what = {"by": ask.by, "item": ask.item_id, "destination": ask.destination}
+        _log.warning("%d dead letters are sent again on request", count, extra={"fields": what})
+        self._context.stats.count("resent", count)
+        for destination in self._destinations:
+            destination.wake()
+        if not count and ask.item_id:
+            return Refused(reason="nothing of this item can be sent again: its image was erased, or it is not here")
+        return Resent(count=count)
+
     # ------------------------------------ what the queues tell
 
     async def delivered(self, owed: Owed, request: DeliverRequest, outcome: Delivered) -> None:
@@ -185,7 +232,7 @@ class Deliver(Watcher):
         _log.info(
             "delivered to %s",
             owed.destination,
-            extra={"fields": {"item": request.item_id, "attempts": owed.attempts + 1}},
+            extra={"fields": {"item": request.item_id, "revision": owed.revision, "attempts": owed.attempts + 1}},
         )
 
     async def given_up(self, owed: Owed, reason: str) -> None:
@@ -197,8 +244,15 @@ class Deliver(Watcher):
             "deliver",
             owed.destination,
             f"the result of item {owed.item_id} was not delivered: {reason}",
-            "ask the administrator of this destination why it refuses the object",
+            "ask the administrator of this destination why it refuses the result; then send it again",
         )
+
+    async def not_taken(self, destination: str, kinds: frozenset[str]) -> None:
+        """See `Watcher.not_taken`."""
+        names = ", ".join(sorted(kinds))
+        text = f"{destination} does not accept: {names}; take them out of `takes` in its settings, or have it do so"
+        _log.warning("%s", text)
+        self._context.stats.warnings.add(text)
 
     async def away(self, destination: str, reason: str) -> None:
         """See `Watcher.away`."""
@@ -206,7 +260,7 @@ class Deliver(Watcher):
         self._away_warnings[destination] = text
         self._context.stats.warnings.add(text)
         await self._context.quarantine(
-            "deliver", destination, reason, "results are kept and sent when it is back; check its address and AE title"
+            "deliver", destination, reason, "results are kept and sent when it is back; check its address and settings"
         )
 
     async def back(self, destination: str) -> None:
@@ -232,7 +286,7 @@ class Deliver(Watcher):
             try:
                 untold: list[DeliveryReport] = await self._call(self._ledger.untold)
                 now = time.monotonic()
-                due = [r for r in untold if self._refused_until.get((r.item_id, r.destination), 0.0) <= now]
+                due = [r for r in untold if self._refused_until.get(_row(r), 0.0) <= now]
                 heard = [await self._tell_one(report) for report in due]
             except LedgerError as error:
                 await self.stuck(str(error))
@@ -256,28 +310,45 @@ class Deliver(Watcher):
             return False
         if isinstance(answer, Refused):
             _log.warning("the gateway refuses a delivery report: %s", answer.reason)
-            self._refused_until[report.item_id, report.destination] = time.monotonic() + _TELL_AGAIN_S[1]
+            self._refused_until[_row(report)] = time.monotonic() + _TELL_AGAIN_S[1]
             return True  # others need not wait for this one
-        self._refused_until.pop((report.item_id, report.destination), None)
-        await self._text(report.item_id)  # keep it readable after the request is forgotten
-        await self._call(self._ledger.told, report.item_id, report.destination)
+        self._refused_until.pop(_row(report), None)
+        await self._text(report.item_id, report.revision)  # keep it readable after the request is forgotten
+        await self._call(self._ledger.told, report)
         self._workshop.forget(report.item_id)
         return True
 
-    async def _text(self, item_id: str) -> str | None:
+    async def _text(self, item_id: str, revision: int) -> str | None:
         """Return the report as text and see to it that it is kept; None if it cannot be had."""
-        kept: str | None = await self._call(self._ledger.report, item_id)
+        kept: str | None = await self._call(self._ledger.report, item_id, revision)
         if kept is not None:
             return kept
-        request: DeliverRequest | None = await self._call(self._ledger.request, item_id)
+        request: DeliverRequest | None = await self._call(self._ledger.request, item_id, revision)
         if request is None:
             return None
         try:
             text = await self._workshop.text(request)
         except CannotBuild:
             return None
-        await self._call(self._ledger.keep_report, item_id, text)
+        await self._call(self._ledger.keep_report, item_id, text, revision)
         return text
+
+    # ------------------------------------ housekeeping
+
+    async def _keep_tidy(self) -> None:
+        while True:
+            await asyncio.sleep(_TIDY_EVERY_S)
+            try:
+                await self._tidy()
+            except LedgerError as error:
+                _log.warning("the ledger could not be tidied: %s", error)
+
+    async def _tidy(self) -> None:
+        """Forget what is old, and the keys of objects that the vault has erased."""
+        long_ago = time.time_ns() - KEEP_DAYS * 86_400 * 10**9
+        await self._call(self._ledger.prune, long_ago)
+        if forgotten := await self._call(self._ledger.forget, long_ago, os.path.exists):
+            _log.warning("%d dead letters cannot be sent again: they are too old, or their images erased", forgotten)
 
     # ------------------------------------ within
 
@@ -291,6 +362,10 @@ class Deliver(Watcher):
         _log.critical("a task of deliver broke: %s", whereabouts(error))
         self._context.degraded("a task broke; restarting")
         self._context.stopping.set()
+
+
+def _row(report: DeliveryReport) -> tuple[str, int, str]:
+    return report.item_id, report.revision, report.destination
 
 
 def _keep_quiet() -> None:

@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
+from edgeward.clinic.imaging.header import Source
+from edgeward.messages import DeliverRequest
+
+DICOM_KINDS = ("sr", "seg", "gsps", "capture")  # in the order in which they are sent
+
 
 class SinkError(Exception):
     """A result did not reach its destination. The text says why and never quotes the result."""
@@ -19,12 +24,14 @@ class SinkError(Exception):
 class Unreachable(SinkError):
     """The destination is not there, or does not let us in. Says nothing about the result that was to be sent.
 
-    `connected` tells whether its address answered at all; if not, a cheap probe can tell when it is back.
+    `connected` tells whether its address answered at all; if not, a cheap probe can tell when it is back. `after_s`: it
+    asked not to be tried again sooner.
     """
 
-    def __init__(self, reason: str, *, connected: bool) -> None:
+    def __init__(self, reason: str, *, connected: bool, after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.connected = connected
+        self.after_s = after_s
 
 
 class Interrupted(SinkError):
@@ -38,17 +45,27 @@ class Rejected(SinkError):
     """The destination understood and refuses this result."""
 
 
+class NotTaken(Rejected):
+    """The destination takes no objects of this class at all: a matter of settings, not of this result."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One object to be sent: `kind` is ``sr`` or ``capture``; `dataset` carries its file meta information."""
+    """One thing to be sent.
+
+    `kind` is ``sr``, ``seg``, ``gsps`` or ``capture`` for a DICOM object (`dataset`, with its file meta information);
+    ``fhir`` or ``oru`` for a document (`data`, known to the receiver by `identifier`).
+    """
 
     kind: str
-    dataset: Dataset
+    dataset: Dataset | None = None
+    data: bytes = b""
+    identifier: str = ""
 
     @property
     def uid(self) -> str:
-        """SOP Instance UID."""
-        return str(self.dataset.SOPInstanceUID)
+        """SOP Instance UID of an object, identifier of a document."""
+        return self.identifier if self.dataset is None else str(self.dataset.SOPInstanceUID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +89,19 @@ class Sink(ABC):
 
     name: str
     takes: frozenset[str]
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a later revision takes the place of an earlier one there, so that the earlier must not follow it."""
+        return False
+
+    async def compose(self, request: DeliverRequest, source: Source) -> Result | None:  # noqa: ARG002
+        """Return the document that this destination takes, or None if it takes DICOM objects.
+
+        Equal arguments MUST give a document that the receiver recognises as the same. Whatever it raises is held
+        against the item.
+        """
+        return None
 
     @abstractmethod
     async def open(self) -> bool:
