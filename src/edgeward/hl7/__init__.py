@@ -1,0 +1,1 @@
+"""HL7 v2 on the wire: the encoding (ER7), its character sets and value types, MLLP framing, acknowledgements."""
