@@ -1,0 +1,387 @@
+"""Orders as HL7 v2 says them: ORM^O01, OMI^O23 and OMG^O19, and the patient's data behind them (ADT).
+
+Responsible for reading these messages into changes of the order book, by IHE RAD-2/RAD-3/RAD-4 (TF-2, 4.2 to 4.4) where
+the standard leaves a choice, and for the answer to each. Not responsible for the connection (``mllp``).
+
+Where things are looked for, the first that is filled in counts:
+
+=================== ==================================================================
+order number         ORC-2, OBR-2; else the accession number
+accession number     IPC-1, OBR-18, ORC-3, OBR-3
+study instance UID   IPC-3, ZDS-1
+step, procedure id   IPC-4, OBR-20; IPC-2, OBR-19
+modality             IPC-5, OBR-24 (also table 0074: RUS, NMR ...), OBR-21
+scheduled            TQ1-7, ORC-7.4, OBR-27.4, OBR-36, OBR-6
+station AE title     IPC-9
+=================== ==================================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from edgeward.gateway.mllp import Handler, Sender
+from edgeward.gateway.order_entry import Action, Change, Code, Entry, OrderError, Status
+from edgeward.gateway.orders import OrderBook
+from edgeward.hl7 import er7, values
+from edgeward.hl7.acknowledgement import ACCEPTED, Answer, Outcome
+from edgeward.hl7.acknowledgement import Code as Condition
+from edgeward.hl7.er7 import Message, Segment
+from edgeward.messages import Order
+
+ORDER_MESSAGES = ("ORM^O01", "OMI^O23", "OMG^O19")
+UPDATES = ("A01", "A02", "A03", "A04", "A05", "A06", "A07", "A08", "A10", "A11", "A12", "A13", "A28", "A31", "A38")
+MERGES = ("A18", "A34", "A39", "A40", "A47")
+
+# Table 0119, order control, as far as a placer or the department's system says it.
+_ACTIONS: dict[str, Action] = {
+    "NW": "new", "SN": "new", "RO": "new", "NA": "update", "XO": "update", "XX": "update", "RU": "update",
+    "CA": "cancel", "OC": "cancel", "DC": "status", "OD": "status", "RP": "cancel", "HD": "cancel",
+    "RL": "release", "SC": "status", "CN": "update", "PA": "new", "CH": "new", "OK": "update",
+}  # fmt: skip
+# Table 0038, order status (ORC-5).
+_STATUSES: dict[str, Status] = {
+    "CM": "completed", "CA": "cancelled", "DC": "discontinued", "IP": "started", "SC": "scheduled", "HD": "cancelled",
+    "RP": "cancelled", "A": "scheduled", "ER": "cancelled",
+}  # fmt: skip
+# Table 0074, diagnostic service section: what imaging is called there.
+_SECTIONS = {
+    "RUS": "US", "OUS": "US", "VUS": "US", "CUS": "US", "NMR": "MR", "NMS": "NM", "RX": "DX", "EC": "ECG",
+}  # fmt: skip
+# PS3.3, C.7.3.1.1.1: acquisition modalities, as far as they are scheduled.
+_DICOM = frozenset({
+    "AR", "BDUS", "BI", "BMD", "CR", "CT", "DG", "DX", "ECG", "EEG", "EMG", "EOG", "EPS", "ES", "GM", "HD", "IO",
+    "IVOCT", "IVUS", "LEN", "MG", "MR", "NM", "OAM", "OCT", "OP", "OPM", "OPT", "OPTBSV", "OPTENF", "OPV", "OSS", "OT",
+    "PT", "PX", "RF", "RG", "RTIMAGE", "SM", "TG", "US", "VA", "XA", "XC",
+})  # fmt: skip
+# Priority: table 0485 (TQ1-9, ORC-7.6, OBR-27.6), and the words that OBR-5 was used with.
+_PRIORITIES: dict[str, Literal["routine", "urgent", "stat"]] = {
+    "S": "stat", "STAT": "stat", "A": "urgent", "ASAP": "urgent", "T": "urgent", "P": "urgent", "U": "urgent",
+}  # fmt: skip
+# Where what the book complains of stands in a message.
+_PLACES = {"order": "ORC-2", "patient": "PID-3", "control": "ORC-1"}
+_CONDITIONS = {
+    "missing": Condition.FIELD_MISSING,
+    "value": Condition.DATA_TYPE,
+    "conflict": Condition.DUPLICATE_KEY,
+    "closed": Condition.INTERNAL,
+}
+_UID = re.compile(r"^(0|[1-9]\d*)(\.(0|[1-9]\d*))+$")
+
+
+class Misread(ValueError):
+    """A message cannot be used."""
+
+    def __init__(self, condition: Condition, where: str, text: str) -> None:
+        super().__init__(text)
+        self.condition, self.where = condition, where
+
+
+class Hl7Orders:
+    """Answers order and patient messages by what becomes of them in the order book."""
+
+    def __init__(self, book: OrderBook) -> None:
+        self._book = book
+
+    def take(self, message: Message, source: str, received_ns: int) -> Answer:
+        """Carry out one message; what it asks for is durable when this returns an acceptance.
+
+        Raises
+        ------
+        DatabaseError
+            If it could not be written: then nothing of it was.
+        """
+        try:
+            if message.code == "ADT":
+                self._patient(message, received_ns)
+            else:
+                self._book.apply(changes(message, source, received_ns))
+        except Misread as error:
+            return Answer(Outcome.ERROR, str(error), error.condition, error.where)
+        except OrderError as error:
+            return Answer(Outcome.ERROR, str(error), _CONDITIONS[error.kind], _PLACES.get(error.where, "ORC"))
+        return ACCEPTED
+
+    def _patient(self, message: Message, received_ns: int) -> None:
+        groups = message.groups("PID")
+        if not groups:
+            raise Misread(Condition.SEGMENT_SEQUENCE, "PID", "the message has no PID segment")
+        at = _message_time(message, received_ns)
+        for group in groups:
+            patient = _patient(group[0], group)
+            prior = patient["patient_id"]
+            if message.event in MERGES:
+                merge = er7.find(group, "MRG")
+                prior = values.clean(merge.text(1)) if merge else ""
+                if not prior:
+                    raise Misread(Condition.FIELD_MISSING, "MRG-1", "a merge needs the prior patient identifier")
+            entry = _entry(patient, at)
+            self._book.patient(prior, entry)
+
+
+def changes(message: Message, source: str, received_ns: int) -> list[Change]:
+    """Return what an order message asks for, one change per requested procedure step.
+
+    Raises
+    ------
+    Misread
+        If it lacks what an order needs.
+    """
+    pid = message.first("PID")
+    at = _message_time(message, received_ns)
+    orders = message.groups("ORC")
+    if not orders:
+        raise Misread(Condition.SEGMENT_SEQUENCE, "ORC", "the message has no ORC segment")
+    found = []
+    before = message.segments[: message.segments.index(orders[0][0])]
+    patient = _patient(pid, before) if pid else {}
+    for group in orders:
+        found += _order(group, patient, source, at)
+    return found
+
+
+def _order(group: Sequence[Segment], patient: dict[str, Any], source: str, at: int) -> list[Change]:
+    orc = group[0]
+    control = orc.text(1).upper()
+    if not control:
+        raise Misread(Condition.FIELD_MISSING, "ORC-1", "the order control is missing")
+    action = _ACTIONS.get(control)
+    if action is None:
+        raise Misread(Condition.TABLE_VALUE, "ORC-1", "this order control is not supported")
+    status = _STATUSES.get(orc.text(5).upper()) if control == "SC" else None
+    if control in ("DC", "OD"):
+        status = "discontinued"
+    if control == "SC" and status is None:
+        raise Misread(Condition.TABLE_VALUE, "ORC-5", "a change of status needs an order status that is known")
+    if control in ("RU", "OK", "NA", "CN"):
+        action = "update"
+    blank = Segment("OBR", ("OBR",), orc.delimiters)
+    # An order may ask for several procedures (OBR), each of several steps (IPC).
+    parts = _parts(group)
+    found = []
+    for obr, rest in parts or [(blank, group)]:
+        steps = [segment for segment in rest if segment.name == "IPC"] or [Segment("IPC", ("IPC",), orc.delimiters)]
+        for ipc in steps:
+            entry = _step(orc, obr, ipc, rest, patient=patient, source=source, at=at)
+            if action in ("new", "update"):
+                _require(entry, has_obr=bool(parts))
+            found.append(Change(action=action, entry=entry, status=status))
+    return found
+
+
+def _parts(group: Sequence[Segment]) -> list[tuple[Segment, Sequence[Segment]]]:
+    starts = [index for index, segment in enumerate(group) if segment.name == "OBR"]
+    if not starts:
+        return []
+    shared = group[: starts[0]]
+    ends = [*starts[1:], len(group)]
+    return [(group[start], (*shared, *group[start:end])) for start, end in zip(starts, ends, strict=True)]
+
+
+def _require(entry: Entry, *, has_obr: bool) -> None:
+    if not has_obr:
+        raise Misread(Condition.SEGMENT_SEQUENCE, "OBR", "the order has no OBR segment")
+    if not entry.order.patient_id:
+        raise Misread(Condition.FIELD_MISSING, "PID-3", "the patient identifier is missing")
+    if not entry.order.patient_name:
+        raise Misread(Condition.FIELD_MISSING, "PID-5", "the patient name is missing")
+
+
+def _step(
+    orc: Segment,
+    obr: Segment,
+    ipc: Segment,
+    group: Sequence[Segment],
+    *,
+    patient: dict[str, Any],
+    source: str,
+    at: int,
+) -> Entry:
+    zds, tq1 = er7.find(group, "ZDS"), er7.find(group, "TQ1")
+    accession = _number(_first(ipc.text(1), obr.text(18), orc.text(3), obr.text(3)), 16, "OBR-18")
+    number = _number(_first(orc.text(2), obr.text(2), accession), 199, "ORC-2")
+    if not number:
+        raise Misread(
+            Condition.FIELD_MISSING, "ORC-2", "neither a placer order number nor an accession number is given"
+        )
+    study = _first(ipc.text(3), zds.text(1) if zds else "")
+    if study and not (len(study) <= 64 and _UID.match(study)):
+        raise Misread(Condition.DATA_TYPE, "ZDS-1", "the study instance UID is not a UID")
+    step = _number(_first(ipc.text(4), obr.text(20)), 16, "OBR-20")
+    code = Code(
+        value=values.clean(obr.text(4, 1), 16),
+        scheme=values.clean(obr.text(4, 3), 16),
+        meaning=values.clean(obr.text(4, 2)),
+    )
+    protocol = Code(
+        value=values.clean(_first(ipc.text(6, 1), obr.text(4, 4)), 16),
+        scheme=values.clean(_first(ipc.text(6, 3), obr.text(4, 6)), 16),
+        meaning=values.clean(_first(ipc.text(6, 2), obr.text(4, 5))),
+    )
+    order = Order(
+        order_id=number,
+        accession_number=accession,
+        status="scheduled",
+        patient_id=patient.get("patient_id", ""),
+        patient_name=patient.get("patient_name", ""),
+        birth_date=patient.get("birth_date", ""),
+        sex=patient.get("sex", ""),
+        modality=modality(ipc.text(5), obr.text(24), obr.text(21)),
+        station_ae_title=values.clean(ipc.text(9), 16),
+        procedure_code=code.value,
+        procedure=code.meaning or code.value,
+        study_instance_uid=study,
+        scheduled=_scheduled(orc, obr, tq1),
+        referring_physician=_first(
+            values.person(obr, 16, clinician=True), values.person(orc, 12, clinician=True), patient.get("referring", "")
+        ),
+        priority=_priority(tq1.text(9) if tq1 else "", orc.text(7, 6), obr.text(27, 6), obr.text(5)),
+        source=source,
+    )
+    return _entry(
+        patient,
+        at,
+        order=order,
+        step_id=step,
+        step_id_given=bool(step),
+        procedure_id=_number(_first(ipc.text(2), obr.text(19)), 16, "OBR-19"),
+        filler_id=values.clean(_first(orc.text(3), obr.text(3))),
+        procedure_code=code,
+        step_code=protocol,
+        performing_physician=_technician(obr),
+        requesting_physician=_first(values.person(orc, 12, clinician=True), values.person(obr, 16, clinician=True)),
+        requesting_service=values.clean(_first(orc.text(17, 2), orc.text(17, 1))),
+        station_name=values.clean(ipc.text(7), 16),
+        location=values.clean(ipc.text(8), 16),
+        reason=values.clean(_first(obr.text(31, 2), obr.text(31, 1), obr.text(13), orc.text(16, 2))),
+        comments=values.clean(" ".join(one.text(3) for one in group if one.name == "NTE"), 1024),
+        medical_alerts=values.clean(_first(obr.text(12, 2), obr.text(12, 1))),
+    )
+
+
+def _entry(patient: dict[str, Any], at: int, order: Order | None = None, **more: Any) -> Entry:
+    order = order or Order(
+        order_id="",
+        accession_number="",
+        status="scheduled",
+        patient_id=patient["patient_id"],
+        patient_name=patient["patient_name"],
+        birth_date=patient["birth_date"],
+        sex=patient["sex"],
+    )
+    shared = ("issuer_of_patient_id", "admission_id", "current_location", "allergies", "weight_kg", "size_m")
+    return Entry(order=order, message_ns=at, patient_ns=at, **{name: patient.get(name, "") for name in shared}, **more)
+
+
+def _patient(pid: Segment, around: Sequence[Segment]) -> dict[str, Any]:
+    number, issuer = _patient_id(pid)
+    visit = er7.find(around, "PV1")
+    found: dict[str, Any] = {
+        "patient_id": number,
+        "issuer_of_patient_id": issuer,
+        "patient_name": values.person(pid, 5),
+        "birth_date": values.date(pid.text(7)),
+        "sex": values.sex(pid.text(8)),
+        "allergies": values.clean(
+            ", ".join(_first(one.text(3, 2), one.text(3, 1)) for one in around if one.name == "AL1")
+        ),
+    }
+    for one in around:
+        if one.name == "OBX" and (size := _observed(one)):
+            found.update(size)
+    if visit:
+        found["admission_id"] = values.clean(visit.text(19))
+        found["current_location"] = values.clean(" ".join(visit.text(3, part) for part in (1, 2, 3)).strip())
+        found["referring"] = values.person(visit, 8, clinician=True)
+    return found
+
+
+def _patient_id(pid: Segment) -> tuple[str, str]:
+    rows = range(1, min(pid.repetitions(3), 50) + 1)
+    kinds = {row: pid.text(3, 5, row).upper() for row in rows}
+    # Of several identifiers the medical record number, then the hospital's own, then whichever comes first.
+    for wanted in (("MR",), ("PI", "PT", ""), None):
+        for row in rows:
+            number = pid.text(3, 1, row)
+            if number and (wanted is None or kinds[row] in wanted):
+                return _number(number, 64, "PID-3"), values.clean(_first(pid.text(3, 4, row), pid.text(3, 4, row, 2)))
+    return _number(pid.text(2), 64, "PID-2"), ""
+
+
+def _observed(obx: Segment) -> dict[str, str]:
+    """Return body weight or height of an OBX (IHE RAD-4: LOINC 3141-9 or 29463-7, 8302-2), in DICOM's units."""
+    code = obx.text(3).upper()
+    try:
+        value = float(obx.text(5))
+    except ValueError:
+        return {}
+    unit = obx.text(6).lower()
+    if code in ("3141-9", "29463-7") and 0 < value < 1000:
+        return {"weight_kg": f"{value / 1000 if unit == 'g' else value:g}"}
+    if code in ("8302-2", "3137-7") and 0 < value < 300:
+        return {"size_m": f"{value / 100 if unit == 'cm' or value > 3 else value:g}"}
+    return {}
+
+
+def modality(*told: str) -> str:
+    """Return the first of these that is a DICOM modality, or a section (table 0074) that stands for one."""
+    for text in told:
+        word = text.strip().upper()
+        if word in _DICOM:
+            return word
+        if word in _SECTIONS:
+            return _SECTIONS[word]
+    return ""
+
+
+def _scheduled(orc: Segment, obr: Segment, tq1: Segment | None) -> str:
+    texts = (tq1.text(7) if tq1 else "", orc.text(7, 4), obr.text(27, 4), obr.text(36), obr.text(6))
+    for text in texts:
+        if text and (at := values.time(text)):
+            return values.local(at)
+    return ""
+
+
+def _priority(*told: str) -> Literal["routine", "urgent", "stat"]:
+    for text in told:
+        if text:
+            return _PRIORITIES.get(text.strip().upper(), "routine")
+    return "routine"
+
+
+def _technician(obr: Segment) -> str:
+    """Return the performer (OBR-34, a name with an id in its first component) as DICOM PN."""
+    parts = [values.clean(obr.text(34, 1, 1, sub)) for sub in (2, 3, 4)]
+    return "^".join(parts).rstrip("^")[:64]
+
+
+def _number(text: str, most: int, where: str) -> str:
+    """Return an identifier: never shortened, because a shortened number is another one."""
+    if not text:
+        return ""
+    if len(text) > most or values.clean(text, most) != text:
+        raise Misread(
+            Condition.DATA_TYPE, where, f"it is longer than {most} characters or holds characters DICOM lacks"
+        )
+    return text
+
+
+def _first(*texts: str) -> str:
+    return next((text for text in texts if text), "")
+
+
+def _message_time(message: Message, received_ns: int) -> int:
+    at = values.time(message.header.text(7))
+    return values.nanoseconds(at) if at else received_ns
+
+
+def handled(orders: Hl7Orders) -> dict[str, Handler]:
+    """Return the handlers of all messages that orders take, by message code and event, for ``MllpDoor``."""
+
+    async def handle(message: Message, sender: Sender, received_ns: int) -> Answer:
+        return await asyncio.to_thread(orders.take, message, sender.device_id, received_ns)
+
+    return dict.fromkeys((*ORDER_MESSAGES, *(f"ADT^{event}" for event in (*UPDATES, *MERGES))), handle)

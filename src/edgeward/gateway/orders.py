@@ -1,0 +1,381 @@
+"""The order book: what the hospital asked imaging to do, kept until some time after it was done.
+
+Responsible for durability (a change has reached the disk when a method returns), for idempotence (the same order again
+is the same row; of two updates the later one by the sender's clock counts), and for the queries that the worklist, the
+console and the performed procedure steps need. Not responsible for the protocols that orders come by (``hl7_orders``,
+``fhir_orders``) or are asked for by (``worklist``).
+
+Identity is sealed with the site key; numbers that orders are found by are kept as keyed digests. All rows are held in
+memory as well, because a worklist query has to look at each.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgeward.gateway.order_entry import OPEN, Change, Entry, OrderError, Status, merged, status_after
+from edgeward.messages import Order, Orders, OrdersQuery
+from edgeward.privacy.database import Database, DatabaseError
+from edgeward.privacy.keys import SiteKey, WrongKey
+
+APPLICATION_ID = 0x45574F31  # "EWO1"
+_DAY_NS = 86_400 * 10**9
+_MOST_ANSWERED = 1000
+
+# One entry per schema version, applied in order. An entry never changes once it was released.
+MIGRATIONS = (
+    """
+    CREATE TABLE steps (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        number BLOB NOT NULL,
+        accession BLOB NOT NULL,
+        patient BLOB NOT NULL,
+        resource BLOB NOT NULL,
+        study_instance_uid TEXT NOT NULL,
+        status TEXT NOT NULL,
+        changed_ns INTEGER NOT NULL,
+        sealed BLOB NOT NULL
+    );
+    CREATE INDEX steps_number ON steps (number);
+    CREATE INDEX steps_accession ON steps (accession);
+    CREATE INDEX steps_patient ON steps (patient);
+    CREATE INDEX steps_study ON steps (study_instance_uid);
+    CREATE UNIQUE INDEX steps_resource ON steps (resource);
+    CREATE TABLE performed (
+        sop_instance_uid TEXT PRIMARY KEY,
+        device TEXT NOT NULL,
+        status TEXT NOT NULL,
+        changed_ns INTEGER NOT NULL,
+        sealed BLOB NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE performed_studies (
+        study_instance_uid TEXT NOT NULL,
+        performed TEXT NOT NULL REFERENCES performed (sop_instance_uid) ON DELETE CASCADE,
+        PRIMARY KEY (study_instance_uid, performed)
+    ) WITHOUT ROWID;
+    CREATE TABLE performed_instances (
+        performed TEXT NOT NULL REFERENCES performed (sop_instance_uid) ON DELETE CASCADE,
+        sop_instance_uid TEXT NOT NULL,
+        PRIMARY KEY (performed, sop_instance_uid)
+    ) WITHOUT ROWID;
+    CREATE TABLE commitments (
+        device TEXT NOT NULL,
+        transaction_uid TEXT NOT NULL,
+        ae_title TEXT NOT NULL,
+        state TEXT NOT NULL,
+        event_type INTEGER NOT NULL,
+        result BLOB NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        created_ns INTEGER NOT NULL,
+        PRIMARY KEY (device, transaction_uid)
+    ) WITHOUT ROWID;
+    CREATE INDEX commitments_state ON commitments (state);
+    """,
+)
+
+
+class OrderBook:
+    """The orders of one site, in one SQLite file. Thread-safe; one writer (the gateway).
+
+    Parameters
+    ----------
+    path
+        The database; made if missing.
+    site_key
+        Seals identity.
+    keep_days
+        A row is removed when it has neither changed nor been due for so long.
+
+    Raises
+    ------
+    DatabaseError
+        If the file is not an order book, is damaged, or was written by a newer version.
+    """
+
+    def __init__(
+        self, path: Path, site_key: SiteKey, keep_days: int = 30, clock: Callable[[], int] = time.time_ns
+    ) -> None:
+        self._key, self._keep_ns, self._clock = site_key, keep_days * _DAY_NS, clock
+        self.db = Database(path, name="order book", application_id=APPLICATION_ID, migrations=MIGRATIONS)
+        self._lock = threading.Lock()
+        try:
+            rows = self.db.all("SELECT seq, sealed FROM steps")
+            self._entries = {int(seq): self._opened(sealed) for seq, sealed in rows}
+        except (WrongKey, msgspec.MsgspecError) as error:
+            self.db.close()
+            raise DatabaseError(f"{path} was sealed with another site key, or is damaged") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self.db.close()
+
+    # ------------------------------------------------------------ changes
+
+    def apply(self, changes: Sequence[Change]) -> list[Entry]:
+        """Carry out the changes of one message: all of them, durable on return, or none.
+
+        Returns
+        -------
+        list
+            The steps as they are now, at least one per change.
+
+        Raises
+        ------
+        OrderError
+            If one of them cannot be used.
+        DatabaseError
+            If nothing could be written.
+        """
+
+        def work(db: sqlite3.Connection) -> list[tuple[int, Entry]]:
+            return [row for change in changes for row in self._apply(db, change)]
+
+        return self._write(work)
+
+    def patient(self, prior_id: str, now: Entry) -> list[Entry]:
+        """Give the steps of a patient that are not done yet other patient data (HL7 A08), or another id (A40).
+
+        `now` holds the patient's data and the sender's time; an older message than the last one changes nothing.
+        """
+
+        def work(db: sqlite3.Connection) -> list[tuple[int, Entry]]:
+            changed = []
+            for seq, old in self._where(db, "patient", self._digest("patient", prior_id)):
+                if old.order.status not in OPEN or now.patient_ns < old.patient_ns:
+                    continue
+                new = merged(old, now)
+                new = msgspec.structs.replace(new, message_ns=old.message_ns)
+                changed.append((seq, self._put(db, seq, new)))
+            return changed
+
+        return self._write(work)
+
+    def progressed(
+        self, db: sqlite3.Connection, wanted: Callable[[Entry], bool], status: Status
+    ) -> list[tuple[int, Entry]]:
+        """Give the steps that are `wanted` a status, within a transaction of ``self.db``; `remember` them after it."""
+        with self._lock:
+            found = [(seq, entry) for seq, entry in self._entries.items() if wanted(entry)]
+        changed = []
+        for seq, entry in found:
+            if entry.order.status != status:
+                order = msgspec.structs.replace(entry.order, status=status)
+                changed.append((seq, self._put(db, seq, msgspec.structs.replace(entry, order=order))))
+        return changed
+
+    def remember(self, changed: Sequence[tuple[int, Entry]]) -> None:
+        """Take rows that a transaction has written into memory."""
+        with self._lock:
+            self._entries.update(changed)
+
+    def sweep(self) -> int:
+        """Remove what is older than the retention; return how many orders went."""
+        before = self._clock() - self._keep_ns
+        with self._lock:
+            old = [seq for seq, entry in self._entries.items() if self._last(entry) < before]
+
+        def work(db: sqlite3.Connection) -> None:
+            db.executemany("DELETE FROM steps WHERE seq = ?", [(seq,) for seq in old])
+            db.execute("DELETE FROM performed WHERE changed_ns < ?", (before,))
+            db.execute("DELETE FROM commitments WHERE created_ns < ? AND state != 'pending'", (before,))
+
+        self.db.write(work)
+        with self._lock:
+            for seq in old:
+                self._entries.pop(seq, None)
+        return len(old)
+
+    # ------------------------------------------------------------ queries
+
+    def steps(self) -> list[Entry]:
+        """Return the steps that a worklist shows, the ones due next first."""
+        with self._lock:
+            found = [entry for entry in self._entries.values() if entry.order.status in OPEN]
+        return sorted(found, key=_due)
+
+    def by_resource(self, resource_id: str) -> Entry | None:
+        """Return the step with this FHIR id, or None."""
+        row = self.db.one("SELECT seq FROM steps WHERE resource = ?", (self._digest("resource", resource_id),))
+        with self._lock:
+            return self._entries.get(int(row[0])) if row else None
+
+    def query(self, query: OrdersQuery) -> Orders:
+        """Return orders for people, the ones due next first. At most 1,000, whatever the limit says."""
+        text = query.text.casefold().strip()
+        with self._lock:
+            entries = list(self._entries.values())
+        found = [
+            entry
+            for entry in entries
+            if (not query.status or entry.order.status == query.status)
+            and (not text or any(text in value.casefold() for value in _searched(entry.order)))
+        ]
+        # What is still to do first; then the rest, the newest first.
+        waiting = sorted((entry for entry in found if entry.order.status in OPEN), key=_due)
+        done = sorted(
+            (entry for entry in found if entry.order.status not in OPEN), key=lambda e: e.order.changed_ns, reverse=True
+        )
+        limit = max(0, min(query.limit, _MOST_ANSWERED))
+        return Orders(orders=[entry.order for entry in (*waiting, *done)[:limit]])
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of steps per status."""
+        found: dict[str, int] = {}
+        with self._lock:
+            for entry in self._entries.values():
+                found[entry.order.status] = found.get(entry.order.status, 0) + 1
+        return found
+
+    # ------------------------------------------------------------ within
+
+    def _write(self, work: Callable[[sqlite3.Connection], list[tuple[int, Entry]]]) -> list[Entry]:
+        changed = self.db.write(work)
+        self.remember(changed)
+        return [entry for _, entry in changed]
+
+    def _apply(self, db: sqlite3.Connection, change: Change) -> list[tuple[int, Entry]]:
+        new = change.entry
+        rows = self._known(db, new)
+        if any(
+            old.order.patient_id != new.order.patient_id
+            for _, old in rows
+            if new.order.patient_id and old.order.patient_id
+        ):
+            raise OrderError("patient", "conflict", "the order number belongs to another patient")
+        if new.step_id_given and rows:
+            same = [row for row in rows if row[1].step_id == new.step_id]
+            unnamed = [row for row in rows if not row[1].step_id_given]
+            if not same and unnamed:  # the step was known only by its order so far
+                seq, old = unnamed[0]
+                same = [(seq, msgspec.structs.replace(old, step_id=new.step_id, step_id_given=True))]
+            rows = same
+        if not rows:
+            return [self._add(db, change)]
+        return [(seq, self._put(db, seq, self._changed(old, change))) for seq, old in rows]
+
+    def _known(self, db: sqlite3.Connection, new: Entry) -> list[tuple[int, Entry]]:
+        if new.resource_id:
+            rows = self._where(db, "resource", self._digest("resource", new.resource_id))
+            if rows:
+                return rows
+        rows = self._where(db, "number", self._digest("number", new.order.order_id))
+        if not rows and new.order.order_id == new.order.accession_number:  # the placer gave no number of its own
+            rows = self._where(db, "accession", self._digest("accession", new.order.accession_number))
+        return rows
+
+    def _changed(self, old: Entry, change: Change) -> Entry:
+        new, status = change.entry, old.order.status
+        if new.message_ns < old.message_ns:  # late: it fills in what is not known yet and changes nothing else
+            entry = merged(new, old)
+        else:
+            status = status_after(status, change)
+            entry = merged(old, new)
+        told = change.action in ("new", "update") and new.message_ns >= old.message_ns
+        order = msgspec.structs.replace(
+            entry.order,
+            order_id=old.order.order_id,
+            status=status,
+            received_ns=old.order.received_ns,
+            # A priority is never empty: a message that only changes the status does not tell one.
+            priority=new.order.priority if told else old.order.priority,
+        )
+        return msgspec.structs.replace(entry, order=order, step_id=old.step_id, step_id_given=old.step_id_given)
+
+    def _add(self, db: sqlite3.Connection, change: Change) -> tuple[int, Entry]:
+        new, now = change.entry, self._clock()
+        key = f"{new.order.order_id}\0{new.step_id}"
+        digits = f"{int.from_bytes(self._digest('step', key)[:8], 'big') % 10**12:012d}"
+        order = msgspec.structs.replace(
+            new.order,
+            status=status_after(None, change),
+            accession_number=new.order.accession_number or _short(new.order.order_id) or f"A{digits}",
+            study_instance_uid=new.order.study_instance_uid or _uid(self._digest("study", key)),
+            scheduled=new.order.scheduled or _local(now),
+            received_ns=now,
+            changed_ns=now,
+        )
+        entry = msgspec.structs.replace(
+            new,
+            order=order,
+            step_id=new.step_id or f"S{digits}",
+            procedure_id=new.procedure_id or _short(new.order.order_id) or f"P{digits}",
+            resource_id=new.resource_id or self._digest("id", key).hex()[:32],
+        )
+        cursor = db.execute(
+            "INSERT INTO steps (number, accession, patient, resource, study_instance_uid, status, changed_ns, sealed) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            self._columns(entry),
+        )
+        return int(cursor.lastrowid or 0), entry
+
+    def _put(self, db: sqlite3.Connection, seq: int, entry: Entry) -> Entry:
+        entry = msgspec.structs.replace(entry, order=msgspec.structs.replace(entry.order, changed_ns=self._clock()))
+        db.execute(
+            "UPDATE steps SET number = ?, accession = ?, patient = ?, resource = ?, study_instance_uid = ?, "
+            "status = ?, changed_ns = ?, sealed = ? WHERE seq = ?",
+            (*self._columns(entry), seq),
+        )
+        return entry
+
+    def _columns(self, entry: Entry) -> tuple[Any, ...]:
+        order = entry.order
+        return (
+            self._digest("number", order.order_id),
+            self._digest("accession", order.accession_number),
+            self._digest("patient", order.patient_id),
+            self._digest("resource", entry.resource_id),
+            order.study_instance_uid,
+            order.status,
+            order.changed_ns,
+            self._key.seal(msgspec.msgpack.encode(entry), b"order"),
+        )
+
+    def _where(self, db: sqlite3.Connection, column: str, value: bytes) -> list[tuple[int, Entry]]:
+        rows = db.execute(f"SELECT seq, sealed FROM steps WHERE {column} = ? ORDER BY seq", (value,))  # noqa: S608 - ours
+        return [(int(seq), self._opened(sealed)) for seq, sealed in rows.fetchall()]
+
+    def _opened(self, sealed: bytes) -> Entry:
+        return msgspec.msgpack.decode(self._key.open(sealed, b"order"), type=Entry)
+
+    def _digest(self, kind: str, value: str) -> bytes:
+        return self._key.pseudonym(f"order:{kind}:{value}".encode())
+
+    def _last(self, entry: Entry) -> int:
+        try:
+            due = dt.datetime.strptime(entry.order.scheduled[:14].ljust(14, "0"), "%Y%m%d%H%M%S").astimezone()
+            scheduled = int(due.timestamp() * 1e9)
+        except (ValueError, OverflowError, OSError):
+            scheduled = 0
+        return max(entry.order.changed_ns, min(scheduled, entry.order.changed_ns + 3650 * _DAY_NS))
+
+
+def _due(entry: Entry) -> tuple[str, int]:
+    return entry.order.scheduled, entry.order.received_ns
+
+
+def _searched(order: Order) -> tuple[str, ...]:
+    return order.patient_name, order.patient_id, order.accession_number, order.procedure, order.order_id
+
+
+def _short(number: str) -> str:
+    """Return a number if it fits SH (PS3.5, 6.2: 16 characters), else nothing."""
+    return number if len(number) <= 16 else ""
+
+
+def _local(now_ns: int) -> str:
+    return dt.datetime.fromtimestamp(now_ns / 1e9).astimezone().strftime("%Y%m%d%H%M%S")
+
+
+def _uid(digest: bytes) -> str:
+    """Return a UID under 2.25 (PS3.5, B.2): the same for the same order, so that an update does not change it."""
+    number = int.from_bytes(digest[:16], "big")
+    number = number & ~(0xF << 76) & ~(0x3 << 62) | (4 << 76) | (2 << 62)  # a random UUID's version and variant
+    return f"2.25.{number}"

@@ -1,0 +1,375 @@
+"""The order book: the same order again is one order, the later update counts, and what was accepted survives a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+from tests.gateway.hl7_door import orm
+from tests.support.site import new_home
+
+from edgeward.gateway.hl7_orders import Hl7Orders
+from edgeward.gateway.order_entry import STATUSES
+from edgeward.gateway.orders import OrderBook
+from edgeward.hl7 import er7
+from edgeward.messages import OrdersQuery
+from edgeward.privacy.database import DatabaseError
+from edgeward.privacy.keys import SiteKey
+
+
+class Desk:
+    """An order book, and messages to it."""
+
+    def __init__(self, path):
+        self.home, _ = new_home(path)
+        self.now = time.time_ns()
+        self.open()
+
+    def open(self):
+        self.book = OrderBook(self.home.db("orders"), SiteKey.load(self.home), clock=lambda: self.now)
+        self.orders = Hl7Orders(self.book)
+
+    def reopen(self):
+        self.book.close()
+        self.open()
+
+    def take(self, text):
+        return self.orders.take(er7.parse(text), "his", self.now)
+
+    def all(self):
+        return self.book.query(OrdersQuery(limit=1000)).orders
+
+    def one(self):
+        [order] = self.all()
+        return order
+
+
+@pytest.fixture
+def desk(tmp_path):
+    desk = Desk(tmp_path / "home")
+    yield desk
+    desk.book.close()
+
+
+def omi(control="NW", number="P1", steps=(), at="20260301120000"):
+    """An imaging order (OMI^O23) with its steps: (accession, procedure, study, step, modality, station)."""
+    lines = [
+        f"MSH|^~\\&|HIS|HOSP|EDGEWARD|SITE|{at}||OMI^O23^OMI_O23|M{at}|P|2.5.1||||||UNICODE UTF-8",
+        "PID|1||4711^^^HOSP&1.2.3&ISO^PI~815^^^REG^MR||Muster^Erika^^^Dr^^L||19640812|F",
+        "PV1|1|I|WARD^3^2||||||1234^Referrer^Rita|||||||||||V77",
+        "AL1|1|DA|P^Penicillin|SV",
+        f"ORC|{control}|{number}|F1||SC|||||||99^Surgeon^Sam",
+        "TQ1|1||||||20260302083000||S",
+        f"OBR|1|{number}|F1|BUS^Breast ultrasound^L|||||||||||||||||||||||||||^Lump left",
+        "OBX|1|NM|3141-9^Body weight^LN||70.5|kg",
+        *("IPC|{}^HIS|{}|{}|{}|{}|P1^Protocol^L|STATION||{}".format(*step) for step in steps),
+    ]
+    return "\r".join(lines) + "\r"
+
+
+def test_an_order_holds_what_the_message_says(desk):
+    assert desk.take(orm(more=("ZDS|1.2.3.4^HIS^Application^DICOM",))).outcome == "AA"
+
+    order = desk.one()
+    assert order.order_id == "P1"
+    assert order.accession_number == "A1"
+    assert (order.patient_id, order.patient_name) == ("4711", "Muster^Erika")
+    assert (order.birth_date, order.sex) == ("19640812", "F")
+    assert (order.modality, order.procedure_code, order.procedure) == ("US", "BUS", "Breast ultrasound")
+    assert order.study_instance_uid == "1.2.3.4"
+    assert order.scheduled == "20260302083000"
+    assert order.referring_physician == "Surgeon^Sam"
+    assert (order.status, order.source) == ("scheduled", "his")
+
+
+def test_an_imaging_order_makes_one_entry_for_each_step(desk):
+    steps = [("ACC1", "RP1", "1.2.3", "STEP1", "US", "US1"), ("ACC1", "RP1", "1.2.3", "STEP2", "MG", "")]
+
+    assert desk.take(omi(steps=steps)).outcome == "AA"
+
+    first, second = desk.book.steps()
+    assert (first.step_id, first.order.modality, first.order.station_ae_title) == ("STEP1", "US", "US1")
+    assert (second.step_id, second.order.modality, second.order.station_ae_title) == ("STEP2", "MG", "")
+    assert first.order.patient_id == "815", "the medical record number is preferred"
+    assert first.issuer_of_patient_id == "REG"
+    assert first.order.priority == "stat"
+    assert (first.step_code.value, first.step_code.meaning) == ("P1", "Protocol")
+    assert (first.procedure_id, first.station_name, first.reason) == ("RP1", "STATION", "Lump left")
+    assert (first.admission_id, first.allergies, first.weight_kg) == ("V77", "Penicillin", "70.5")
+    assert first.order.scheduled == "20260302083000"
+
+
+def test_a_cancellation_without_a_step_takes_all_steps_and_one_with_a_step_takes_that(desk):
+    steps = [("ACC1", "RP1", "1.2.3", f"STEP{n}", "US", "") for n in (1, 2, 3)]
+    desk.take(omi(steps=steps))
+
+    desk.take(omi("CA", steps=steps[1:2], at="20260301120100"))
+    assert [entry.step_id for entry in desk.book.steps()] == ["STEP1", "STEP3"]
+
+    desk.take(omi("CA", at="20260301120200"))
+    assert desk.book.steps() == []
+
+
+def test_the_same_order_twice_is_one_order_with_the_same_study(desk):
+    desk.take(orm())
+    before = desk.one()
+
+    desk.take(orm())
+    desk.take(orm(at="20260301120500"))
+
+    assert desk.one().study_instance_uid == before.study_instance_uid
+    assert before.study_instance_uid.startswith("2.25.")
+    assert len(before.study_instance_uid) <= 64
+
+
+def test_without_an_order_number_the_accession_number_tells_it(desk):
+    desk.take(orm(number=""))
+    desk.take(orm(number="", at="20260301130000", scheduled="20260305100000"))
+
+    assert desk.one().order_id == "A1"
+    assert desk.one().scheduled == "20260305100000"
+
+
+def test_without_any_accession_number_one_is_made_that_fits(desk):
+    desk.take(orm(number="A-VERY-LONG-PLACER-ORDER-NUMBER", accession=""))
+    desk.take(orm(number="SHORT", accession=""))
+
+    long, short = sorted(desk.all(), key=lambda order: order.order_id)
+    assert short.accession_number == "SHORT"
+    assert 1 <= len(long.accession_number) <= 16
+
+
+def test_an_update_replaces_what_it_tells_and_keeps_the_rest(desk):
+    desk.take(orm())
+    desk.take(orm("XO", at="20260301130000", scheduled="", modality="MG"))
+
+    order = desk.one()
+    assert (order.modality, order.scheduled) == ("MG", "20260302083000")
+
+
+def test_a_late_older_update_changes_nothing_that_is_known(desk):
+    desk.take(orm(at="20260301120500", scheduled="20260309100000"))
+    desk.take(orm("XO", at="20260301120000", scheduled="20260301080000", name="Other^Name"))
+
+    order = desk.one()
+    assert (order.scheduled, order.patient_name) == ("20260309100000", "Muster^Erika")
+
+
+def test_a_cancellation_that_overtakes_its_order_holds(desk):
+    desk.take(orm("CA", at="20260301120500"))
+    assert desk.take(orm("NW", at="20260301120000")).outcome == "AA"
+
+    assert desk.one().status == "cancelled"
+    assert desk.book.steps() == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "status"),
+    [
+        ([("NW", "")], "scheduled"),
+        ([("NW", ""), ("CA", "")], "cancelled"),
+        ([("NW", ""), ("OC", "")], "cancelled"),
+        ([("NW", ""), ("DC", "")], "discontinued"),
+        ([("NW", ""), ("HD", "")], "cancelled"),
+        ([("NW", ""), ("HD", ""), ("RL", "")], "scheduled"),
+        ([("NW", ""), ("CA", ""), ("NW", "")], "scheduled"),
+        ([("NW", ""), ("SC", "IP")], "started"),
+        ([("NW", ""), ("SC", "CM")], "completed"),
+        ([("NW", ""), ("SC", "IP"), ("CA", "")], "started"),
+        ([("NW", ""), ("SC", "CM"), ("CA", "")], "completed"),
+        ([("NW", ""), ("SC", "CM"), ("NW", "")], "completed"),
+        ([("NW", ""), ("SC", "CM"), ("SC", "IP")], "completed"),
+        ([("SC", "CM")], "completed"),
+        ([("XO", "")], "scheduled"),
+    ],
+)
+def test_order_control_and_status_lead_to_one_status(desk, messages, status):
+    for minute, (control, told) in enumerate(messages):
+        assert desk.take(orm(control, status=told, at=f"2026030112{minute:02d}00")).outcome == "AA"
+
+    assert desk.one().status == status
+    assert status in STATUSES
+
+
+def test_a_cancelled_order_is_not_updated_silently(desk):
+    desk.take(orm())
+    desk.take(orm("CA", at="20260301130000"))
+
+    answer = desk.take(orm("XO", at="20260301140000"))
+
+    assert (answer.outcome, answer.where) == ("AE", "ORC-1")
+    assert desk.one().status == "cancelled"
+
+
+def test_an_order_number_does_not_change_its_patient(desk):
+    desk.take(orm())
+
+    answer = desk.take(orm("XO", pid="666", at="20260301130000"))
+
+    assert (answer.outcome, str(answer.code), answer.where) == ("AE", "205", "PID-3")
+    assert desk.one().patient_id == "4711"
+
+
+def test_of_several_orders_in_one_message_all_are_kept_or_none(desk):
+    second = "ORC|NW|P2\rOBR|1|P2||CT^Chest^L||||||||||||||A2||||||CT\r"
+    bad = "ORC|QQ|P3\rOBR|1|P3||CT^Chest^L\r"
+
+    assert desk.take(orm() + second + bad).outcome == "AE"
+    assert desk.all() == []
+    assert desk.take(orm() + second).outcome == "AA"
+    assert sorted(order.modality for order in desk.all()) == ["CT", "US"]
+
+
+# ---------------------------------------- patients
+
+
+def adt(event, pid="4711", name="Muster^Erika", prior="", at="20260301130000"):
+    lines = [
+        f"MSH|^~\\&|HIS|HOSP|EDGEWARD|SITE|{at}||ADT^{event}|M1|P|2.5",
+        f"EVN|{event}|{at}",
+        f"PID|1||{pid}^^^HOSP^MR||{name}||19650101|F",
+    ]
+    return "\r".join(lines + ([f"MRG|{prior}^^^HOSP^MR"] if prior else [])) + "\r"
+
+
+def test_patient_updates_reach_the_orders_that_are_not_done(desk):
+    desk.take(orm())
+    desk.take(orm(number="P2", accession="A2"))
+    desk.take(orm("SC", number="P2", status="CM", at="20260301121000"))
+
+    assert desk.take(adt("A08", name="Muster-Neu^Erika")).outcome == "AA"
+
+    by_number = {order.order_id: order for order in desk.all()}
+    assert by_number["P1"].patient_name == "Muster-Neu^Erika"
+    assert by_number["P1"].birth_date == "19650101"
+    assert by_number["P1"].scheduled == "20260302083000"
+    assert by_number["P2"].patient_name == "Muster^Erika", "what is done stays as it was done"
+
+
+def test_merged_patients_give_their_orders_to_the_one_that_remains(desk):
+    desk.take(orm())
+
+    assert desk.take(adt("A40", pid="9000", name="Muster^Erika", prior="4711")).outcome == "AA"
+
+    assert desk.one().patient_id == "9000"
+    assert desk.take(orm("XO", pid="9000", at="20260301140000", modality="CT")).outcome == "AA"
+    assert desk.take(adt("A40", pid="9000")).where == "MRG-1"
+    assert desk.take(adt("A08", pid="unknown")).outcome == "AA"
+
+
+def test_an_older_patient_update_changes_nothing(desk):
+    desk.take(orm())
+    desk.take(adt("A08", name="New^Name", at="20260301140000"))
+    desk.take(adt("A08", name="Old^Name", at="20260301130000"))
+
+    assert desk.one().patient_name == "New^Name"
+
+
+# ---------------------------------------- keeping
+
+
+def test_everything_is_there_after_a_restart_and_nothing_can_be_read_without_the_key(desk, tmp_path):
+    desk.take(orm(name="Geheim^Gisela", pid="SECRET-77", accession="SECRETACC"))
+    before = desk.all()
+
+    desk.reopen()
+
+    assert desk.all() == before
+    raw = b"".join(path.read_bytes() for path in desk.home.data.glob("orders.db*"))
+    for secret in (b"Geheim", b"SECRET-77", b"SECRETACC", b"19640812", b"Muster"):
+        assert secret not in raw
+
+
+def test_the_book_of_another_site_does_not_open(desk, tmp_path):
+    desk.take(orm())
+    other, _ = new_home(tmp_path / "other")
+
+    with pytest.raises(DatabaseError, match="another site key"):
+        OrderBook(desk.home.db("orders"), SiteKey.load(other))
+
+
+def test_old_orders_go_and_orders_due_later_stay(desk):
+    day = 86_400 * 10**9
+    desk.now = time.time_ns() - 100 * day
+    desk.take(orm(scheduled=time.strftime("%Y%m%d%H%M%S", time.localtime(desk.now / 1e9))))
+    desk.take(orm(number="P2", accession="A2", scheduled=time.strftime("%Y%m%d%H%M%S", time.localtime())))
+    desk.now = time.time_ns()
+
+    assert desk.book.sweep() == 1
+    desk.reopen()
+
+    assert [order.order_id for order in desk.all()] == ["P2"]
+
+
+def test_people_find_orders_by_text_and_status_the_next_due_first(desk):
+    for number, hour in ((1, 12), (2, 9), (3, 10)):
+        desk.take(
+            orm(
+                number=f"P{number}",
+                accession=f"A{number}",
+                pid=f"ID{number}",
+                scheduled=f"202603020{hour % 10}0000" if hour < 10 else f"20260302{hour}0000",
+            )
+        )
+    desk.take(orm("CA", number="P3", pid="ID3", accession="A3", at="20260301130000"))
+
+    assert [order.order_id for order in desk.all()] == ["P2", "P1", "P3"]
+    assert [order.order_id for order in desk.book.query(OrdersQuery(status="cancelled")).orders] == ["P3"]
+    assert [order.order_id for order in desk.book.query(OrdersQuery(text="id1")).orders] == ["P1"]
+    assert len(desk.book.query(OrdersQuery(text="ERIKA", limit=2)).orders) == 2
+    assert desk.book.counts() == {"scheduled": 2, "cancelled": 1}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from tests.gateway.hl7_door import orm
+from edgeward.gateway.hl7_orders import Hl7Orders
+from edgeward.gateway.orders import OrderBook
+from edgeward.hl7 import er7
+from edgeward.home import Home
+from edgeward.privacy.keys import SiteKey
+home = Home(Path(sys.argv[1]))
+orders = Hl7Orders(OrderBook(home.db("orders"), SiteKey.load(home)))
+for number in range(10**9):
+    assert orders.take(er7.parse(orm(number=f"P{number}", accession=f"A{number}")), "his", 1).outcome == "AA"
+    print(number, flush=True)
+"""
+
+
+def test_what_was_acknowledged_is_there_after_a_kill(desk, tmp_path):
+    desk.book.close()
+    for _ in range(3):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(desk.home.root)], stdout=subprocess.PIPE)
+        seen = -1
+        for _ in range(60):
+            seen = int(writer.stdout.readline())
+        os.kill(writer.pid, signal.SIGKILL)
+        rest = writer.stdout.read().split()
+        writer.wait()
+        seen = int(rest[-1]) if rest else seen
+
+        desk.open()
+        numbers = {int(order.order_id[1:]) for order in desk.all()}
+        desk.book.close()
+
+        assert set(range(seen + 1)) <= numbers
+    desk.open()
+
+
+def test_a_damaged_file_is_told_and_left_alone(tmp_path):
+    home, _ = new_home(tmp_path / "home")
+    home.db("orders").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(DatabaseError):
+        OrderBook(home.db("orders"), SiteKey.load(home))
+    assert home.db("orders").read_bytes().startswith(b"not a database")
+    home.db("orders").unlink()
+    with sqlite3.connect(home.db("orders")) as db:
+        db.execute("CREATE TABLE other (x)")
+    with pytest.raises(DatabaseError, match="another program"):
+        OrderBook(home.db("orders"), SiteKey.load(home))
