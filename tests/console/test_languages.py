@@ -14,10 +14,11 @@ from edgeward.console.accounts import ROLES
 from edgeward.console.present import FILTERS, LABELS
 
 TEMPLATES = sorted((render.HERE / "templates").glob("*.html"))
-SCRIPTS = sorted((render.STATIC / "js").glob("*.js"))
+SCRIPTS = sorted((render.STATIC / "js").rglob("*.js"))
 SLOT = re.compile(r"\{([a-z_0-9]+)")
-# Neither language: product, commands to be typed, units, and what the other language's switch shows.
-NOT_PROSE = {"EN", "TLS", "Python", "px", "mm", "ms", "edgeward", "ew"}
+# Neither language: product, commands to be typed, units, what is printed on keys, and what the other language's switch
+# shows.
+NOT_PROSE = {"EN", "TLS", "Python", "px", "mm", "ms", "edgeward", "ew", "Enter", "Shift"}
 
 
 def test_both_catalogues_have_the_same_keys() -> None:

@@ -44,17 +44,25 @@ from edgeward.messages import (
     DeviceInfo,
     Devices,
     Finding,
+    FrameFinding,
+    FrameQuery,
     Items,
     ItemsQuery,
     ItemSummary,
     Lesion,
     Message,
     Ok,
+    Order,
+    Orders,
+    OrdersQuery,
     Preview,
     Quarantined,
     QuarantineList,
     Refused,
+    Rendered,
     ReportText,
+    Resend,
+    Resent,
     RoleState,
     SiteState,
     StageStats,
@@ -274,6 +282,26 @@ def make_item(i: int, kind: str = "", *, name: str | None = None) -> tuple[ItemS
             lesions=lesions, label="" if kind == "outside" else kind, probabilities={} if kind == "outside" else p,
             malignancy=None if kind == "outside" else p["malignant"], suspicious=kind == "malignant", stages=stages, created_ns=received + 60_000_000,
         )  # fmt: skip
+    if finding is not None and finding.frames > 1 and finding.status == "analysed":
+        looked = [
+            FrameFinding(
+                frame=n,
+                status="analysed",
+                lesions=lesions if n == 3 else [],
+                label=kind if n == 3 else "normal",
+                malignancy=p["malignant"] if n == 3 else 0.03,
+                suspicious=kind == "malignant" and n == 3,
+            )
+            for n in (0, 3, 9, 15)
+        ]
+        looked.append(
+            FrameFinding(
+                frame=21,
+                status="not_analysed",
+                reason="outside the model's domain: the frame does not look like breast ultrasound",
+            )
+        )
+        finding = msgspec.structs.replace(finding, frame_findings=looked)  # fmt: skip
     late = i == 3
     done = received + (1_340_000_000 if late else 231_000_000)
     delivered = finding is not None and i % 5 != 4
@@ -282,12 +310,22 @@ def make_item(i: int, kind: str = "", *, name: str | None = None) -> tuple[ItemS
         state="failed" if kind == "failed" else "admitted" if kind == "waiting" else "closed" if delivered else "analysed",
         reason="the object cannot be decoded: truncated pixel data" if kind == "failed" else "",
         received_ns=received, analysed_ns=received + 60_000_000 if finding else 0, delivered_ns=done if delivered else 0, late=late,
-        device="us-room-2", patient_name=NAMES[i % len(NAMES)] if name is None else name, patient_id=f"MRN-{40213 + i * 17}",
-        study_description="Breast ultrasound, left, with axilla" if i % 2 else "US breast", modality="US", sop_instance_uid="1.2.826.0.1." + str(i), finding=finding,
+        device="us-room-2", patient_name=NAMES[i % len(NAMES)] if name is None else name, patient_id=f"MRN-{40213 + i % 8 * 17}",
+        study_description="Breast ultrasound, left, with axilla" if i % 2 else "US breast", modality="US", sop_instance_uid="1.2.826.0.1." + str(i), study_instance_uid=f"1.2.826.0.2.{i // 2}", accession_number=f"A{7000 + i}", patient_birth_date="19640229", patient_sex="F", size=900_000, finding=finding,
         verdicts=[Verdict(verdict_id=uuid.uuid4().hex, item_id=item_id, finding_id=f"f-{item_id}", action="confirm", by="dr.okafor", at_ns=done + 40_000_000_000, comment="Agrees with palpation.")] if i == 1 else [],
         deliveries=[DeliveryReport(item_id=item_id, destination="pacs", state="delivered", stored_ns=done, attempts=2 if late else 1, stages=[StageTime(name="write", ms=38.0), StageTime(name="send", ms=74.0)])] if delivered else [],
     )  # fmt: skip
     return item, jpeg
+
+
+def urgency(item: ItemSummary) -> tuple[int, float]:
+    """Sort key of the order by priority, as `ItemsQuery` describes it."""
+    finding = item.finding
+    if finding is None or item.verdicts:
+        return 2, -item.received_ns
+    if finding.suspicious:
+        return 0, -(finding.malignancy or 0)
+    return 1, -item.received_ns
 
 
 # ---------------------------------------- the hospital
@@ -303,6 +341,13 @@ class SyntheticHospital:
     previews: dict[str, bytes] = field(default_factory=dict)
     devices: list[DeviceInfo] = field(default_factory=list)
     quarantine: list[Quarantined] = field(default_factory=list)
+    orders: list[Order] = field(default_factory=list)
+    queries: list[ItemsQuery] = field(default_factory=list)
+    frame_queries: list[FrameQuery] = field(default_factory=list)
+    resends: list[Resend] = field(default_factory=list)
+    deep: set[str] = field(default_factory=set)  # items whose pixels have twelve bits
+    unrendered: dict[str, str] = field(default_factory=dict)  # items that are not rendered, and why
+    dead: list[DeliveryReport] = field(default_factory=list)
     acknowledged: list[AlarmAck] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     viewing: set[str] = field(default_factory=set)
@@ -320,6 +365,9 @@ class SyntheticHospital:
         await gateway.serve(subjects.GATEWAY_VERDICT, Verdict, self._verdict, subjects.GATEWAYS)
         await gateway.serve(subjects.GATEWAY_QUARANTINE, Ask, self._quarantine, subjects.GATEWAYS)
         await gateway.serve(subjects.GATEWAY_DEVICES, Ask, self._devices, subjects.GATEWAYS)
+        await gateway.serve(subjects.GATEWAY_FRAME, FrameQuery, self._frame, subjects.GATEWAYS)
+        await gateway.serve(subjects.GATEWAY_ORDERS, OrdersQuery, self._orders, subjects.GATEWAYS)
+        await deliver.serve(subjects.DELIVER_RESEND, Resend, self._resend, subjects.DELIVERS)
         await monitor.serve(subjects.MONITOR_ACK, AlarmAck, self._acknowledge, subjects.MONITORS)
         await monitor.serve(subjects.MONITOR_ALARMS, Ask, self._alarms, subjects.MONITORS)
         await monitor.subscribe(subjects.STATE_VIEWING, Viewing, self._viewing)
@@ -348,18 +396,90 @@ class SyntheticHospital:
 
     # -- gateway
     async def _items(self, query: ItemsQuery) -> Message:
-        rows = sorted(self.items, key=lambda i: -i.received_ns)
-        rows = [
-            r
-            for r in rows
-            if (not query.item_id or r.item_id == query.item_id)
-            and (not query.before_ns or r.received_ns < query.before_ns)
-            and (not query.state or r.state == query.state)
-        ]
+        self.queries.append(query)
+        rows = [row for row in sorted(self.items, key=lambda i: -i.received_ns) if self._matches(row, query)]
+        if query.order == "priority":
+            rows.sort(key=urgency)
         counts: dict[str, int] = {}
         for item in self.items:
             counts[item.state] = counts.get(item.state, 0) + 1
-        return Items(items=rows[: query.limit], counts=counts)
+        return Items(
+            items=rows[query.offset : query.offset + query.limit],
+            counts=counts,
+            total=len(rows),
+            modalities=sorted({i.modality for i in self.items}),
+            devices=sorted({i.device for i in self.items}),
+        )
+
+    def _matches(self, row: ItemSummary, query: ItemsQuery) -> bool:
+        patient = next((i.patient_id for i in self.items if i.item_id == query.same_patient_as), None)
+        words = f"{row.patient_name} {row.patient_id} {row.accession_number} {row.study_description}".lower()
+        suspicious = bool(row.finding and row.finding.status == "analysed" and row.finding.suspicious)
+        return (
+            (not query.item_id or row.item_id == query.item_id)
+            and (not query.before_ns or row.received_ns < query.before_ns)
+            and row.received_ns >= query.since_ns
+            and (not query.state or row.state == query.state)
+            and (not query.study_instance_uid or row.study_instance_uid == query.study_instance_uid)
+            and (not query.same_patient_as or (bool(patient) and row.patient_id == patient))
+            and (not query.device or row.device == query.device)
+            and (not query.modality or row.modality == query.modality)
+            and (query.suspicious is None or suspicious == query.suspicious)
+            and (query.decided is None or bool(row.verdicts) == query.decided)
+            and (query.late is None or row.late == query.late)
+            and query.text.lower() in words
+        )
+
+    async def _frame(self, query: FrameQuery) -> Message:
+        self.frame_queries.append(query)
+        item = next((i for i in self.items if i.item_id == query.item_id), None)
+        if item is None or query.item_id in self.unrendered:
+            return Refused(reason=self.unrendered.get(query.item_id, "there is no such item"))
+        finding = item.finding
+        pixels = np.asarray(Image.open(io.BytesIO(self.previews[query.item_id])).convert("L")).astype(np.float64)
+        frames = finding.frames if finding else 1
+        if not 0 <= query.frame < frames:
+            return Refused(reason="there is no such frame")
+        pixels = np.roll(pixels, 4 * query.frame, axis=1)
+        deep = query.item_id in self.deep
+        if deep:
+            pixels *= 16
+        center, width = (
+            (query.window_center, query.window_width)
+            if query.window_center is not None
+            else (2048.0, 4096.0)
+            if deep
+            else (None, None)
+        )
+        if center is not None and width is not None:
+            pixels = 255 * ((pixels - (center - 0.5)) / (width - 1) + 0.5)
+        picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        rows, columns = picture.height, picture.width
+        if query.max_width and query.max_width < columns:
+            picture = picture.resize((query.max_width, max(1, rows * query.max_width // columns)))
+        out = io.BytesIO()
+        picture.save(out, "PNG" if query.media_type == "image/png" else "JPEG")
+        return Rendered(
+            data=out.getvalue(), media_type=query.media_type, width=picture.width, height=picture.height, scale=picture.width / columns, rows=rows, columns=columns,
+            frame=query.frame, frames=frames, frame_time_ms=40.0 if frames > 1 else 0.0, window_center=center, window_width=width, lowest=0.0, highest=4095.0 if deep else 255.0,
+            spacing_mm=finding.spacing_mm if finding else None, spacing_source=finding.spacing_source if finding else "",
+        )  # fmt: skip
+
+    async def _orders(self, query: OrdersQuery) -> Message:
+        return Orders(
+            orders=[
+                o
+                for o in self.orders
+                if (not query.status or o.status == query.status)
+                and query.text.lower() in f"{o.patient_name} {o.patient_id} {o.accession_number}".lower()
+            ]
+        )
+
+    async def _resend(self, wish: Resend) -> Message:
+        self.resends.append(wish)
+        again = [d for d in self.dead if wish.item_id in ("", d.item_id) and wish.destination in ("", d.destination)]
+        self.dead = [d for d in self.dead if d not in again]
+        return Resent(count=len(again))
 
     async def _preview(self, ask: Ask) -> Message:
         return Preview(jpeg=self.previews.get(ask.argument, b""), scale=1.0)
@@ -389,9 +509,9 @@ class SyntheticHospital:
         return Destinations(
             destinations=[
                 DestinationState(name="pacs", takes=["capture", "sr"], status="idle", confirmed=412, stored_ns=time.time_ns() - 4_000_000_000),
-                DestinationState(name="archive", takes=["sr"], status="down", reason="no association: connection refused", waiting=7, confirmed=405, dead=1, oldest_ns=time.time_ns() - 600_000_000_000),
+                DestinationState(name="archive", takes=["sr"], status="down", reason="no association: connection refused", waiting=7, confirmed=405, dead=len(self.dead), oldest_ns=time.time_ns() - 600_000_000_000),
             ],
-            dead=[DeliveryReport(item_id=self.items[0].item_id if self.items else "x", destination="archive", state="failed", reason="SOP class not supported (0x0122)")],
+            dead=self.dead,
         )  # fmt: skip
 
     # -- monitor
@@ -516,7 +636,18 @@ def some_quarantine() -> list[Quarantined]:
     now = time.time_ns()
     return [
         Quarantined(at_ns=now - 60_000_000_000, where="dicom", peer="192.0.2.44", reason="unknown AE title 'CT9'", what_to_do="enrol the device, or correct the AE title it calls itself", count=14),
+        Quarantined(at_ns=now - 4_000_000_000_000, where="dicom", peer="192.0.2.45", reason="unknown AE title 'CT9'", what_to_do="enrol the device, or correct the AE title it calls itself", count=3),
+        Quarantined(at_ns=now - 500_000_000_000, where="dicom", peer="us-room-2", reason="the same SOP instance UID with other content", what_to_do="both are kept; compare them, and ask the device's maker why it uses a UID twice", item_id=uuid.uuid5(uuid.NAMESPACE_OID, "item 1").hex),
         Quarantined(at_ns=now - 900_000_000_000, where="mqtt", peer="bed-07", reason="the checksum does not match: the packet was damaged on its way", what_to_do="correct the device's packets: docs/protocols/waveform.md", count=2),
+    ]  # fmt: skip
+
+
+def some_orders() -> list[Order]:
+    now = time.time_ns()
+    return [
+        Order(order_id="P-1", accession_number="A9001", status="scheduled", patient_id="MRN-51001", patient_name="Lindqvist^Maja", birth_date="19640229", sex="F", modality="US", station_ae_title="USROOM2", procedure="Breast ultrasound, both sides", scheduled="202611231015", priority="stat", source="ris", received_ns=now - 600_000_000_000),
+        Order(order_id="P-2", accession_number="A9002", status="started", patient_id="MRN-51002", patient_name="Wang^XiaoDong=王^小东", birth_date="19710812", sex="M", modality="US", station_ae_title="USROOM2", procedure="Thyroid ultrasound", scheduled="20261123", source="ris", received_ns=now - 700_000_000_000, changed_ns=now - 60_000_000_000),
+        Order(order_id="P-3", accession_number="A9003", status="completed", patient_id="MRN-51003", patient_name="Novák^Jana", modality="US", procedure_code="US.BREAST", scheduled="202611230800", source="emr", received_ns=now - 9_700_000_000_000),
     ]  # fmt: skip
 
 
@@ -533,7 +664,11 @@ async def synthetic_console(
             if item.finding:
                 hospital.previews[item.item_id] = preview
         if furnished:
-            hospital.devices, hospital.quarantine = some_devices(), some_quarantine()
+            hospital.devices, hospital.quarantine, hospital.orders = some_devices(), some_quarantine(), some_orders()
+            hospital.dead = [
+                DeliveryReport(item_id=item.item_id, destination="archive", state="failed", reason=reason, attempts=3, at_ns=time.time_ns() - 90_000_000_000)
+                for item, reason in zip(hospital.items, ("SOP class not supported (0x0122)", "out of resources (0xA700)"), strict=False)
+            ]  # fmt: skip
         await hospital.start()
         context: RoleContext = await site.context("console")
         heartbeat = asyncio.create_task(context.beat())

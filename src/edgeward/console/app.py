@@ -22,6 +22,7 @@ from edgeward.console.access import LoginNeeded, NotAllowed, PasswordNeeded, loc
 from edgeward.console.accounts import Accounts
 from edgeward.console.headers import Headers
 from edgeward.console.live import Hub
+from edgeward.console.searches import Searches
 from edgeward.console.sessions import Sessions, Throttle
 from edgeward.console.site import Site, Unavailable
 from edgeward.console.watch import Watch
@@ -42,6 +43,7 @@ class Console:
     site: Site
     secure: bool
     throttle: Throttle = field(default_factory=Throttle)
+    searches: Searches = field(default_factory=Searches)
 
 
 def build(home: Home, settings: Settings, bus: Bus, *, secure: bool) -> Console:
@@ -59,11 +61,37 @@ def build(home: Home, settings: Settings, bus: Bus, *, secure: bool) -> Console:
 
 def create_app(console: Console) -> FastAPI:
     """Return the application that serves `console`."""
-    from edgeward.console.pages import account, api, beds, images, overview, socket, system
+    from edgeward.console.pages import (
+        account,
+        api,
+        beds,
+        deliveries,
+        frames,
+        images,
+        orders,
+        overview,
+        quarantine,
+        socket,
+        system,
+        worklist,
+    )
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.console = console
-    for module in (account, overview, beds, images, system, api, socket):
+    for module in (
+        account,
+        overview,
+        beds,
+        worklist,
+        images,
+        frames,
+        orders,
+        deliveries,
+        quarantine,
+        system,
+        api,
+        socket,
+    ):
         app.include_router(module.router)
     app.mount(render.STATIC_URL, StaticFiles(directory=render.STATIC), name="static")
     app.add_middleware(Headers, secure=console.secure, static=render.STATIC_URL)

@@ -17,7 +17,18 @@ LANGUAGES = ("en", "zh")
 DEFAULT = "en"
 _FOLDER = Path(__file__).parent / "locales"
 _SLOT = re.compile(r"\{([a-z_0-9]+)(?::\.(\d)f)?\}")
-BROWSER_SECTIONS = ("live", "alarm", "alarm_short", "rhythm", "priority", "time", "bed")  # what the scripts need
+BROWSER_SECTIONS = (
+    "live",
+    "alarm",
+    "alarm_short",
+    "rhythm",
+    "priority",
+    "time",
+    "bed",
+    "viewer",
+    "label",
+    "reason",
+)  # what the scripts need
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -31,6 +31,7 @@ import msgspec
 
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus, BusError
+from edgeward.console.presence import Presence
 from edgeward.console.watch import Watch
 from edgeward.messages import (
     Alarm,
@@ -123,9 +124,10 @@ def _json(value: dict[str, Any]) -> str:
 class Connection:
     """One browser: its outbox and the task that empties it."""
 
-    def __init__(self, socket: Socket, session_id: str) -> None:
+    def __init__(self, socket: Socket, session_id: str, user: str = "") -> None:
         self.socket = socket
         self.session_id = session_id
+        self.user = user
         self.viewing: frozenset[str] = frozenset()
         self.wants_beds = False
         self.dropped = 0
@@ -189,6 +191,7 @@ class Hub:
         self._build = build
         self._connections: set[Connection] = set()
         self._view_changed = asyncio.Event()
+        self._presence = Presence()
         self.closing = False
 
     # ------------------------------------ from the bus
@@ -277,6 +280,7 @@ class Hub:
         while True:
             if self._connections:
                 text = _json(self.tick())
+                self._tell_presence()
                 for connection in tuple(self._connections):
                     if self._session_valid(connection.session_id):
                         connection.put_latest("tick", text)
@@ -291,6 +295,13 @@ class Hub:
             except TimeoutError:
                 continue
 
+    def _tell_presence(self) -> None:
+        people = self._presence.take()
+        if people is not None:
+            text = _json({"k": "presence", "items": people})
+            for connection in self._connections:
+                connection.put_latest("presence", text)
+
     async def _tell_viewing(self) -> None:
         devices = sorted(frozenset().union(*(connection.viewing for connection in self._connections)))
         if not devices or not self._bus.connected:
@@ -300,19 +311,22 @@ class Hub:
         except BusError as error:
             _log.info("the request for traces was not sent: %s", error)
 
-    def join(self, socket: Socket, session_id: str) -> Connection:
-        """Add a browser; it gets a tick at once."""
-        connection = Connection(socket, session_id)
+    def join(self, socket: Socket, session_id: str, user: str = "") -> Connection:
+        """Add a browser; it gets a tick, and who looks at what, at once."""
+        connection = Connection(socket, session_id, user)
         connection.put_latest("tick", _json(self.tick()))
+        if people := self._presence.now():
+            connection.put_latest("presence", _json({"k": "presence", "items": people}))
         self._connections.add(connection)
         return connection
 
     def leave(self, connection: Connection) -> None:
         """Remove a browser."""
         self._connections.discard(connection)
+        self._presence.leave(connection)
 
     def hear(self, connection: Connection, text: str) -> None:
-        """Take what a browser says: ``{"view": [device ids], "beds": bool}``. Anything else is ignored."""
+        """Take what a browser says: ``{"view": [device ids], "beds": bool, "item": id}``. Anything else is ignored."""
         try:
             wish = msgspec.json.decode(text, type=_Wish)
         except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -323,6 +337,8 @@ class Hub:
                 view = {"k": "beds", "at": beds.at_ns // 1_000_000, "beds": [bed_view(bed) for bed in beds.beds]}
                 connection.put_latest("beds", _json(view))
             connection.wants_beds = wish.beds
+        if wish.item is not None and connection in self._connections:
+            self._presence.look(connection, connection.user, wish.item)
         if wish.view is not None:
             connection.viewing = frozenset(name for name in wish.view[:MAX_VIEW] if subjects.TOKEN.match(name))
             self._view_changed.set()
@@ -354,3 +370,4 @@ class Hub:
 class _Wish(msgspec.Struct):
     view: list[str] | None = None
     beds: bool | None = None
+    item: str | None = None

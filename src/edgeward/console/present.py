@@ -124,11 +124,6 @@ def stages_of(item: ItemSummary) -> list[ItemStage]:
     return stages
 
 
-def outline(lesion: Lesion) -> str:
-    """Return the contour as the ``points`` of an SVG polygon in source pixels."""
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in lesion.contour)
-
-
 @dataclass(frozen=True, slots=True)
 class StageRow:
     """One stage of one class of service, as measured by one role."""
@@ -238,7 +233,7 @@ def notices(
     if failed := counts.get("failed", 0):
         found.append(Notice("items_failed", "warning", {"n": failed}, "/images?show=failed"))
     if quarantine:
-        found.append(Notice("quarantine", "warning", {"n": sum(e.count for e in quarantine)}, "/system#quarantine"))
+        found.append(Notice("quarantine", "warning", {"n": sum(e.count for e in quarantine)}, "/system/quarantine"))
     told = {view.reason for view in roles}
     found += [Notice("warning", "warning", {"text": text}, "/system#warnings") for text in warnings if text not in told]
     return found

@@ -21,22 +21,30 @@ from edgeward.messages import (
     Ask,
     Destinations,
     Devices,
+    FrameQuery,
     Items,
     ItemsQuery,
     ItemSummary,
     Message,
     MessageError,
     Ok,
+    Orders,
+    OrdersQuery,
     Preview,
     QuarantineList,
     Refused,
+    Rendered,
     ReportText,
+    Resend,
+    Resent,
     Verdict,
 )
 
 Answer = TypeVar("Answer", bound=Message)
 
 TIMEOUT_S = 2.0
+FRAME_TIMEOUT_S = 8.0  # an engine may have to decode it first, behind more urgent work
+FRAMES_AT_ONCE = 8  # a cine loop that somebody plays must not fill the engines' queue
 THUMB_PX = (192, 144)
 _CACHE_BYTES = 24 * 1024 * 1024
 
@@ -57,6 +65,7 @@ class Site:
         self._bus = bus
         self._cache: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._cached_bytes = 0
+        self._frames = asyncio.Semaphore(FRAMES_AT_ONCE)
 
     async def _ask(self, role: str, subject: str, message: Message, kind: type[Answer]) -> Answer:
         try:
@@ -67,15 +76,61 @@ class Site:
             raise Unavailable(role, reply.reason)
         return cast("Answer", reply)
 
-    async def items(self, *, limit: int = 50, before_ns: int = 0, state: str = "") -> Items:
-        """Return worklist rows, newest first."""
-        query = ItemsQuery(limit=limit, before_ns=before_ns, state=state)
+    async def items(self, query: ItemsQuery) -> Items:
+        """Return the worklist rows that `query` asks for."""
         return await self._ask("gateway", subjects.GATEWAY_ITEMS, query, Items)
 
     async def item(self, item_id: str) -> ItemSummary | None:
         """Return one row, or None if there is no such item."""
         answer = await self._ask("gateway", subjects.GATEWAY_ITEMS, ItemsQuery(item_id=item_id, limit=1), Items)
         return next((item for item in answer.items if item.item_id == item_id), None)
+
+    async def same_patient(self, item: ItemSummary, limit: int) -> list[ItemSummary]:
+        """Return other items of the same patient, newest first.
+
+        The gateway chooses them; what does not carry the same patient id, or the same study where there is none, is
+        dropped here as well: another person's image beside this one would be worse than none.
+        """
+        query = ItemsQuery(same_patient_as=item.item_id, limit=limit + 1)
+        answer = await self._ask("gateway", subjects.GATEWAY_ITEMS, query, Items)
+
+        def same(other: ItemSummary) -> bool:
+            if item.patient_id:
+                return other.patient_id == item.patient_id
+            return bool(item.study_instance_uid) and other.study_instance_uid == item.study_instance_uid
+
+        return [other for other in answer.items if other.item_id != item.item_id and same(other)][:limit]
+
+    async def orders(self, query: OrdersQuery) -> Orders:
+        """Return orders of the modality worklist, the ones due next first."""
+        return await self._ask("gateway", subjects.GATEWAY_ORDERS, query, Orders)
+
+    async def frame(self, query: FrameQuery) -> Rendered | Refused:
+        """Return one rendered frame, or why there is none.
+
+        Raises
+        ------
+        Unavailable
+            If the gateway gave no answer in time.
+        """
+        async with self._frames:
+            try:
+                answer: Rendered | Refused = await self._bus.request(
+                    subjects.GATEWAY_FRAME, query, Rendered | Refused, FRAME_TIMEOUT_S
+                )
+            except (BusError, MessageError) as error:
+                raise Unavailable("gateway", str(error)) from error
+        return answer
+
+    async def resend(self, wish: Resend) -> int:
+        """Put dead letters into their queues again; return how many.
+
+        Raises
+        ------
+        Unavailable
+            If `deliver` did not do it; the reason says why.
+        """
+        return (await self._ask("deliver", subjects.DELIVER_RESEND, wish, Resent)).count
 
     async def devices(self) -> Devices:
         """Return the enrolled devices."""

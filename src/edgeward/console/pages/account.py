@@ -66,6 +66,7 @@ async def logout(request: Request) -> Response:
         await form_of(request, visitor)
         console = console_of(request)
         console.sessions.close(visitor.session.id)
+        console.searches.forget([visitor.session.id])
         await console.hub.close_sessions([visitor.session.id])
         audit(visitor, "logout")
     access.clear_session(request, response)
@@ -107,6 +108,7 @@ async def set_password(request: Request) -> Response:
         return render.page(request, "password.html", status=400, error=key, minimum=MIN_PASSWORD, maximum=MAX_PASSWORD)
     # A new session, so that a token seen before the change is worth nothing after it.
     ended = console.sessions.close_all_of(name)
+    console.searches.forget(ended)
     await console.hub.close_sessions(ended)
     token, _ = console.sessions.open(name, time.time())
     audit(visitor, "password set")
@@ -171,7 +173,9 @@ async def change_person(request: Request, visitor: Engineer, name: str, action: 
     except AccountError as problem:
         return await _people(request, error=f"account.error.{problem.code}", status=400, name=name)
     if action != "reopen":
-        await console.hub.close_sessions(console.sessions.close_all_of(name))
+        ended = console.sessions.close_all_of(name)
+        console.searches.forget(ended)
+        await console.hub.close_sessions(ended)
     audit(visitor, f"account {action}", account=name)
     return await _people(request, name=name, password=password)
 

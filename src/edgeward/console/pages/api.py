@@ -5,18 +5,29 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
 from edgeward.console import access, languages
 from edgeward.console.access import Visitor, console_of
+from edgeward.console.filters import Filter
 from edgeward.console.live import bed_view
 from edgeward.console.pages import system
+from edgeward.console.pages.worklist import searched
 from edgeward.messages import ItemSummary
 
 router = APIRouter()
 Anybody = Annotated[Visitor, Depends(access.anybody)]
 MAX_ITEMS = 200
+IDENTITY = (
+    "patient_name",
+    "patient_id",
+    "patient_birth_date",
+    "patient_sex",
+    "study_description",
+    "accession_number",
+    "study_date",
+)  # free text and what points at a person; who is not a clinician gets none of it
 
 
 def _plain(value: object) -> Any:
@@ -27,18 +38,23 @@ def item_json(item: ItemSummary, *, identity: bool) -> dict[str, Any]:
     """Return an item as JSON; without identity for who may not see it."""
     plain: dict[str, Any] = _plain(item)
     if not identity:
-        for key in ("patient_name", "patient_id", "study_description"):
+        for key in IDENTITY:
             plain.pop(key, None)
+        for verdict in plain.get("verdicts", []):
+            verdict.pop("comment", None)
     return plain
 
 
 @router.get("/api/items")
-async def items(request: Request, visitor: Anybody, limit: int = 50, before: int = 0, state: str = "") -> JSONResponse:
-    """Worklist rows, newest first."""
-    count = min(max(1, limit), MAX_ITEMS)
-    answer = await console_of(request).site.items(limit=count, before_ns=max(0, before), state=state)
+async def items(request: Request, visitor: Anybody, limit: int = 50) -> JSONResponse:
+    """Worklist rows; the address takes the filters of the worklist that the journal knows."""
+    wish = Filter.read(request.query_params)
+    text = searched(console_of(request), visitor, wish.find)
+    if text is None:
+        raise HTTPException(404)
+    answer = await console_of(request).site.items(wish.query(text=text, limit=min(max(1, limit), MAX_ITEMS)))
     rows = [item_json(item, identity=visitor.clinician) for item in answer.items]
-    return JSONResponse({"items": rows, "counts": answer.counts})
+    return JSONResponse({"items": rows, "counts": answer.counts, "total": answer.total})
 
 
 @router.get("/api/beds")

@@ -1,4 +1,4 @@
-"""The worklist, one image with what the AI says of it, and the clinician's verdict."""
+"""One image with what the AI says of it, what else there is of the patient, and the clinician's verdict."""
 
 from __future__ import annotations
 
@@ -6,68 +6,77 @@ import asyncio
 import time
 import uuid
 from typing import Annotated
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, quote
 
+import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from edgeward.bus.subjects import TOKEN
 from edgeward.console import access, render
 from edgeward.console.access import Visitor, audit, console_of, form_of
-from edgeward.console.present import FILTERS, LABELS, chosen, item_view, outline, stages_of
+from edgeward.console.app import Console
+from edgeward.console.filters import Filter, walk
+from edgeward.console.pages.worklist import searched
+from edgeward.console.present import LABELS, ItemView, item_view, stages_of
 from edgeward.console.site import Unavailable
+from edgeward.console.viewer import KEYS, viewer_data
+from edgeward.console.views import date_text, revisions
 from edgeward.messages import ItemSummary, Verdict
 
 router = APIRouter()
 Anybody = Annotated[Visitor, Depends(access.anybody)]
 Clinician = Annotated[Visitor, Depends(access.clinician)]
-PAGE = 50
-SCAN = 500  # rows looked through for a filter that the journal does not know
 MAX_COMMENT = 2000
-
-
-@router.get("/images")
-async def worklist(request: Request, visitor: Anybody, show: str = "all", before: int = 0) -> Response:
-    """Show the worklist, newest first."""
-    console = console_of(request)
-    show = show if show in FILTERS else "all"
-    local = show in ("open", "suspicious", "not_analysed")
-    limit = SCAN if local else PAGE + 1
-    state = "failed" if show == "failed" else ""
-    answer = await console.site.items(limit=limit, before_ns=max(0, before), state=state)
-    views = [item_view(item, identity=visitor.clinician) for item in answer.items]
-    matching = [view for view in views if chosen(view, show)]
-    rows = matching[:PAGE]
-    older = ""
-    if len(matching) > PAGE:
-        older = urlencode({"show": show, "before": rows[-1].item.received_ns})
-    elif local and len(views) >= SCAN:
-        older = urlencode({"show": show, "before": views[-1].item.received_ns})
-    return render.page(
-        request,
-        "images.html",
-        views=rows,
-        counts=answer.counts,
-        show=show,
-        filters=FILTERS,
-        older=older,
-        before=before,
-        open_count=sum(view.open for view in views),
-    )
+MAX_LIST = 512
+STRIP = 24  # other images of the patient that are offered beside this one
+ACTIONS = ("confirm", "correct", "reject")
+Views = list[ItemView]  # one of the parameters below is called "list", as it is in the address
 
 
 async def _find(request: Request, item_id: str) -> ItemSummary:
-    item = await console_of(request).site.item(item_id) if TOKEN.match(item_id) else None
+    item = await console_of(request).site.item(item_id) if TOKEN.fullmatch(item_id) else None
     if item is None:
         raise HTTPException(404)
     return item
 
 
+def read_list(query: str) -> Filter:
+    """Return the worklist from which somebody came, as its address says."""
+    return Filter.read(dict(parse_qsl(query[:MAX_LIST])))
+
+
+async def following(console: Console, visitor: Visitor, item_id: str, came_from: Filter) -> str:
+    """Return the next item of that worklist which waits for a verdict, the most urgent first; ``""`` if none does."""
+    text = searched(console, visitor, came_from.find)
+    if text is None:
+        return ""
+    wish = Filter.read({**_fields(came_from), "show": "open", "order": "priority", "before": "", "offset": ""})
+    try:
+        here = await walk(wish, console.site.items, lambda item: item_view(item, identity=False), text=text)
+    except Unavailable:
+        return ""
+    return next((view.id for view in here.views if view.id != item_id), "")
+
+
+def _fields(wish: Filter) -> dict[str, str]:
+    return dict(parse_qsl(wish.address()))
+
+
 @router.get("/images/{item_id}")
-async def one_image(request: Request, visitor: Anybody, item_id: str, done: str = "") -> Response:
-    """Show one image, the finding, its verdicts and its deliveries."""
+async def one_image(
+    request: Request,
+    visitor: Anybody,
+    item_id: str,
+    *,
+    done: str = "",
+    of: str = "",
+    list: str = "",  # noqa: A002 - the name in the address
+) -> Response:
+    """Show one image, the finding, its verdicts and its deliveries; `list` is the worklist it was opened from."""
     console = console_of(request)
     item = await _find(request, item_id)
+    came_from = read_list(list)
 
     async def report() -> str | None:
         if item.finding is None or not visitor.clinician:
@@ -77,32 +86,35 @@ async def one_image(request: Request, visitor: Anybody, item_id: str, done: str 
         except Unavailable:
             return None
 
-    async def following() -> str:
-        """Return the next item that waits for a verdict: older first, then the newest."""
+    async def others() -> Views | None:
+        if not visitor.clinician:
+            return []
         try:
-            items = (await console.site.items(limit=PAGE)).items
+            return [item_view(i, identity=True) for i in await console.site.same_patient(item, STRIP)]
         except Unavailable:
-            return ""
-        waiting = [i for i in items if i.item_id != item_id and item_view(i, identity=False).open]
-        older = [i for i in waiting if i.received_ns <= item.received_ns]
-        return next((i.item_id for i in (*older, *waiting)), "")
+            return None
 
-    text, next_id = await asyncio.gather(report(), following())
-    finding = item.finding
+    text, next_id, strip = await asyncio.gather(report(), following(console, visitor, item_id, came_from), others())
+    address = came_from.address()
     return render.page(
         request,
         "image.html",
         view=item_view(item, identity=visitor.clinician),
         item=item,
-        finding=finding,
-        outlines=[outline(lesion) for lesion in finding.lesions] if finding else [],
+        finding=item.finding,
+        viewer=msgspec.json.encode(viewer_data(item, identity=True)).decode() if visitor.clinician else "",
+        keys=KEYS,
         stages=stages_of(item),
+        revisions=revisions(item),
         labels=LABELS,
         report=text,
         next_id=next_id,
-        done=done if done in ("confirm", "correct", "reject") else "",
-        error="",
-        comment="",
+        strip=strip,
+        list_address=address,
+        list_part=f"?list={quote(address, safe='')}" if address else "",
+        born=date_text(item.patient_birth_date) if visitor.clinician else "",
+        done=done if done in ACTIONS else "",
+        done_of=of if TOKEN.fullmatch(of) else "",
         budget_ms=console.settings.budgets.interactive_ms,
     )
 
@@ -120,7 +132,7 @@ async def thumb(request: Request, visitor: Clinician, item_id: str) -> Response:
 
 
 async def _jpeg(request: Request, item_id: str, *, thumb: bool) -> Response:
-    jpeg = await console_of(request).site.preview(item_id, thumb=thumb) if TOKEN.match(item_id) else b""
+    jpeg = await console_of(request).site.preview(item_id, thumb=thumb) if TOKEN.fullmatch(item_id) else b""
     if not jpeg:
         return Response(status_code=404)
     return Response(jpeg, media_type="image/jpeg")
@@ -132,10 +144,10 @@ async def verdict(request: Request, visitor: Clinician, item_id: str) -> Respons
     console = console_of(request)
     form = await form_of(request, visitor)
     item = await _find(request, item_id)
-    action, label = str(form.get("action", "")), str(form.get("label", ""))
-    comment = str(form.get("comment", "")).strip()
+    action, _, then = str(form.get("action", "")).partition("+")
+    label, comment = str(form.get("label", "")), str(form.get("comment", "")).strip()
     finding = item.finding
-    if action not in ("confirm", "correct", "reject") or finding is None or finding.status != "analysed":
+    if action not in ACTIONS or then not in ("", "next") or finding is None or finding.status != "analysed":
         raise HTTPException(400)
     if str(form.get("finding", "")) != finding.finding_id:
         raise access.NotAllowed("refused.finding_changed")
@@ -155,4 +167,9 @@ async def verdict(request: Request, visitor: Clinician, item_id: str) -> Respons
     )
     await console.site.decide(decision)
     audit(visitor, f"verdict {action}", item=item_id, finding=finding.finding_id)
-    return RedirectResponse(f"/images/{item_id}?done={action}", status_code=303)
+    came_from = read_list(str(form.get("list", "")))
+    target = await following(console, visitor, item_id, came_from) if then else ""
+    address = came_from.address()
+    tail = f"&list={quote(address, safe='')}" if address else ""
+    of = f"&of={item_id}" if target else ""
+    return RedirectResponse(f"/images/{target or item_id}?done={action}{of}{tail}", status_code=303)

@@ -14,7 +14,7 @@ from edgeward.console.app import Console
 from edgeward.console.present import budgets, item_view, notices
 from edgeward.console.site import Unavailable
 from edgeward.console.watch import bed_order
-from edgeward.messages import Items, QuarantineList
+from edgeward.messages import Items, ItemsQuery, QuarantineList
 
 router = APIRouter()
 Anybody = Annotated[Visitor, Depends(access.anybody)]
@@ -33,7 +33,7 @@ async def gather(console: Console, visitor: Visitor) -> dict[str, Any]:
 
     async def items() -> Items:
         try:
-            return await console.site.items(limit=LATEST)
+            return await console.site.items(ItemsQuery(limit=LATEST))
         except Unavailable as error:
             unavailable.append(error.role)
             return Items(items=[])

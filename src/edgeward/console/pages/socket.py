@@ -28,7 +28,7 @@ async def live(socket: WebSocket) -> None:
         # After the handshake, so that the page learns why and goes to the login.
         await socket.close(CLOSE_LOGIN, "log in first")
         return
-    connection = console.hub.join(socket, visitor.session.id)
+    connection = console.hub.join(socket, visitor.session.id, visitor.user.name)
     pump = asyncio.create_task(connection.pump())
     listen = asyncio.create_task(_listen(socket, console.hub, connection))
     try:

@@ -18,7 +18,7 @@ from edgeward.console.pages.overview import limits
 from edgeward.console.present import budgets
 from edgeward.console.site import Unavailable
 from edgeward.console.watch import Watch
-from edgeward.messages import DeviceInfo
+from edgeward.messages import DeviceInfo, ItemsQuery
 
 router = APIRouter()
 Anybody = Annotated[Visitor, Depends(access.anybody)]
@@ -38,7 +38,7 @@ async def gather(console: Console) -> dict[str, Any]:
     devices, quarantine, items, destinations = await asyncio.gather(
         _or_none(console.site.devices()),
         _or_none(console.site.quarantine()),
-        _or_none(console.site.items(limit=1)),
+        _or_none(console.site.items(ItemsQuery(limit=1))),
         _or_none(console.site.destinations()),
     )
     watch = console.watch

@@ -1,38 +1,25 @@
-// The image page: layers on and off, a picture that cannot be had, the correction's labels.
+// The image page around the viewer: the correction's labels, one verdict per click, a page that becomes more.
 
-const frame = document.getElementById("frame");
-const picture = frame?.querySelector("[data-frame]");
+import { want } from "./link.js";
 
-if (picture) {
-  const missing = () => {
-    (picture.ownerSVGElement ?? picture).toggleAttribute("hidden", true);
-    frame.querySelector(".frame-missing").hidden = false;
-  };
-  if (picture.complete && picture.naturalWidth === 0) missing();
-  picture.addEventListener("error", missing);
-}
-
-for (const box of document.querySelectorAll("[data-layer]")) {
-  const show = () => {
-    for (const layer of document.querySelectorAll(`.layer-${box.dataset.layer}`)) layer.toggleAttribute("hidden", !box.checked);
-  };
-  box.addEventListener("change", show);
-  show();
-}
+const main = document.getElementById("main");
+want({ item: main.dataset.item });
 
 const correct = document.querySelector("[data-correct]");
 const correction = document.getElementById("correction");
 if (correct && correction) {
   correction.hidden = true;
-  correct.addEventListener("click", () => {
-    correction.hidden = !correction.hidden;
-    correct.setAttribute("aria-expanded", String(!correction.hidden));
-    if (!correction.hidden) correction.querySelector("input").focus();
-  });
+  const open = (wish) => {
+    correction.hidden = !wish;
+    correct.setAttribute("aria-expanded", String(wish));
+    (wish ? correction.querySelector("input") : correct).focus();
+  };
+  correct.addEventListener("click", () => open(correction.hidden));
+  correction.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); open(false); } });
 }
 const form = document.querySelector("[data-verdict]");
 form?.addEventListener("submit", (event) => {
-  if (event.submitter?.value === "correct" && !form.querySelector("input[name=label]:checked")) {
+  if (event.submitter?.value.startsWith("correct") && !form.querySelector("input[name=label]:checked")) {
     event.preventDefault();
     correction.querySelector("input").focus();
     return;
@@ -40,10 +27,15 @@ form?.addEventListener("submit", (event) => {
   // One verdict per click: the buttons rest until the answer is here. Disabled only after the form's data was taken.
   setTimeout(() => { for (const button of form.querySelectorAll("button")) button.disabled = true; });
 });
+// Confirm and go on: two keys at once, so that it is never pressed in passing.
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || !event.shiftKey || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (event.target.closest("textarea, input, dialog") || document.querySelector("dialog[open]")) return;
+  const button = form?.querySelector("[value='confirm+next']");
+  if (button && !button.disabled) { event.preventDefault(); button.click(); }
+});
 
-// A page that showed "waiting" gets its picture and form when the finding arrives.
+// Comes by itself when the finding arrives: the form to decide on it.
 document.addEventListener("page-refreshed", ({ detail: page }) => {
-  const had = Boolean(document.querySelector("[data-frame]"));
-  const has = Boolean(page.querySelector("[data-frame]"));
-  if (had !== has) location.reload();
+  if (Boolean(document.querySelector("[data-verdict]")) !== Boolean(page.querySelector("[data-verdict]"))) location.reload();
 });

@@ -24,22 +24,30 @@ for (const part of document.querySelectorAll("[data-part]")) {
 
 function replaceKeyed(list, fresh) {
   const old = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  let place = list.firstElementChild;
   for (const child of [...fresh.children]) {
-    const key = child.dataset.key;
-    const had = old.get(key);
+    const had = old.get(child.dataset.key);
     const source = hash(child.outerHTML);
-    if (had && hashes.get(had) === source) list.append(had);
-    else {
+    old.delete(child.dataset.key);
+    let row = had;
+    if (!had || hashes.get(had) !== source) {
       const keep = had?.querySelector("img.thumb");
       const image = child.querySelector("img.thumb");
       if (keep && image && keep.getAttribute("src") === image.getAttribute("src")) image.replaceWith(keep);
       hashes.set(child, source);
       localise(child);
       if (!had) child.classList.add("fresh");
-      had?.remove();
-      list.append(child);
+      row = child;
     }
-    old.delete(key);
+    if (row !== had && had) {
+      const focused = had.contains(document.activeElement);
+      if (place === had) place = row;
+      had.replaceWith(row);
+      if (focused) row.querySelector("a, button")?.focus({ preventScroll: true });
+    }
+    // A row that is in its place already is not touched: moving it would take the focus from it.
+    if (row === place) place = place.nextElementSibling;
+    else list.insertBefore(row, place);
   }
   for (const gone of old.values()) gone.remove();
 }

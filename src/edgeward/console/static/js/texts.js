@@ -42,3 +42,10 @@ export function duration(ms) {
   if (seconds < 7200) return t("time.minutes", { n: Math.floor(seconds / 60) });
   return t("time.hours", { n: Math.floor(seconds / 3600) });
 }
+
+/** A reason as a role gave it: its known beginning in the reader's language, the particulars as they are. */
+export function reasonText(text) {
+  const [head, ...rest] = (text ?? "").split(": ");
+  const key = `reason.${head.toLowerCase().replaceAll(" ", "_").replaceAll("'", "")}`;
+  return has(key) ? [t(key), ...rest].join(": ") : text ?? "";
+}

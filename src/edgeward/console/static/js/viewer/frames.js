@@ -1,0 +1,94 @@
+// Frames of one item: asked for, decoded, and kept in memory up to a limit while the page is open. Nothing is stored.
+
+const CONCURRENT = 3;
+const MEGABYTE = 1024 * 1024;
+
+/** How much memory the decoded frames of one item may take. */
+export const budget = () => ((navigator.deviceMemory ?? 8) <= 4 ? 96 : 192) * MEGABYTE;
+
+/** The gateway will not or cannot render; `message` is its reason. */
+export class NoPicture extends Error {}
+
+export class Frames {
+  constructor(itemId, limit = budget()) {
+    this.itemId = itemId;
+    this.limit = limit;
+    this.bytes = 0;
+    this.kept = new Map(); // key -> picture, the least recently used first
+    this.asked = new Map(); // key -> promise
+    this.waiting = [];
+    this.running = 0;
+    this.shown = null; // the image on the screen: never freed below it
+  }
+
+  static key(frame, { center, width, max, form } = {}) { return [frame, center ?? "", width ?? "", max ?? 0, form ?? ""].join("|"); }
+
+  has(frame, wish) { return this.kept.has(Frames.key(frame, wish)); }
+
+  peek(frame, wish) {
+    const key = Frames.key(frame, wish);
+    const picture = this.kept.get(key);
+    if (picture) { this.kept.delete(key); this.kept.set(key, picture); }
+    return picture;
+  }
+
+  /** Return a promise of the picture: { image, facts, applied }. `urgent` ones go before those fetched ahead. */
+  get(frame, wish = {}, urgent = true) {
+    const known = this.peek(frame, wish);
+    if (known) return Promise.resolve(known);
+    const key = Frames.key(frame, wish);
+    if (!this.asked.has(key)) {
+      this.asked.set(key, new Promise((resolve, reject) => {
+        this.waiting[urgent ? "unshift" : "push"](() => this.#fetch(frame, wish).then(resolve, reject));
+      }).then((picture) => this.#keep(key, picture)).finally(() => this.asked.delete(key)));
+      this.#next();
+    }
+    return this.asked.get(key);
+  }
+
+  #next() {
+    while (this.running < CONCURRENT && this.waiting.length) {
+      this.running += 1;
+      this.waiting.shift()().finally(() => { this.running -= 1; this.#next(); });
+    }
+  }
+
+  async #fetch(frame, { center, width, max, form }) {
+    const query = new URLSearchParams();
+    if (center !== undefined && center !== null) { query.set("center", center); query.set("width", width); }
+    if (max) query.set("max", max);
+    if (form) query.set("form", form);
+    const answer = await fetch(`/api/items/${this.itemId}/frames/${frame}?${query}`, { cache: "no-store", headers: { accept: "image/*, application/json" } });
+    if (answer.status === 401) { location.reload(); throw new NoPicture(""); }
+    if (!answer.ok) throw new NoPicture((await answer.json().catch(() => ({}))).error ?? "");
+    const facts = JSON.parse(answer.headers.get("x-picture"));
+    const image = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
+    return { image, facts, applied: facts.center === null ? null : { center: facts.center, width: facts.windowWidth } };
+  }
+
+  #keep(key, picture) {
+    this.kept.set(key, picture);
+    this.bytes += picture.image.width * picture.image.height * 4;
+    for (const [old, { image }] of [...this.kept]) {
+      if (this.bytes <= this.limit || old === key) break;
+      this.kept.delete(old);
+      this.bytes -= image.width * image.height * 4;
+      if (image !== this.shown) image.close();
+    }
+    return picture;
+  }
+}
+
+/** The JPEG of the analysed frame that the engine made: what there is when no frame can be rendered. */
+export async function preview(itemId, data) {
+  const answer = await fetch(`/images/${itemId}/frame.jpg`, { cache: "no-store" });
+  if (!answer.ok) throw new NoPicture("");
+  const image = await createImageBitmap(await answer.blob());
+  const columns = data.columns || image.width;
+  const rows = data.rows || image.height;
+  const facts = {
+    width: image.width, height: image.height, scale: image.width / columns, rows, columns, frame: data.frame, frames: 1, frameTime: 0,
+    center: null, windowWidth: null, lowest: 0, highest: 255, spacing: data.spacing, spacingSource: data.spacingSource,
+  };
+  return { image, facts, applied: null };
+}

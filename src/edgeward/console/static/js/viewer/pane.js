@@ -1,0 +1,439 @@
+// One image on the screen: which frame, under which window, at which zoom, and what lies over it.
+// Responsible for the picture and its state. Keys and buttons are in viewer.js, the pointer in pointer.js.
+
+import { Frames, NoPicture, preview } from "./frames.js";
+import { Cine } from "./cine.js";
+import { Measurements } from "./measure.js";
+import { drawLesions, element, sizeText } from "./overlay.js";
+import { WHOLE, apply, same, table } from "./tone.js";
+import { number } from "./geometry.js";
+import { reasonText, t, word } from "../texts.js";
+import { localTime } from "../times.js";
+
+const SETTLE_MS = 140; // a window that is still being dragged is not asked of the server
+const NARROW = 64; // below this, 8-bit pixels from a JPEG show its blocks: the server renders the window itself
+const MAX_STILL = 4096;
+const LOSSLESS = 2e6; // pixels
+const LOUPE = { radius: 90, factor: 2.5 };
+
+export class Pane extends EventTarget {
+  constructor(root, data, shared) {
+    super();
+    this.root = root;
+    this.shared = shared; // { layers, tool }: the same for all panes
+    this.stage = root.querySelector("[data-stage]");
+    this.canvas = root.querySelector("[data-canvas]");
+    this.overlay = root.querySelector("[data-overlay]");
+    this.lesions = element("g");
+    this.mine = element("g");
+    this.space = element("g"); // source pixels
+    this.space.append(this.lesions, this.mine);
+    this.labels = element("g"); // screen pixels
+    this.overlay.append(this.space, this.labels);
+    this.measurements = new Measurements(this.mine);
+    this.toned = document.createElement("canvas");
+    this.loupeAt = null;
+    this.open(data);
+    new ResizeObserver(() => this.#resized()).observe(this.stage);
+    document.addEventListener("theme", () => this.draw());
+  }
+
+  /** Show another item. */
+  open(data) {
+    this.data = data;
+    this.store = new Frames(data.id);
+    this.picture = null;
+    this.frame = Math.min(data.frame, Math.max(0, data.frames - 1));
+    this.frames = data.frames;
+    this.frameTime = 0;
+    this.spacing = data.spacing;
+    this.spacingSource = data.spacingSource;
+    this.window = null; // null: the object's own
+    this.own = WHOLE;
+    this.base = null; // the window under which frames are asked for
+    this.deep = false; // more than 8 bits: other windows come from the server
+    this.inverted = false;
+    this.settled = null;
+    this.fallback = "";
+    this.view = null; // null: fitted
+    this.off = new Set(); // lesions switched off on this frame
+    this.measurements.list = [];
+    this.cine ??= new Cine(this.root.querySelector("[data-cine]"), this);
+    this.cine.stop();
+    this.cine.lay();
+    this.#head();
+    return this.go(this.frame);
+  }
+
+  /** The same item, known better: analysed, or decided on. */
+  update(data) {
+    const before = this.data;
+    this.data = data;
+    if (!before.preview && data.preview) { this.spacing ??= data.spacing; this.spacingSource ||= data.spacingSource; this.go(data.frame); }
+    this.cine.lay();
+    this.#head();
+    this.draw();
+  }
+
+  get rows() { return this.picture?.facts.rows || this.data.rows || 1; }
+  get columns() { return this.picture?.facts.columns || this.data.columns || 1; }
+  get found() { return this.data.found.find((one) => one.frame === this.frame); }
+  get colour() { return this.picture ? this.picture.applied === null : true; }
+
+  // ------------------------------------ frames
+
+  #wish(full) {
+    // Lossless where it is cheap: a strong window makes the blocks of a JPEG visible.
+    const wish = { form: this.frames === 1 && this.data.rows && this.rows * this.columns <= LOSSLESS ? "png" : "jpeg" };
+    const asked = this.settled ?? this.base;
+    if (asked) { wish.center = asked.center; wish.width = asked.width; }
+    const most = full ? MAX_STILL : this.#cineWidth();
+    if (this.columns > most) wish.max = most;
+    return wish;
+  }
+
+  /** So many columns that a whole loop fits into the memory that frames may take. */
+  #cineWidth() {
+    const share = Math.sqrt((0.8 * this.store.limit) / (this.columns * this.rows * 4 * Math.max(1, this.frames)));
+    return share >= 1 ? Math.min(2048, this.columns) : Math.max(256, 64 * Math.floor((share * this.columns) / 64));
+  }
+
+  /** Go to a frame, in full resolution. */
+  async go(frame) {
+    const wanted = Math.min(Math.max(0, frame), Math.max(0, this.frames - 1));
+    if (wanted !== this.frame) this.off.clear();
+    this.frame = wanted;
+    this.cine.tell();
+    this.#tell();
+    if (this.fallback) { this.draw(); return; }
+    this.root.dataset.loading = "";
+    try {
+      const picture = await this.store.get(wanted, this.#wish(true));
+      if (this.frame === wanted && !this.cine.playing) this.#take(picture);
+    } catch (error) {
+      await this.#fail(error);
+    } finally {
+      if (this.frame === wanted) delete this.root.dataset.loading;
+    }
+  }
+
+  /** Show a frame of a running loop if it is there. */
+  showKept(frame) {
+    const picture = this.store.peek(frame, this.#wish(false)) ?? this.store.peek(frame, this.#wish(true));
+    if (!picture) return false;
+    if (frame !== this.frame) this.off.clear();
+    this.frame = frame;
+    this.#take(picture);
+    this.cine.tell();
+    return true;
+  }
+
+  prefetch(frame) {
+    const wish = this.#wish(false);
+    if (!this.store.has(frame, wish)) this.store.get(frame, wish, false).catch((error) => this.#fail(error));
+  }
+
+  #take(picture) {
+    const first = this.picture === null;
+    this.picture = picture;
+    this.store.shown = picture.image;
+    const { facts } = picture;
+    this.frameTime = facts.frameTime || this.frameTime;
+    if (facts.spacing) { this.spacing = facts.spacing; this.spacingSource = facts.spacingSource; }
+    if (first) {
+      if (facts.frames !== this.frames) { this.frames = facts.frames; this.cine.lay(); }
+      this.own = picture.applied ?? WHOLE;
+      const shallow = picture.applied !== null && facts.lowest >= 0 && facts.highest <= 255;
+      // Eight bits or fewer: fetched as they are, every window is then a matter of the browser alone.
+      if (shallow && !same(picture.applied, WHOLE)) { this.base = WHOLE; this.go(this.frame); }
+      this.deep = picture.applied !== null && !shallow;
+    }
+    this.root.dataset.frame = String(this.frame);
+    this.raw = null;
+    this.draw();
+    this.#tell();
+    this.dispatchEvent(new Event("shown"));
+  }
+
+  async #fail(error) {
+    if (!(error instanceof NoPicture) && !(error instanceof TypeError)) throw error;
+    this.cine.stop();
+    if (this.picture) { this.#note(t("viewer.frame_missing", { n: this.frame + 1, reason: reasonText(error.message) })); return; }
+    const reason = error instanceof NoPicture ? error.message : "";
+    try {
+      if (!this.data.preview) throw new NoPicture("");
+      const picture = await preview(this.data.id, this.data);
+      this.fallback = t("viewer.fallback", { reason: reasonText(reason) || t("viewer.no_answer") });
+      this.frame = this.data.frame;
+      this.#take(picture);
+      this.#note(this.fallback);
+    } catch {
+      this.#note(t("viewer.nothing", { reason: reasonText(reason) || t("viewer.no_answer") }));
+      this.root.dataset.empty = "";
+    }
+  }
+
+  #note(text) {
+    const note = this.root.querySelector("[data-note]");
+    note.textContent = text;
+    note.hidden = !text;
+  }
+
+  // ------------------------------------ window
+
+  get wanted() { return this.window ?? this.own; }
+
+  /** Set the window; null is the object's own. */
+  tone(window) {
+    this.window = window && { center: window.center, width: Math.max(1, window.width) };
+    this.draw();
+    clearTimeout(this.settling);
+    const needed = !this.fallback && !this.colour && window && (this.deep || window.width < NARROW);
+    this.settling = setTimeout(() => {
+      const next = needed ? { center: Math.round(this.window.center * 100) / 100, width: Math.round(this.window.width * 100) / 100 } : null;
+      if ((next === null && this.settled === null) || (next && this.settled && same(next, this.settled))) return;
+      this.settled = next;
+      this.go(this.frame);
+    }, SETTLE_MS);
+  }
+
+  shiftTone(level, width) {
+    const { center, width: now } = this.wanted;
+    const range = this.deep && this.picture ? Math.max(1, this.picture.facts.highest - this.picture.facts.lowest) : 256;
+    this.tone({ center: center + (level * range) / 256, width: Math.max(1, now + (width * range) / 256) });
+  }
+
+  invert() { this.inverted = !this.inverted; this.draw(); }
+
+  reset() {
+    this.view = null;
+    this.inverted = false;
+    this.tone(null);
+    this.dispatchEvent(new Event("moved"));
+  }
+
+  // ------------------------------------ place
+
+  #resized() {
+    this.size = [this.stage.clientWidth, this.stage.clientHeight];
+    this.draw();
+  }
+
+  /** How much taller than wide a pixel is. */
+  get aspect() {
+    const ratio = this.spacing ? this.spacing[0] / this.spacing[1] : 1;
+    return ratio > 0.2 && ratio < 5 && Math.abs(ratio - 1) > 0.02 ? ratio : 1;
+  }
+
+  get fitScale() {
+    const [width, height] = this.size ?? [1, 1];
+    return Math.max(1e-3, Math.min(width / this.columns, height / (this.rows * this.aspect)));
+  }
+
+  /** Scale and the source point in the middle of the stage. */
+  get place() { return this.view ?? { scale: this.fitScale, x: (this.columns - 1) / 2, y: (this.rows - 1) / 2 }; }
+
+  move(view) {
+    if (view) {
+      const scale = Math.min(64, Math.max(this.fitScale / 8, view.scale));
+      this.view = { scale, x: Math.min(this.columns, Math.max(-1, view.x)), y: Math.min(this.rows, Math.max(-1, view.y)) };
+    } else this.view = null;
+    this.draw();
+    this.dispatchEvent(new Event("moved"));
+  }
+
+  /** Zoom by `factor` so that what lies under `at` (stage pixels) stays there. */
+  zoom(factor, at = [this.size[0] / 2, this.size[1] / 2]) {
+    const [x, y] = this.source(at);
+    const { scale } = this.place;
+    const next = Math.min(64, Math.max(this.fitScale / 8, scale * factor));
+    this.move({ scale: next, x: x - (at[0] - this.size[0] / 2) / next, y: y - (at[1] - this.size[1] / 2) / (next * this.aspect) });
+  }
+
+  pan(dx, dy) {
+    const { scale, x, y } = this.place;
+    this.move({ scale, x: x - dx / scale, y: y - dy / (scale * this.aspect) });
+  }
+
+  full() { this.move({ ...this.place, scale: 1 / devicePixelRatio }); }
+
+  /** Source coordinates of a point of the stage, and back. */
+  source([left, top]) {
+    const { scale, x, y } = this.place;
+    return [x + (left - this.size[0] / 2) / scale, y + (top - this.size[1] / 2) / (scale * this.aspect)];
+  }
+
+  screen([px, py]) {
+    const { scale, x, y } = this.place;
+    return [(px - x) * scale + this.size[0] / 2, (py - y) * scale * this.aspect + this.size[1] / 2];
+  }
+
+  // ------------------------------------ drawing
+
+  /** Draw at the next frame of the screen. */
+  draw() {
+    if (this.drawing) return;
+    this.drawing = true;
+    requestAnimationFrame(() => { this.drawing = false; this.#drawNow(); });
+  }
+
+  #surface() {
+    const { image, applied } = this.picture;
+    const levels = table(applied ?? WHOLE, this.wanted, this.inverted, false);
+    if (!levels) return image;
+    const { toned } = this;
+    if (toned.width !== image.width || toned.height !== image.height) { toned.width = image.width; toned.height = image.height; this.raw = null; }
+    const context = toned.getContext("2d", { willReadFrequently: true });
+    if (!this.raw) {
+      context.drawImage(image, 0, 0);
+      this.raw = context.getImageData(0, 0, image.width, image.height);
+      this.out = context.createImageData(image.width, image.height);
+    }
+    apply(levels, this.raw.data, this.out.data);
+    context.putImageData(this.out, 0, 0);
+    return toned;
+  }
+
+  #drawNow() {
+    if (!this.size?.[0]) return;
+    const density = Math.min(3, devicePixelRatio || 1);
+    const [width, height] = this.size;
+    const { canvas } = this;
+    if (canvas.width !== Math.round(width * density) || canvas.height !== Math.round(height * density)) {
+      canvas.width = Math.round(width * density);
+      canvas.height = Math.round(height * density);
+    }
+    const context = canvas.getContext("2d");
+    context.setTransform(density, 0, 0, density, 0, 0);
+    context.clearRect(0, 0, width, height);
+    const { scale } = this.place;
+    if (this.picture) {
+      const surface = this.#surface();
+      const [left, top] = this.screen([-0.5, -0.5]);
+      context.imageSmoothingEnabled = scale * density < 4; // beyond that, pixels are shown as they are
+      context.imageSmoothingQuality = "high";
+      context.drawImage(surface, left, top, this.columns * scale, this.rows * scale * this.aspect);
+      if (this.shared.loupe && this.loupeAt) this.#loupe(context, surface);
+    }
+    this.#drawOver();
+  }
+
+  #loupe(context, surface) {
+    const [cx, cy] = this.loupeAt;
+    const { scale } = this.place;
+    const near = scale * LOUPE.factor;
+    const [x, y] = this.source(this.loupeAt);
+    context.save();
+    context.beginPath();
+    context.arc(cx, cy, LOUPE.radius, 0, 2 * Math.PI);
+    context.fillStyle = "#000";
+    context.fill();
+    context.clip();
+    context.drawImage(surface, cx - (x + 0.5) * near, cy - (y + 0.5) * near * this.aspect, this.columns * near, this.rows * near * this.aspect);
+    context.restore();
+    context.lineWidth = 2;
+    context.strokeStyle = "#dfe6ec";
+    context.stroke();
+  }
+
+  #drawOver() {
+    const [width, height] = this.size;
+    const { scale } = this.place;
+    const [left, top] = this.screen([0, 0]);
+    this.overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.space.setAttribute("transform", `translate(${left} ${top}) scale(${scale} ${scale * this.aspect})`);
+    this.labels.replaceChildren();
+    const label = (at, text, kind) => {
+      const [x, y] = this.screen(at);
+      const made = element("text", { x: Math.min(Math.max(4, x + 6), width - 8), y: Math.min(Math.max(14, y + 15), height - 6), class: kind }, text);
+      this.labels.append(made);
+      const over = made.getBBox().x + made.getBBox().width - (width - 4);
+      if (over > 0) made.setAttribute("x", Math.max(4, Number(made.getAttribute("x")) - over));
+    };
+    drawLesions(this.lesions, this.found, this.shared.layers, this.off, this.spacing, label);
+    this.measurements.draw(this.frame, this.spacing, this.shared.tool, label);
+    const fit = this.fitScale;
+    const corner = this.root.querySelector("[data-corner]");
+    const { center, width: span } = this.wanted;
+    const digits = this.deep && span < 10 ? 2 : 0;
+    corner.textContent = [`${Math.round((100 * scale) / (1 / devicePixelRatio))} %${Math.abs(scale - fit) < 1e-6 ? "" : " *"}`,
+      this.picture ? t("viewer.window_at", { c: number(center, digits), w: number(span, digits) }) : "", this.inverted ? t("viewer.inverted") : ""].filter(Boolean).join("   ");
+  }
+
+  // ------------------------------------ words
+
+  #head() {
+    const { data } = this;
+    const when = localTime(new Date(data.received), "full");
+    this.root.querySelector("[data-title]").textContent = [data.study || data.modality, when].filter(Boolean).join(" · ");
+    const badge = this.root.querySelector("[data-badge]");
+    badge.hidden = !data.verification;
+    badge.className = `badge-ai badge-${data.verification}`;
+    const said = data.verification === "correct" ? word("label", data.label) : "";
+    badge.textContent = data.verification ? t(`viewer.verified.${data.verification}`, { name: data.by, label: said }) : "";
+    this.root.classList.toggle("rejected", data.verification === "reject");
+    this.#tell();
+  }
+
+  /** What the AI says of the frame that is shown, or that it has not looked at it. */
+  #tell() {
+    const { data, found } = this;
+    const line = this.root.querySelector("[data-said]");
+    const parts = [];
+    if (this.frames > 1) parts.push(t("viewer.frame_of", { n: this.frame + 1, m: this.frames }) + (found && this.frame === data.frame && data.found.length > 1 ? ` (${t("viewer.best")})` : ""));
+    if (!data.found.length) parts.push(t("viewer.waiting"));
+    else if (!found) parts.push(t("viewer.not_sampled"));
+    else if (found.status !== "analysed") parts.push(`${t("viewer.refused")}: ${reasonText(found.reason)}`);
+    else {
+      parts.push(word("label", found.label) + (found.malignancy === null ? "" : `, ${t("viewer.malignancy", { p: percent(found.malignancy) })}`));
+      parts.push(found.lesions.length ? "" : t("viewer.no_lesion"));
+      if (data.verification === "preliminary") parts.push(t("viewer.preliminary"));
+    }
+    const text = parts.filter(Boolean).join(" · ");
+    if (line.textContent !== text) line.textContent = text;
+    line.classList.toggle("said-suspicious", Boolean(found?.suspicious));
+    this.#chips();
+    this.root.querySelector("[data-scale]").textContent = this.spacing
+      ? t("viewer.spacing", { mm: number(this.spacing[1], 3), source: this.spacingSource || "—" }) : t("viewer.no_spacing");
+    this.root.querySelector("[data-model]").textContent = data.model;
+  }
+
+  #chips() {
+    const box = this.root.querySelector("[data-lesions]");
+    const lesions = this.found?.lesions ?? [];
+    const key = `${this.frame}:${lesions.length}:${[...this.off]}:${this.data.id}`;
+    if (box.dataset.key === key) return;
+    const focused = box.contains(document.activeElement) ? document.activeElement.dataset.index : null;
+    box.dataset.key = key;
+    box.replaceChildren(...lesions.map((lesion, index) => {
+      const chip = document.createElement("button");
+      chip.type = "button";
+      chip.className = "chip";
+      chip.dataset.index = String(index);
+      chip.setAttribute("aria-pressed", String(!this.off.has(index)));
+      chip.textContent = `${t("viewer.lesion", { n: index + 1 })}  ${sizeText(lesion)}  ${percent(lesion.probability)}`;
+      chip.addEventListener("click", () => this.toggleLesion(index));
+      return chip;
+    }));
+    if (focused !== null) box.querySelector(`[data-index="${focused}"]`)?.focus();
+  }
+
+  toggleLesion(index) {
+    if (index >= (this.found?.lesions.length ?? 0)) return;
+    if (!this.off.delete(index)) this.off.add(index);
+    this.#chips();
+    this.draw();
+  }
+
+  marked(step) {
+    const places = this.data.found.map((found) => found.frame).sort((a, b) => a - b);
+    const next = step > 0 ? places.find((place) => place > this.frame) : places.findLast((place) => place < this.frame);
+    if (next !== undefined) this.go(next);
+  }
+}
+
+function percent(p) {
+  if (!Number.isFinite(p)) return "—";
+  if (p < 0.01) return "<1 %";
+  return p > 0.99 ? ">99 %" : `${Math.round(p * 100)} %`;
+}
