@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from pathlib import Path
@@ -17,13 +18,22 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from pynetdicom.dsutils import encode
 from tests.gateway.door import frame
 
-from edgeward.gateway.dataset import CANNOT_UNDERSTAND, DOES_NOT_MATCH, NotUnderstood, examine, file_meta
+from edgeward.gateway.dataset import CANNOT_UNDERSTAND, DOES_NOT_MATCH, Examination, Header, NotUnderstood, file_meta
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "dicom"
 
 
-def look(data: bytes, *, uid: str, sop_class: str, syntax: str = ExplicitVRLittleEndian):
-    return examine(io.BytesIO(data), sop_class_uid=sop_class, sop_instance_uid=uid, transfer_syntax_uid=syntax)
+def look(
+    data: bytes, *, uid: str, sop_class: str, syntax: str = ExplicitVRLittleEndian, pieces: tuple[int, ...] = ()
+) -> Header:
+    """Examine `data`, in one piece or cut into pieces of these lengths in turn."""
+    examination = Examination(sop_class_uid=sop_class, sop_instance_uid=uid, transfer_syntax_uid=syntax)
+    view, lengths = memoryview(data), itertools.cycle(pieces or (len(data) or 1,))
+    while view:
+        length = next(lengths)
+        examination.feed(view[:length])
+        view = view[length:]
+    return examination.finish()
 
 
 def refused(
@@ -58,7 +68,10 @@ def test_real_files_are_understood_or_refused_with_a_reason_never_an_error() -> 
             refusals += 1
             continue
         understood += 1
-        known = dcmread(path, force=True, stop_before_pixels=True)
+        try:
+            known = dcmread(path, force=True, stop_before_pixels=True)
+        except OSError:
+            continue  # pydicom gives up on it; it is kept, and the engine will say the same
         assert header.study_instance_uid == str(known.get("StudyInstanceUID", "") or "")
         assert header.identity.patient_id == str(known.get("PatientID", "") or "").strip()[:256]
     assert understood > 60

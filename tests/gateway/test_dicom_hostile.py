@@ -18,7 +18,7 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotific
 from pynetdicom.presentation import build_context
 from tests.gateway.door import AE_TITLE, Door, ask, connect, frame, open_door, until
 
-from edgeward.gateway import transport
+from edgeward.gateway import association, transport
 
 LEGACY = {"name": "old", "ae_title": "OLDUS", "address": "127.0.0.1", "transport": "plain"}
 
@@ -117,7 +117,7 @@ def established(door: Door) -> socket.socket:
 
 def test_an_oversized_pdu_within_an_association_is_cut_off(door: Door, device: Path) -> None:
     peer = established(door)
-    peer.sendall(struct.pack(">BBL", 0x04, 0, transport.MAX_PDU + 1000) + bytes(100))
+    peer.sendall(struct.pack(">BBL", 0x04, 0, association.MAX_PDU + 1000) + bytes(100))
 
     assert closed(peer)
     assert served(door, device)
@@ -181,7 +181,7 @@ def test_many_silent_connections_hold_up_nobody(door: Door, device: Path, monkey
 
 
 def test_a_peer_that_drips_is_cut_off(door: Door, device: Path, monkeypatch) -> None:
-    monkeypatch.setattr(transport, "_PDU_S", 0.3)
+    monkeypatch.setattr(door.dicom, "pdu_timeout_s", 0.3)
     peer = connect(door, None, door.dicom.ports["plain"])
     request, stop = associate_request(), threading.Event()
 
@@ -216,5 +216,4 @@ def test_any_bytes_before_an_association_are_survived(door: Door, data: bytes, h
 def test_after_all_of_this_the_door_serves_and_holds_nothing(door: Door, device: Path) -> None:
     assert served(door, device)
     until(lambda: door.dicom.associations == 0)
-    names = [thread.name for thread in threading.enumerate() if thread.name.startswith("AcceptorThread")]
-    until(lambda: not any(thread.is_alive() for thread in threading.enumerate() if thread.name in names), 30)
+    until(lambda: not any(thread.name == "dicom-association" for thread in threading.enumerate()), 30)

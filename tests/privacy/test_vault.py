@@ -15,7 +15,8 @@ import pytest
 from edgeward.messages import ObjectRef
 from edgeward.privacy import vault as vault_module
 from edgeward.privacy.keys import SiteKey, WrongKey
-from edgeward.privacy.vault import CHUNK, TAG, FileVault, Vault, VaultDamaged, VaultFull, read
+from edgeward.privacy.vault import FileVault, Vault, VaultDamaged, VaultFull, read
+from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG
 
 SIZES = (0, 1, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17)
 
@@ -86,7 +87,7 @@ class VaultContract:
         stored = vault.put(os.urandom(size))
         reference = vault.reference(stored.object_id, stored.wrapped_key, stored.size)
         whole = self.stored_bytes(reference)
-        edges = {len(vault_module.MAGIC) + index * (CHUNK + TAG) for index in range(size // CHUNK + 1)}
+        edges = {len(MAGIC) + index * (CHUNK + TAG) for index in range(size // CHUNK + 1)}
         lengths = {0, 4, 8, 8 + TAG - 1, len(whole) - 1} | {edge for edge in edges if edge < len(whole)}
 
         for altered in [*(whole[:length] for length in sorted(lengths)), whole + b"\0", whole + whole[8:]]:

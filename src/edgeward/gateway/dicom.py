@@ -1,7 +1,8 @@
-"""The DICOM door: C-STORE and C-ECHO, over TLS 1.3 with client certificates; legacy listeners only when listed.
+"""The DICOM door: images in, over TLS 1.3 with client certificates; legacy listeners only when listed.
 
 Responsible for associations (who, how many, until when) and for the status each C-STORE is answered with. An object is
-answered with Success only after the vault and the journal have it durably. Not responsible for what happens to it then.
+answered with Success only after the vault and the journal have it durably. Other requests go to services
+(``gateway.dimse``). Not responsible for the protocol (``gateway.association``) or for what happens to an object then.
 
 Ports: ``dicom.port`` TLS 1.3; ``dicom.legacy_port`` plain DICOM; ``dicom.legacy_port + 1`` TLS 1.2. Each of the last
 two is opened only while the settings list a device with that transport.
@@ -14,20 +15,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
-
-from pynetdicom import AE, _config, evt
-from pynetdicom.sop_class import Verification
+from collections.abc import Callable, Sequence
 
 from edgeward.config import Settings
-from edgeward.gateway.admission import LOCAL_LIMIT, Admission, Door, Refusal
-from edgeward.gateway.dataset import CANNOT_UNDERSTAND, DOES_NOT_MATCH, IMPLEMENTATION_CLASS_UID, NotUnderstood
+from edgeward.gateway.admission import LOCAL_LIMIT, Admission, Door, Peer, Refusal
+from edgeward.gateway.association import Association
+from edgeward.gateway.command import NOT_AUTHORISED, PROCESSING_FAILURE, SUCCESS, Command
+from edgeward.gateway.dataset import DOES_NOT_MATCH, NotUnderstood
+from edgeward.gateway.dimse import DimseService
+from edgeward.gateway.negotiation import Context
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.reception import Arrival, Reception
-from edgeward.gateway.transport import MAX_PDU, DoorAssociation, DoorServer
+from edgeward.gateway.transport import Listener
+from edgeward.gateway.wire import Wire
 from edgeward.home import Home
 from edgeward.privacy.database import DatabaseError, DatabaseFull
 from edgeward.privacy.identity import legacy_server_context, server_context
@@ -37,18 +40,9 @@ from edgeward.privacy.vault import VaultError, VaultFull
 
 _log = logging.getLogger("edgeward.gateway.dicom")
 
-SUCCESS = 0x0000
-NOT_AUTHORISED = 0x0124
 OUT_OF_RESOURCES = 0xA700
-PROCESSING_FAILURE = 0x0110
 _REFRESH_S = 0.5
-_ACSE_S = 15.0  # a connection that asks for no association within this is closed
-
-# Transfer syntaxes the engine can decode come first in a negotiation, in the order the device proposes them.
-_DECODABLE = frozenset(
-    {"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"}
-    | {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70, 80, 81, 90, 91, 201, 202, 203)}
-)
+_ABORT_S = 2.0  # for the threads of aborted associations to end
 
 
 class DicomDoor:
@@ -60,6 +54,8 @@ class DicomDoor:
         Called in an association's thread for each item that is durably ours, with whether it is new.
     quarantine
         Takes what is refused.
+    services
+        Answer the requests that are neither C-STORE nor C-ECHO; their SOP classes are offered.
     """
 
     def __init__(
@@ -71,13 +67,17 @@ class DicomDoor:
         registry: Registry,
         quarantine: Quarantine,
         admitted: Callable[[Item, bool], None],
+        services: Sequence[DimseService] = (),
     ) -> None:
         self._home, self._settings = home, settings.dicom
         self._reception, self._quarantine, self._admitted = reception, quarantine, admitted
         self._admission = Admission(settings.dicom, settings.site.name, registry)
-        self._live: set[DoorAssociation] = set()
+        self.services = tuple(services)
+        self.max_object_bytes = settings.dicom.max_object_mb << 20
+        self.idle_timeout_s, self.pdu_timeout_s = settings.dicom.idle_timeout_s, settings.dicom.pdu_timeout_s
+        self._live: set[Association] = set()
         self._lock = threading.Lock()
-        self._servers: list[DoorServer] = []
+        self._listeners: list[Listener] = []
         self.ports: dict[Door, int] = {}
         self.last_seen_ns: dict[str, int] = {}
 
@@ -96,36 +96,23 @@ class DicomDoor:
         IdentityError
             If our certificate is missing.
         """
-        # Process-wide: nothing else in a gateway uses pynetdicom. Any storage SOP class is taken, retired and private
-        # ones too; and no handler of theirs formats data sets for a log.
-        _config.UNRESTRICTED_STORAGE_SERVICE = True
-        _config.LOG_HANDLER_LEVEL = "none"
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-        ae = AE(ae_title=self._settings.ae_title)
-        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-        ae.implementation_version_name = "EDGEWARD_1"
-        ae.add_supported_context(Verification)
-        ae.maximum_pdu_size = MAX_PDU
-        ae.maximum_associations = 1_000_000  # counted by us: theirs counts connections that asked for nothing yet
-        ae.acse_timeout = _ACSE_S
-        ae.network_timeout = self._settings.idle_timeout_s
         transports = {entry.transport for entry in self._settings.legacy}
         try:
-            self._listen(ae, "tls", self._settings.port, server_context(self._home, "gateway"))
+            self._listen("tls", self._settings.port, server_context(self._home, "gateway"))
             if "plain" in transports:
-                self._listen(ae, "plain", self._settings.legacy_port, None)
+                self._listen("plain", self._settings.legacy_port, None)
             if "tls1.2" in transports:
                 port = self._settings.legacy_port + 1 if self._settings.legacy_port else 0
-                self._listen(ae, "tls1.2", port, legacy_server_context(self._home, "gateway"))
+                self._listen("tls1.2", port, legacy_server_context(self._home, "gateway"))
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
         """Stop listening and abort what is still open."""
-        for server in self._servers:
-            server.stop()
-        self._servers.clear()
+        for listener in self._listeners:
+            listener.stop()
+        self._listeners.clear()
         self._abort(self._snapshot())
 
     def enforce(self) -> None:
@@ -149,128 +136,113 @@ class DicomDoor:
             for entry in self._settings.legacy
         ]
 
-    def _listen(self, ae: AE, door: Door, port: int, tls: Any) -> None:
-        server = ae.make_server(
+    def _listen(self, door: Door, port: int, tls: ssl.SSLContext | None) -> None:
+        listener = Listener(
             (self._settings.host, port),
-            server_class=DoorServer,
-            evt_handlers=[
-                (evt.EVT_REQUESTED, self._requested),
-                (evt.EVT_ESTABLISHED, self._established),
-                (evt.EVT_RELEASED, self._ended),
-                (evt.EVT_ABORTED, self._ended),
-                (evt.EVT_CONN_CLOSE, self._ended),
-                (evt.EVT_C_STORE, self._store),
-            ],
             door=door,
             tls=tls,
             may_knock=self._admission.may_knock,
-            refuse=self._refuse,
-            max_object_bytes=self._settings.max_object_mb << 20,
+            refuse=self.refuse,
+            serve=self._serve,
         )
-        self._servers.append(server)
-        self.ports[door] = server.server_address[1]
-        name = f"dicom-{door}"
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.25}, name=name, daemon=True).start()
+        self._listeners.append(listener)
+        self.ports[door] = listener.port
 
-    # ------------------------------------------------------------ associations, in their own threads
+    def _serve(self, wire: Wire, peer: Peer, grown: Callable[[], None]) -> None:
+        Association(wire, peer, self, grown).run()
 
-    def _requested(self, event: evt.Event) -> None:
-        association: DoorAssociation = event.assoc
-        request = association.requestor.primitive
-        try:
-            device_id = self._admission.admit(association.peer, request.calling_ae_title, request.called_ae_title)
-            association.device_id = device_id
-            self._check_room(device_id)
-        except Refusal as refusal:
-            self._refuse(refusal.who, str(refusal), refusal.what_to_do)
-            association.acse.send_reject(*refusal.rejection)
-            evt.trigger(association, evt.EVT_REJECTED, {})
-            association.kill()
-            association._server.grown(association.dul.socket.socket)  # noqa: SLF001
-            return
-        self.last_seen_ns[device_id] = time.time_ns()
-        for context in request.presentation_context_definition_list:
-            # The first one is accepted: let it be one the engine can decode, if the device offers any.
-            context.transfer_syntax = sorted(context.transfer_syntax, key=lambda uid: uid not in _DECODABLE)
+    def _snapshot(self) -> list[Association]:
+        with self._lock:
+            return list(self._live)
 
-    def _check_room(self, device_id: str) -> None:
-        live = self._snapshot()
-        own = sum(one.device_id == device_id for one in live)
-        most = self._settings.max_associations
-        if len(live) >= most or own >= max(4, most // 2):
+    def _abort(self, associations: list[Association]) -> None:
+        for association in associations:
+            association.abort()
+        end = time.monotonic() + _ABORT_S
+        for association in associations:
+            association.over.wait(max(0.0, end - time.monotonic()))
+
+    # ------------------------------------------------------------ the host of associations, in their threads
+
+    def requested(self, association: Association, calling: str, called: str) -> None:
+        """See `Host.requested`."""
+        association.device_id = self._admission.admit(association.peer, calling, called)
+        with self._lock:
+            own = sum(one.device_id == association.device_id for one in self._live)
+            full = len(self._live) >= self._settings.max_associations or own >= self._most_per_device
+            if not full:
+                self._live.add(association)
+        if full:
             raise Refusal(
                 LOCAL_LIMIT,
-                device_id,
+                association.device_id,
                 "too many associations at once",
                 "let the device close what it does not use, or raise dicom.max_associations",
             )
 
-    def _established(self, event: evt.Event) -> None:
-        association: DoorAssociation = event.assoc
-        association._server.grown(association.dul.socket.socket)  # noqa: SLF001
+    @property
+    def _most_per_device(self) -> int:
+        return self._settings.max_associations_per_device or max(4, self._settings.max_associations // 2)
+
+    def established(self, association: Association) -> None:
+        """See `Host.established`."""
+        self.last_seen_ns[association.device_id] = time.time_ns()
+
+    def ended(self, association: Association) -> None:
+        """See `Host.ended`."""
         with self._lock:
-            self._live.add(association)
+            self._live.discard(association)
 
-    def _ended(self, event: evt.Event) -> None:
-        with self._lock:
-            self._live.discard(event.assoc)
+    def in_force(self, association: Association) -> bool:
+        """See `Host.in_force`."""
+        return self._admission.in_force(association.device_id, association.peer)
 
-    def _snapshot(self) -> list[DoorAssociation]:
-        with self._lock:
-            self._live = {one for one in self._live if one.is_alive()}
-            return list(self._live)
-
-    def _abort(self, associations: list[DoorAssociation]) -> None:
-        threads = [threading.Thread(target=one.abort, daemon=True) for one in associations]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(timeout=2.0)
-
-    def _refuse(self, peer: str, reason: str, what_to_do: str) -> None:
+    def refuse(self, peer: str, reason: str, what_to_do: str) -> None:
+        """See `Host.refuse`."""
         self._quarantine.note("dicom", peer, reason, what_to_do)
 
-    # ------------------------------------------------------------ C-STORE
-
-    def _store(self, event: evt.Event) -> int:
-        association: DoorAssociation = event.assoc
-        request, context = event.request, event.context
-        device_id = association.device_id
-        self.last_seen_ns[device_id] = time.time_ns()
-        if not self._admission.in_force(device_id, association.peer):
+    def begin_store(self, association: Association, request: Command, context: Context) -> Arrival | int:
+        """See `Host.begin_store`."""
+        self.last_seen_ns[association.device_id] = time.time_ns()
+        if not self.in_force(association):
             return NOT_AUTHORISED
+        if request.sop_class_uid != context.abstract_syntax:
+            self._refuse_object(association, "the SOP class is not the one that was negotiated")
+            return DOES_NOT_MATCH
+        return self._reception.begin(
+            device=association.device_id,
+            calling=association.calling,
+            sop_class_uid=request.sop_class_uid,
+            sop_instance_uid=request.sop_instance_uid,
+            transfer_syntax_uid=context.transfer_syntax,
+        )
+
+    def finish_store(self, association: Association, arrival: Arrival, received_ns: int) -> int:
+        """See `Host.finish_store`."""
+        device_id = association.device_id
         try:
-            if request.DataSet is None:
-                raise NotUnderstood(CANNOT_UNDERSTAND, "the request has no data set")
-            if str(request.AffectedSOPClassUID) != str(context.abstract_syntax):
-                raise NotUnderstood(DOES_NOT_MATCH, "the SOP class is not the one that was negotiated")
-            item, is_new = self._reception.take(
-                Arrival(
-                    stream=request.DataSet,
-                    received_ns=association.dul.socket.last_byte_ns,
-                    device=device_id,
-                    calling_ae_title=str(association.requestor.ae_title).strip(),
-                    sop_class_uid=str(request.AffectedSOPClassUID),
-                    sop_instance_uid=str(request.AffectedSOPInstanceUID),
-                    transfer_syntax_uid=str(context.transfer_syntax),
-                )
-            )
+            item, is_new = arrival.finish(received_ns)
         except NotUnderstood as error:
-            self._refuse(device_id, str(error), "look at how the device is configured to send; nothing was kept")
+            self._refuse_object(association, str(error))
             return error.status
         except (VaultFull, DatabaseFull):
-            self._refuse(device_id, "the disk is full: images are refused", "free disk space; the device tries again")
+            self.refuse(device_id, "the disk is full: images are refused", "free disk space; the device tries again")
             return OUT_OF_RESOURCES
         except (VaultError, DatabaseError) as error:
             _log.error("an object could not be stored: %s", error)
-            self._refuse(device_id, "the disk fails: images are refused", "look at the log and at the disk")
+            self.refuse(device_id, "the disk fails: images are refused", "look at the log and at the disk")
             return OUT_OF_RESOURCES
         except Exception as error:
             # Only the type: the text of an unforeseen error may quote the data set.
             _log.error("a C-STORE failed: %s", type(error).__name__)
-            self._refuse(device_id, f"an image could not be processed ({type(error).__name__})", "report this error")
+            self.refuse(device_id, f"an image could not be processed ({type(error).__name__})", "report this error")
             return PROCESSING_FAILURE
         if is_new and item.reason == CONFLICT:
-            self._refuse(device_id, CONFLICT, "find out why the device uses a UID twice; see the item in the worklist")
+            what_to_do = "find out why the device uses a UID twice; see the item in the worklist"
+            self._quarantine.note("dicom", device_id, CONFLICT, what_to_do, item_id=item.item_id)
         self._admitted(item, is_new)
         return SUCCESS
+
+    def _refuse_object(self, association: Association, reason: str) -> None:
+        what_to_do = "look at how the device is configured to send; nothing was kept"
+        self.refuse(association.device_id, reason, what_to_do)

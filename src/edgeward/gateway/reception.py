@@ -1,46 +1,143 @@
-"""Taking an object in: looked at, stored, journalled; and only then the duty for it is ours.
+"""Taking an object in while it arrives: looked at, stored, journalled; and only then the duty for it is ours.
 
 Responsible for the order of these steps and for leaving nothing half done. Knows no network protocol: whatever brings a
-data set (C-STORE today) hands it in here.
+data set (C-STORE, DICOMweb) hands it in here, piece by piece, in bounded memory.
 """
 
 from __future__ import annotations
 
-import io
+import mmap
 import secrets
 import time
-from dataclasses import dataclass
 
 from edgeward.config import Budgets
-from edgeward.gateway.dataset import examine, file_meta
+from edgeward.gateway.dataset import DOES_NOT_MATCH, Examination, NotUnderstood, file_meta
 from edgeward.privacy.items import Item, NewItem
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
-from edgeward.privacy.vault import Vault
+from edgeward.privacy.vault import Intake, Vault, VaultError
+from edgeward.privacy.vaultfile import CHUNK
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """An encoded data set and what came with it. `received_ns` is when its last byte was received."""
-
-    stream: io.BytesIO
-    received_ns: int
-    device: str
-    calling_ae_title: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
+# Where the rest of an object goes that is refused already. Written by all, read by nobody.
+NOWHERE = memoryview(mmap.mmap(-1, CHUNK))
 
 
 class Reception:
     """Admits objects into vault and journal. Thread-safe."""
 
     def __init__(self, vault: Vault, journal: Journal, site_key: SiteKey, budgets: Budgets) -> None:
-        self._vault, self._journal, self._site_key = vault, journal, site_key
-        self._budget_ns = round(budgets.interactive_ms * 1e6)
+        self.vault, self.journal, self.site_key = vault, journal, site_key
+        self.budget_ns = round(budgets.interactive_ms * 1e6)
 
-    def take(self, arrival: Arrival) -> tuple[Item, bool]:
-        """Admit an object; vault and journal have it durably on return.
+    def begin(
+        self, *, device: str, calling: str, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
+    ) -> Arrival:
+        """Begin to take an object in; nothing of it is kept before `Arrival.finish`.
+
+        Parameters
+        ----------
+        device
+            Who sends it: an enrolled device's id, or a legacy device's name.
+        calling
+            Its AE title, if it has one.
+        sop_class_uid, sop_instance_uid, transfer_syntax_uid
+            What the sender says it is, and how the data set is encoded.
+        """
+        return Arrival(
+            self,
+            device=device,
+            calling=calling,
+            sop_class_uid=sop_class_uid,
+            sop_instance_uid=sop_instance_uid,
+            transfer_syntax_uid=transfer_syntax_uid,
+        )
+
+
+class Arrival:
+    """One object that is arriving. One thread at a time.
+
+    Whatever is wrong with it, or with the disk, is told by `finish`: until then the rest may be handed in as ever, and
+    goes nowhere (`failed` says so). End with `finish` or `abort`; `abort` may always be called.
+    """
+
+    def __init__(
+        self,
+        reception: Reception,
+        *,
+        device: str,
+        calling: str,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+    ) -> None:
+        self._reception, self._device = reception, device
+        self.sop_class_uid, self.sop_instance_uid = sop_class_uid, sop_instance_uid
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.study_instance_uid = ""  # if given, the only study that it may be of
+        self.size = 0  # bytes of the data set so far
+        self._error: Exception | None = None
+        self._intake: Intake | None = None
+        try:
+            self._examination = Examination(
+                sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid, transfer_syntax_uid=transfer_syntax_uid
+            )
+            self._mac = reception.site_key.content_mac(sop_instance_uid)
+            self._intake = reception.vault.begin()
+            self._intake.write(
+                file_meta(
+                    sop_class_uid=sop_class_uid,
+                    sop_instance_uid=sop_instance_uid,
+                    transfer_syntax_uid=transfer_syntax_uid,
+                    calling_ae_title=calling,
+                )
+            )
+        except (NotUnderstood, VaultError) as error:
+            self._fail(error)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is refused already."""
+        return self._error is not None
+
+    def room(self) -> memoryview:
+        """Return where the next bytes go, at least one; then call `filled`. Saves the copy that `write` makes."""
+        if self._intake is not None:
+            try:
+                return self._intake.room()
+            except VaultError as error:
+                self._fail(error)
+        return NOWHERE
+
+    def filled(self, data: memoryview) -> None:
+        """Say what was put at the start of `room`: pass that part of it."""
+        self.size += len(data)
+        if self._intake is None:
+            return
+        try:
+            self._examination.feed(data)
+        except NotUnderstood as error:
+            self._fail(error)
+            return
+        self._mac.update(data)
+        self._intake.filled(len(data))
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take a copy of the next bytes of the data set, of any length."""
+        view = memoryview(data).cast("B")
+        while view:
+            room = self.room()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            self.filled(room[:count])
+            view = view[count:]
+
+    def finish(self, received_ns: int) -> tuple[Item, bool]:
+        """Admit the object; vault and journal have it durably on return.
+
+        Parameters
+        ----------
+        received_ns
+            When its last byte was received.
 
         Returns
         -------
@@ -54,44 +151,58 @@ class Reception:
         VaultError, DatabaseError
             If it cannot be kept (`VaultFull`, `DatabaseFull`: the disk is full); nothing was.
         """
-        header = examine(
-            arrival.stream,
-            sop_class_uid=arrival.sop_class_uid,
-            sop_instance_uid=arrival.sop_instance_uid,
-            transfer_syntax_uid=arrival.transfer_syntax_uid,
-        )
-        with arrival.stream.getbuffer() as view:
-            digest = self._site_key.same_content(view)
-            known = self._journal.find(arrival.sop_instance_uid, digest)
-            if known:
-                return self._journal.item(known), False
-            meta = file_meta(
-                sop_class_uid=arrival.sop_class_uid,
-                sop_instance_uid=arrival.sop_instance_uid,
-                transfer_syntax_uid=arrival.transfer_syntax_uid,
-                calling_ae_title=arrival.calling_ae_title,
-            )
-            stored = self._vault.put(meta, view)
+        try:
+            if self._error is not None:
+                raise self._error
+            return self._admit(received_ns)
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        intake, self._intake = self._intake, None
+        if intake is not None:
+            intake.abort()
+
+    def _fail(self, error: Exception) -> None:
+        self._error = error
+        self.abort()
+
+    def _admit(self, received_ns: int) -> tuple[Item, bool]:
+        assert self._intake is not None
+        vault, journal = self._reception.vault, self._reception.journal
+        header = self._examination.finish()
+        if self.study_instance_uid and header.study_instance_uid != self.study_instance_uid:
+            raise NotUnderstood(DOES_NOT_MATCH, "the object is of another study than the request")
+        digest = self._mac.finish()
+        known = journal.find(self.sop_instance_uid, digest)
+        if known:
+            return journal.item(known), False
+        stored = self._intake.commit()
         new = NewItem(
             item_id=secrets.token_hex(12),
-            received_ns=arrival.received_ns,
-            deadline_ns=arrival.received_ns + self._budget_ns,
+            received_ns=received_ns,
+            deadline_ns=received_ns + self._reception.budget_ns,
             stored_ns=time.time_ns(),
-            device=arrival.device,
+            device=self._device,
             modality=header.modality,
-            sop_class_uid=arrival.sop_class_uid,
-            sop_instance_uid=arrival.sop_instance_uid,
+            sop_class_uid=self.sop_class_uid,
+            sop_instance_uid=self.sop_instance_uid,
             study_instance_uid=header.study_instance_uid,
-            transfer_syntax_uid=arrival.transfer_syntax_uid,
+            series_instance_uid=header.series_instance_uid,
+            transfer_syntax_uid=self.transfer_syntax_uid,
+            rows=header.rows,
+            columns=header.columns,
+            frames=header.frames,
             digest=digest,
             stored=stored,
             identity=header.identity,
         )
         try:
-            item, is_new = self._journal.admit(new)
+            item, is_new = journal.admit(new)
         except BaseException:
-            self._vault.erase(stored.object_id)
+            vault.erase(stored.object_id)
             raise
         if not is_new:  # another association brought the same one in the same moment
-            self._vault.erase(stored.object_id)
+            vault.erase(stored.object_id)
         return item, is_new

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from edgeward.privacy.vault import CHUNK, MAGIC, TAG, VaultDamaged, _bound, _nonce
+from edgeward.privacy.vault import VaultDamaged
+from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, bound, nonce
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -77,6 +78,11 @@ class VaultFile(io.RawIOBase):
     def size(self) -> int:
         """Bytes of plaintext."""
         return self._size
+
+    @property
+    def name(self) -> str:
+        """Name of the file, as every file object has one."""
+        return self._name
 
     def readable(self) -> bool:
         """Return True."""
@@ -156,7 +162,7 @@ class VaultFile(io.RawIOBase):
             sealed = os.pread(self._handle, len(target) + TAG, place)
             if len(sealed) != len(target) + TAG:
                 raise VaultDamaged(f"{self._name} was truncated while it was open")
-            self._cipher.decrypt_into(_nonce(index), sealed, _bound(index, final=index == self._last), target)
+            self._cipher.decrypt_into(nonce(index), sealed, bound(index, final=index == self._last), target)
         except InvalidTag as error:
             raise VaultDamaged(f"{self._name} was altered or truncated, or the key is not its key") from error
         except OSError as error:

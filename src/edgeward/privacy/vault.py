@@ -4,10 +4,7 @@ Responsible for durable, encrypted, all-or-nothing storage of bytes. Not respons
 an object is kept, or for the wrapped keys: whoever puts an object keeps its wrapped key (the journal does), so that
 forgetting the key erases the object everywhere at once.
 
-File format, version 1: ``EWVAULT1``, then chunks. Each chunk is up to 1 MiB of plaintext under AES-256-GCM (NIST SP
-800-38D) followed by its 16-byte tag. The nonce is the chunk's index; every object has its own key, so no pair of key
-and nonce is ever used twice. The index and a flag "this is the last one" are authenticated with each chunk, so a file
-that was truncated, extended or re-ordered does not open.
+The format of the files is ``privacy.vaultfile``'s.
 """
 
 from __future__ import annotations
@@ -16,9 +13,9 @@ import errno
 import logging
 import os
 import secrets
-import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,15 +24,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward.messages import ObjectRef
 from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, VaultFileWriter, bound, nonce
 
 _log = logging.getLogger("edgeward.vault")
 
-MAGIC = b"EWVAULT1"
-CHUNK = 1 << 20
-TAG = 16
 _SUFFIX = ".ew"
 _TEMPORARY = ".part"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last one: a limit on file sizes (RLIMIT_FSIZE)
 
 
 class VaultError(RuntimeError):
@@ -63,12 +58,59 @@ class StoredObject:
     size: int
 
 
+class Intake(ABC):
+    """An object on its way into the vault: its bytes come in any pieces, in memory of about 2 MiB.
+
+    End with `commit` or `abort`; after either, or after any error, nothing but `abort` may be called. `abort` may
+    always be called: it does nothing after `commit`. One thread at a time.
+    """
+
+    @abstractmethod
+    def room(self) -> memoryview:
+        """Return where the next bytes go, at least one and at most a chunk; then call `filled`.
+
+        Raises
+        ------
+        VaultFull, VaultError
+            As `Vault.put`.
+        """
+
+    @abstractmethod
+    def filled(self, count: int) -> None:
+        """Say how many bytes were put at the start of what `room` returned."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take a copy of `data`, of any length."""
+        view = memoryview(data).cast("B")
+        while view:
+            room = self.room()
+            count = min(len(room), len(view))
+            room[:count] = view[:count]
+            self.filled(count)
+            view = view[count:]
+
+    @abstractmethod
+    def commit(self) -> StoredObject:
+        """Make the object durable and return it.
+
+        Raises
+        ------
+        VaultFull, VaultError
+            As `Vault.put`. Nothing remains.
+        """
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Leave nothing behind."""
+
+
 class Vault(ABC):
     """Where raw objects lie.
 
     Every implementation MUST hold to this, and passes the contract test in ``tests/privacy/test_vault.py``:
 
-    - ``put`` returns only after the object is durable, and either stores all of it or nothing that remains visible;
+    - ``put`` and ``Intake.commit`` return only after the object is durable, and either store all of it or nothing that
+      remains visible;
     - two puts of the same bytes give two objects under different keys;
     - no plaintext reaches the disk;
     - whatever opens is exactly what was put: any change to the stored bytes raises `VaultDamaged`;
@@ -76,6 +118,15 @@ class Vault(ABC):
     """
 
     @abstractmethod
+    def begin(self) -> Intake:
+        """Begin to store an object whose bytes are still to come.
+
+        Raises
+        ------
+        VaultFull, VaultError
+            As `put`.
+        """
+
     def put(self, *parts: bytes | bytearray | memoryview) -> StoredObject:
         """Store the concatenation of `parts` durably.
 
@@ -86,6 +137,14 @@ class Vault(ABC):
         VaultError
             If the disk fails.
         """
+        intake = self.begin()
+        try:
+            for part in parts:
+                intake.write(part)
+            return intake.commit()
+        except BaseException:
+            intake.abort()
+            raise
 
     @abstractmethod
     def reference(self, object_id: str, wrapped_key: bytes, size: int) -> ObjectRef:
@@ -123,47 +182,23 @@ class FileVault(Vault):
     """
 
     def __init__(self, root: Path, site_key: SiteKey, min_free_mb: int = 0) -> None:
-        self._root = root
-        self._site_key = site_key
+        self.root = root
+        self.site_key = site_key
         self._reserve = min_free_mb << 20
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def put(self, *parts: bytes | bytearray | memoryview) -> StoredObject:
-        """See `Vault.put`. Writes under a temporary name, syncs, renames, and syncs the directory."""
-        size = sum(len(part) for part in parts)
-        object_id, data_key = secrets.token_hex(16), AESGCM.generate_key(256)
-        final = self._path(object_id)
-        temporary = final.with_suffix(_TEMPORARY)
-        try:
-            self._check_room(size)
-            self._make_shard(final.parent)
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            try:
-                _encrypt(handle, data_key, _chunks(parts, size))
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-            temporary.rename(final)
-            _sync(final.parent)
-        except OSError as error:
-            self._discard(temporary, final)
-            if error.errno in _NO_SPACE:
-                raise VaultFull(f"the disk of {self._root} is full") from error
-            raise VaultError(f"the vault at {self._root} cannot be written: {error.strerror}") from error
-        except BaseException:
-            self._discard(temporary, final)
-            raise
-        wrapped = self._site_key.wrap(data_key, object_id.encode())
-        return StoredObject(object_id=object_id, path=final, wrapped_key=wrapped, size=size)
+    def begin(self) -> Intake:
+        """See `Vault.begin`."""
+        return _FileIntake(self)
 
     def reference(self, object_id: str, wrapped_key: bytes, size: int) -> ObjectRef:
         """See `Vault.reference`."""
-        data_key = self._site_key.unwrap(wrapped_key, object_id.encode())
-        return ObjectRef(object_id=object_id, path=str(self._path(object_id)), data_key=data_key, size=size)
+        data_key = self.site_key.unwrap(wrapped_key, object_id.encode())
+        return ObjectRef(object_id=object_id, path=str(self.path_of(object_id)), data_key=data_key, size=size)
 
     def erase(self, object_id: str) -> None:
         """See `Vault.erase`."""
-        path = self._path(object_id)
+        path = self.path_of(object_id)
         try:
             path.unlink()
         except FileNotFoundError:
@@ -173,7 +208,7 @@ class FileVault(Vault):
     def sweep(self, is_known: Callable[[str], bool]) -> tuple[int, int]:
         """See `Vault.sweep`."""
         unfinished = unknown = 0
-        for shard in self._root.iterdir():
+        for shard in self.root.iterdir():
             if not shard.is_dir():
                 continue
             removed = 0
@@ -192,30 +227,85 @@ class FileVault(Vault):
             _log.warning("swept %d unfinished and %d unacknowledged objects", unfinished, unknown)
         return unfinished, unknown
 
-    def _path(self, object_id: str) -> Path:
+    def path_of(self, object_id: str) -> Path:
+        """Return where an object lies."""
         if len(object_id) != 32 or not all(digit in "0123456789abcdef" for digit in object_id):
             raise VaultError("not the id of a vault object")
-        return self._root / object_id[:2] / f"{object_id}{_SUFFIX}"
+        return self.root / object_id[:2] / f"{object_id}{_SUFFIX}"
 
-    def _check_room(self, size: int) -> None:
+    def check_room(self, size: int) -> None:
+        """Raise `VaultFull` if `size` more bytes would take the room that must stay free."""
         if not self._reserve:
             return
-        disk = os.statvfs(self._root)
+        disk = os.statvfs(self.root)
         if disk.f_bavail * disk.f_frsize - size < self._reserve:
-            raise VaultFull(f"less than {self._reserve >> 20} MB would be left free on the disk of {self._root}")
+            raise VaultFull(f"less than {self._reserve >> 20} MB would be left free on the disk of {self.root}")
 
-    def _make_shard(self, shard: Path) -> None:
+    def make_shard(self, shard: Path) -> None:
+        """Make one of the directories, durably, if it is not there."""
         if shard.is_dir():
             return
         shard.mkdir(mode=0o700, exist_ok=True)
-        _sync(self._root)
+        _sync(self.root)
 
-    def _discard(self, *paths: Path) -> None:
-        for path in paths:
-            try:
+
+class _FileIntake(Intake):
+    """An object on its way into a `FileVault`: a temporary name, sync, rename, sync of the directory."""
+
+    def __init__(self, vault: FileVault) -> None:
+        self._vault = vault
+        self._object_id, self._data_key = secrets.token_hex(16), AESGCM.generate_key(256)
+        self._final = vault.path_of(self._object_id)
+        self._temporary = self._final.with_suffix(_TEMPORARY)
+        with self._telling():
+            vault.check_room(CHUNK)
+            vault.make_shard(self._final.parent)
+        self._writer: VaultFileWriter | None = VaultFileWriter(self._temporary, self._data_key)
+
+    def room(self) -> memoryview:
+        with self._telling():
+            if self._open.full:
+                self._vault.check_room(CHUNK)
+            return self._open.room()
+
+    def filled(self, count: int) -> None:
+        self._open.filled(count)
+
+    def commit(self) -> StoredObject:
+        with self._telling():
+            self._open.seal()
+            self._temporary.rename(self._final)
+            _sync(self._final.parent)
+        size, self._writer = self._open.size, None
+        wrapped = self._vault.site_key.wrap(self._data_key, self._object_id.encode())
+        return StoredObject(object_id=self._object_id, path=self._final, wrapped_key=wrapped, size=size)
+
+    def abort(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            writer.discard()
+            for path in (self._temporary, self._final):
                 path.unlink(missing_ok=True)
-            except OSError as error:
-                _log.warning("an unfinished vault object stays until the next start: %s", error.strerror)
+        except OSError as error:
+            _log.warning("an unfinished vault object stays until the next start: %s", error.strerror)
+
+    @property
+    def _open(self) -> VaultFileWriter:
+        if self._writer is None:
+            raise VaultError("this object was committed or aborted")
+        return self._writer
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell an error of the disk as the vault's."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise VaultFull(f"the disk of {self._vault.root} is full") from error
+            raise VaultError(f"the vault at {self._vault.root} cannot be written: {error.strerror}") from error
 
 
 def read(path: Path | str, data_key: bytes) -> bytes:
@@ -238,8 +328,8 @@ def read(path: Path | str, data_key: bytes) -> bytes:
             for index in range(last + 1):
                 chunk = file.read(CHUNK + TAG)
                 start = index * CHUNK
-                nonce, bound = _nonce(index), _bound(index, final=index == last)
-                cipher.decrypt_into(nonce, chunk, bound, view[start : start + len(chunk) - TAG])
+                authenticated = bound(index, final=index == last)
+                cipher.decrypt_into(nonce(index), chunk, authenticated, view[start : start + len(chunk) - TAG])
     except FileNotFoundError as error:
         raise VaultDamaged(f"{name} is not in the vault (any more)") from error
     except InvalidTag as error:
@@ -249,54 +339,6 @@ def read(path: Path | str, data_key: bytes) -> bytes:
     except OSError as error:
         raise VaultDamaged(f"{name} cannot be read: {error.strerror}") from error
     return bytes(plain)
-
-
-def _encrypt(handle: int, data_key: bytes, chunks: Iterator[tuple[memoryview, bool]]) -> None:
-    cipher, buffer = AESGCM(data_key), bytearray(len(MAGIC) + CHUNK + TAG)
-    view = memoryview(buffer)
-    view[: len(MAGIC)] = MAGIC
-    start = len(MAGIC)  # the first write carries the magic too
-    for index, (chunk, final) in enumerate(chunks):
-        end = start + len(chunk) + TAG
-        cipher.encrypt_into(_nonce(index), chunk, _bound(index, final=final), view[start:end])
-        _write(handle, view[:end])
-        start = 0
-
-
-def _chunks(parts: tuple[bytes | bytearray | memoryview, ...], size: int) -> Iterator[tuple[memoryview, bool]]:
-    """Yield `parts` as chunks of `CHUNK` bytes (the last may be shorter, or empty) and whether each is the last."""
-    queue = [memoryview(part).cast("B") for part in parts]
-    done = 0
-    while True:
-        length = min(CHUNK, size - done)
-        if queue and len(queue[0]) >= length:  # the usual case: no copy
-            chunk, queue[0] = queue[0][:length], queue[0][length:]
-        else:
-            joined = bytearray()
-            while len(joined) < length:
-                take = min(length - len(joined), len(queue[0]))
-                joined += queue[0][:take]
-                queue[0] = queue[0][take:]
-                if not queue[0]:
-                    queue.pop(0)
-            chunk = memoryview(joined)
-        done += length
-        yield chunk, done == size
-        if done == size:
-            return
-
-
-def _nonce(index: int) -> bytes:
-    return index.to_bytes(12, "big")
-
-
-def _bound(index: int, *, final: bool) -> bytes:
-    return MAGIC + struct.pack(">Q?", index, final)
-
-
-def _write(handle: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(handle, data) :]
 
 
 def _sync(directory: Path) -> None:

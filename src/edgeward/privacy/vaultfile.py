@@ -1,0 +1,211 @@
+"""The format of a vault file, and writing one while its bytes arrive.
+
+Responsible for chunks, nonces and how bytes reach the disk. Not responsible for names, keys, room on the disk, or for
+when an object counts as stored (``privacy.vault``).
+
+Version 1: ``EWVAULT1``, then chunks. Each chunk is up to 1 MiB of plaintext under AES-256-GCM (NIST SP 800-38D)
+followed by its 16-byte tag. The nonce is the chunk's index; every object has its own key, so no pair of key and nonce
+is ever used twice. The index and a flag "this is the last one" are authenticated with each chunk, so a file that was
+truncated, extended or re-ordered does not open.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+import threading
+from pathlib import Path
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+MAGIC = b"EWVAULT1"
+CHUNK = 1 << 20
+TAG = 16
+_BLOCK = 4096  # what writing past the page cache must be a multiple of
+_DIRECT_FROM = 192 << 10  # smaller objects go through the page cache: there is little to win
+_STEP = 16 << 20  # room that is asked of the file system at a time while the end is not in sight
+_SPARE = 8  # pairs of buffers kept for the next objects
+_NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+def nonce(index: int) -> bytes:
+    """Return the nonce of a chunk."""
+    return index.to_bytes(12, "big")
+
+
+def bound(index: int, *, final: bool) -> bytes:
+    """Return what is authenticated with a chunk besides its content."""
+    return MAGIC + struct.pack(">Q?", index, final)
+
+
+class _Buffers:
+    """The two buffers of a writer, page-aligned, kept for re-use: fresh ones cost a page fault per 4 KiB."""
+
+    def __init__(self) -> None:
+        self._spare: list[tuple[memoryview, memoryview]] = []
+        self._lock = threading.Lock()
+
+    def take(self) -> tuple[memoryview, memoryview]:
+        with self._lock:
+            if self._spare:
+                return self._spare.pop()
+        return memoryview(mmap.mmap(-1, CHUNK)), memoryview(mmap.mmap(-1, CHUNK + 2 * _BLOCK))
+
+    def give(self, pair: tuple[memoryview, memoryview]) -> None:
+        with self._lock:
+            if len(self._spare) < _SPARE:
+                self._spare.append(pair)
+
+
+_buffers = _Buffers()
+
+
+class VaultFileWriter:
+    """Writes one vault file from plaintext in any pieces, in two buffers of about 1 MiB whatever its size.
+
+    The file is made when the first chunk is full, or at the end: an object that is refused early never touches the
+    disk. Large files are written past the page cache where the file system allows it, so that a flood of images
+    neither evicts what others need nor leaves its writing to the final sync.
+
+    One thread at a time may use it. End with `seal` or `discard`; any error of the disk is an `OSError`, after which
+    only `discard` may be called.
+
+    Parameters
+    ----------
+    path
+        The file; it must not exist.
+    data_key
+        A fresh AES-256 key.
+    """
+
+    def __init__(self, path: Path, data_key: bytes) -> None:
+        self.size = 0  # of the plaintext
+        self._path, self._cipher = path, AESGCM(data_key)
+        self._plain, self._out = _buffers.take()
+        self._filled = 0  # bytes in the plain buffer
+        self._index = 0
+        self._pending = len(MAGIC)  # bytes at the start of the out buffer that are not written yet
+        self._out[: len(MAGIC)] = MAGIC
+        self._handle = -1
+        self._direct = False
+        self._written = self._reserved = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the next call of `room` writes a chunk."""
+        return self._filled == CHUNK
+
+    def room(self) -> memoryview:
+        """Return where the next bytes of plaintext go: at least one, at most a chunk. Then call `filled`."""
+        if self.full:
+            self._flush(final=False)
+        return self._plain[self._filled :]
+
+    def filled(self, count: int) -> None:
+        """Say how many bytes were put at the start of `room`."""
+        self._filled += count
+        self.size += count
+
+    def seal(self, *, sync: bool = True) -> bytes:
+        """Write the rest; the file is durable on return, though not yet its name.
+
+        Parameters
+        ----------
+        sync
+            If False, a file below `_DIRECT_FROM` is not synced; its content is returned for the caller to keep.
+
+        Returns
+        -------
+        bytes
+            The whole file, if it was not synced.
+        """
+        content = b""
+        if not sync and not self._index and self._filled < _DIRECT_FROM:
+            self._encrypt(final=True)
+            content = bytes(self._out[: self._pending])
+            self._open(direct=False)
+            self._write(self._out[: self._pending])
+        else:
+            self._flush(final=True)
+            os.fsync(self._handle)
+        self._close()
+        return content
+
+    def discard(self) -> None:
+        """Forget everything and remove the file."""
+        made = self._handle >= 0
+        self._close()
+        if made:
+            self._path.unlink(missing_ok=True)
+
+    def _encrypt(self, *, final: bool) -> None:
+        end = self._pending + self._filled + TAG
+        authenticated = bound(self._index, final=final)
+        sealed = self._out[self._pending : end]
+        self._cipher.encrypt_into(nonce(self._index), self._plain[: self._filled], authenticated, sealed)
+        self._index += 1
+        self._pending, self._filled = end, 0
+
+    def _flush(self, *, final: bool) -> None:
+        if self._handle < 0:
+            self._open(direct=not final or self._filled >= _DIRECT_FROM)
+        self._encrypt(final=final)
+        if not self._direct:
+            self._write(self._out[: self._pending])
+            self._pending = 0
+            return
+        whole = self._pending // _BLOCK * _BLOCK
+        rest = self._pending - whole
+        length = self._written + self._pending
+        if final and rest:
+            whole += _BLOCK
+            self._out[self._pending : whole] = bytes(whole - self._pending)
+        self._reserve(self._written + whole, final=final)
+        self._write(self._out[:whole])
+        if final:
+            os.ftruncate(self._handle, length)
+        else:
+            self._out[:rest] = self._out[whole : whole + rest]
+        self._pending = rest
+
+    def _open(self, *, direct: bool) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        if direct and hasattr(os, "O_DIRECT"):
+            try:
+                self._handle = os.open(self._path, flags | os.O_DIRECT, 0o600)
+                self._direct = True
+                return
+            except OSError as error:
+                if error.errno not in _NO_DIRECT:
+                    raise
+                self._path.unlink(missing_ok=True)  # some file systems make it before they refuse
+        self._handle = os.open(self._path, flags, 0o600)
+
+    def _reserve(self, end: int, *, final: bool) -> None:
+        """Allocate room ahead: a file that grows block by block costs the file system a transaction each time."""
+        if end <= self._reserved:
+            return
+        room = end if final else end + _STEP
+        try:
+            os.posix_fallocate(self._handle, self._reserved, room - self._reserved)
+            self._reserved = room
+        except OSError as error:
+            if error.errno not in _NO_DIRECT:
+                raise
+            self._reserved = 1 << 62  # this file system cannot: do not ask again
+
+    def _write(self, data: memoryview) -> None:
+        while data:
+            count = os.write(self._handle, data)
+            self._written += count
+            data = data[count:]
+
+    def _close(self) -> None:
+        handle, self._handle = self._handle, -1
+        if self._plain:
+            _buffers.give((self._plain, self._out))
+            self._plain = self._out = memoryview(b"")
+        if handle >= 0:
+            os.close(handle)
