@@ -44,7 +44,7 @@ def orm(
     lines = [
         f"MSH|^~\\&|HIS|HOSP|EDGEWARD|SITE|{at}||ORM^O01^ORM_O01|{message_id or number + at}{msh}",
         _PID.format(pid=pid, name=name),
-        "PV1|1|O|WARD^3^2||||||1234^Referrer^Rita^^^Dr",
+        "PV1|1|O|WARD^3^2|||||1234^Referrer^Rita^^^Dr",
         f"ORC|{control}|{number}|||{status}||||{at}|||99^Surgeon^Sam",
         "|".join(obr),
         *more,

@@ -61,7 +61,7 @@ def omi(control="NW", number="P1", steps=(), at="20260301120000"):
     lines = [
         f"MSH|^~\\&|HIS|HOSP|EDGEWARD|SITE|{at}||OMI^O23^OMI_O23|M{at}|P|2.5.1||||||UNICODE UTF-8",
         "PID|1||4711^^^HOSP&1.2.3&ISO^PI~815^^^REG^MR||Muster^Erika^^^Dr^^L||19640812|F",
-        "PV1|1|I|WARD^3^2||||||1234^Referrer^Rita|||||||||||V77",
+        "PV1|1|I|WARD^3^2|||||1234^Referrer^Rita|||||||||||V77",
         "AL1|1|DA|P^Penicillin|SV",
         f"ORC|{control}|{number}|F1||SC|||||||99^Surgeon^Sam",
         "TQ1|1||||||20260302083000||S",
