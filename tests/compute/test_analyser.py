@@ -237,8 +237,8 @@ def test_the_same_bytes_give_the_same_finding(analyser):
 
 
 def test_the_preview_is_a_jpeg_no_wider_than_the_console_needs():
-    jpeg, scale = render_preview(np.zeros((900, 2048, 3), np.uint8))
-    small, one = render_preview(np.zeros((300, 400, 3), np.uint8))
+    jpeg, scale = render_preview(Frame(np.zeros((900, 2048, 3), np.uint8)))
+    small, one = render_preview(Frame(np.zeros((300, 400, 3), np.uint8)))
 
     assert jpeg.startswith(b"\xff\xd8")
     assert scale == 0.5

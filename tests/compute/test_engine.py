@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -25,7 +26,7 @@ from edgeward.compute.runtime import RuntimeFailure
 from edgeward.config import Engine as EngineSettings
 from edgeward.messages import ServiceClass, StageTime, WorkBusy, WorkDone, WorkFailed, WorkReply, WorkRequest
 from edgeward.privacy.keys import SiteKey
-from edgeward.privacy.vault import FileVault
+from edgeward.privacy.vault import FileVault, read
 
 
 def result() -> AnalysisResult:
@@ -56,8 +57,17 @@ class AnalyserDouble:
         self.act = act
         self.seen: list[bytes] = []
 
-    def analyse(self, data: bytes, clock: Callable[[], float]) -> AnalysisResult:
+    def analyse(
+        self,
+        source: BinaryIO,
+        clock: Callable[[], float],
+        *,
+        cine_frames: int,
+        left_s: Callable[[], float] | None,
+    ) -> AnalysisResult:
+        data = source.read()
         self.seen.append(data)
+        self.left_s, self.cine_frames = left_s, cine_frames
         return self.act(data) or result()
 
 
@@ -277,7 +287,8 @@ async def test_a_suspect_is_analysed_apart_and_its_crash_is_the_objects_end(bus_
     bench = await Bench(bus_site, AnalyserDouble()).start()
     apart: list[bytes] = []
 
-    def analyse(data: bytes) -> AnalysisResult:
+    def analyse(path: str, data_key: bytes) -> AnalysisResult:
+        data = read(path, data_key)
         apart.append(data)
         if data == b"poison":
             raise isolated.AnalysisCrashed("the analysis crashed (exit code -11)")

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from edgeward.compute import breast_ultrasound as model
-from edgeward.compute.decode import Frame, decode_frame
+from edgeward.compute import cine
+from edgeward.compute.decode import Frame, ImageObject, frame_of
 from edgeward.compute.package import SHIPPED, Package, PackageError, load_package
-from edgeward.messages import Finding, StageTime
+from edgeward.messages import Finding, FrameFinding, StageTime
 
 PREVIEW_WIDTH = 1024
 PREVIEW_QUALITY = 85
@@ -35,7 +37,10 @@ class AnalysisResult:
     ----------
     preview : JPEG of the whole analysed frame, at most `PREVIEW_WIDTH` wide
     preview_scale : preview pixels per source pixel
-    stages : time per stage in milliseconds, in order
+    stages : time per stage in milliseconds, in order; of a loop, summed over its frames
+    looked : the sampled frames of a loop and what was found in each, in the loop's order; empty for a single frame
+    in_scope : by its attributes, the object is of the kind that the model is for
+    note : what a reader must know although the object was analysed
     """
 
     frame: Frame
@@ -45,6 +50,9 @@ class AnalysisResult:
     preview: bytes
     preview_scale: float
     stages: list[StageTime]
+    looked: list[tuple[int, model.Assessment]] = field(default_factory=list)
+    in_scope: bool = True
+    note: str = ""
 
     def finding(self, *, finding_id: str, item_id: str, created_ns: int) -> Finding:
         """Return the finding as a message."""
@@ -55,7 +63,7 @@ class AnalysisResult:
             item_id=item_id,
             sop_instance_uid=self.frame.sop_instance_uid,
             status="not_analysed" if outcome.reason else "analysed",
-            reason=f"outside the model's domain: {outcome.reason}" if outcome.reason else "",
+            reason=_reason(outcome) or self.note,
             model=self.model_name,
             model_version=self.model_version,
             frame=self.frame.index,
@@ -71,7 +79,26 @@ class AnalysisResult:
             suspicious=outcome.suspicious,
             stages=self.stages,
             created_ns=created_ns,
+            in_scope=self.in_scope,
+            frame_findings=[_frame_finding(index, outcome) for index, outcome in self.looked],
         )
+
+
+def _reason(outcome: model.Assessment) -> str:
+    return f"outside the model's domain: {outcome.reason}" if outcome.reason else ""
+
+
+def _frame_finding(index: int, outcome: model.Assessment) -> FrameFinding:
+    return FrameFinding(
+        frame=index,
+        status="not_analysed" if outcome.reason else "analysed",
+        reason=_reason(outcome),
+        lesions=outcome.lesions,
+        label=outcome.label,
+        probabilities=outcome.probabilities or {},
+        malignancy=outcome.malignancy,
+        suspicious=outcome.suspicious,
+    )
 
 
 class Analyser:
@@ -87,29 +114,86 @@ class Analyser:
         self.package = package
         self.rows, self.columns = shape[2], shape[3]
 
-    def analyse(self, data: bytes, clock: Clock) -> AnalysisResult:
+    def analyse(
+        self,
+        source: bytes | BinaryIO,
+        clock: Clock,
+        *,
+        cine_frames: int = 1,
+        left_s: Callable[[], float] | None = None,
+    ) -> AnalysisResult:
         """Analyse one DICOM object.
+
+        Of a loop, `cine_frames` frames are analysed, the middle one first, and the best one (``cine.best``) stands for
+        all. When the time that is left does not suffice for the next one, the rest is left out and the result says so.
 
         Parameters
         ----------
-        data : the object's bytes
+        source : the object's bytes, or a file with them
         clock : returns monotonic seconds
+        cine_frames : frames of a loop to look at, at most
+        left_s : returns the seconds that the analysis may still take; None for as long as it needs
 
         Raises
         ------
         DecodeError
-            If the bytes are no readable image object.
+            If the source is no readable image object.
+        VaultDamaged
+            If the source is a vault object that was altered.
         RuntimeFailure
             If inference fails.
         """
         times = _Stages(clock)
-        frame = decode_frame(data)
+        image = ImageObject(source)
+        middle = image.frames // 2
+        frame = frame_of(image, middle)
         times.end("decode")
-        reason = model.refusal_by_attributes(frame)
-        assessment = model.Assessment(reason, []) if reason else self._look(frame, times)
-        preview, scale = render_preview(frame.pixels)
+        refusal = model.refusal_by_attributes(frame)
+        if refusal:
+            outcomes, wanted = {middle: model.Assessment(refusal, [])}, 1
+        else:
+            outcomes, wanted = self._sampled(image, frame, times, cine_frames, left_s)
+        order = sorted(outcomes)
+        position = cine.best([outcomes[index] for index in order], order, middle)
+        chosen = order[position]
+        if chosen != middle:  # decoded again rather than kept: a hundred large frames are gigabytes
+            frame = frame_of(image, chosen)
+            times.end("decode")
+        preview, scale = render_preview(frame)
         times.end("preview")
-        return AnalysisResult(frame, assessment, self.package.name, self.package.version, preview, scale, times.stages)
+        note = f"{len(order)} of {wanted} sampled frames were analysed, for lack of time" if len(order) < wanted else ""
+        return AnalysisResult(
+            frame,
+            outcomes[chosen],
+            self.package.name,
+            self.package.version,
+            preview,
+            scale,
+            times.stages,
+            looked=[(index, outcomes[index]) for index in order] if image.frames > 1 and not refusal else [],
+            in_scope=not refusal,
+            note=note,
+        )
+
+    def _sampled(
+        self, image: ImageObject, frame: Frame, times: _Stages, wanted: int, left_s: Callable[[], float] | None
+    ) -> tuple[dict[int, model.Assessment], int]:
+        """Look at the middle frame and at as many others as there is time for."""
+        began = times.last
+        outcomes = {frame.index: self._look(frame, times)}
+        slowest = times.last - began + times.of("decode") / 1000.0
+        if image.frames == 1 or wanted == 1:
+            return outcomes, 1
+        chosen = cine.sample(cine.frame_times(image.dataset, image.frames), wanted)
+        for index in cine.spread(chosen, frame.index)[1:]:
+            if left_s is not None and left_s() < slowest:
+                break
+            began = times.last
+            other = frame_of(image, index)
+            times.end("decode")
+            outcomes[index] = self._look(other, times)
+            slowest = max(slowest, times.last - began)
+        return outcomes, len(chosen)
 
     def assess_frame(self, frame: Frame, clock: Clock) -> model.Assessment:
         """Analyse pixels that did not come as DICOM, such as files of a test set."""
@@ -123,35 +207,55 @@ class Analyser:
         return model.combine(outputs, self.package.domain), placement
 
     def _look(self, frame: Frame, times: _Stages) -> model.Assessment:
-        rows, columns = frame.pixels.shape[:2]
-        x0, y0, x1, y1 = frame.region or (0, 0, columns, rows)
-        image = np.ascontiguousarray(frame.pixels[y0:y1, x0:x1])
-        coloured = model.coloured_fraction(image)
-        canvas, placement = model.letterbox(model.to_grey(image), self.rows, self.columns)
-        batch = model.views(canvas)
-        times.end("preprocess")
-        outputs = self.package.runtime.run({"image": batch})
-        times.end("infer")
-        prediction = model.combine(outputs, self.package.domain)
-        assessment = model.assess(
-            self.package, prediction, placement, frame=frame, origin=(float(x0), float(y0)), coloured=coloured
-        )
-        times.end("postprocess")
-        return assessment
+        """Analyse each view of the frame; see `breast_ultrasound.views_of`."""
+        outcomes = []
+        for view in model.views_of(frame):
+            rows, columns = view.pixels.shape[:2]
+            x0, y0, x1, y1 = view.region or (0, 0, columns, rows)
+            if view.grey is not None:
+                grey, coloured = np.ascontiguousarray(view.grey[y0:y1, x0:x1]), 0.0
+            else:
+                part = np.ascontiguousarray(view.pixels[y0:y1, x0:x1])
+                grey, coloured = model.to_grey(part), model.coloured_fraction(part)
+            canvas, placement = model.letterbox(grey, self.rows, self.columns)
+            batch = model.views(canvas)
+            times.end("preprocess")
+            outputs = self.package.runtime.run({"image": batch})
+            times.end("infer")
+            prediction = model.combine(outputs, self.package.domain)
+            outcomes.append(
+                model.assess(
+                    self.package, prediction, placement, frame=view, origin=(float(x0), float(y0)), coloured=coloured
+                )
+            )
+            times.end("postprocess")
+        return model.joined(outcomes)
 
 
 class _Stages:
-    """Collects the time since the last stage ended."""
+    """Collects the time since the last stage ended, summed per stage, in the order of their first end."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._last = clock()
-        self.stages: list[StageTime] = []
+        self._ms: dict[str, float] = {}
+
+    @property
+    def last(self) -> float:
+        """When the last stage ended, in seconds of the caller's clock."""
+        return self._last
 
     def end(self, name: str) -> None:
         now = self._clock()
-        self.stages.append(StageTime(name=name, ms=(now - self._last) * 1000.0))
+        self._ms[name] = self._ms.get(name, 0.0) + (now - self._last) * 1000.0
         self._last = now
+
+    def of(self, name: str) -> float:
+        return self._ms.get(name, 0.0)
+
+    @property
+    def stages(self) -> list[StageTime]:
+        return [StageTime(name=name, ms=ms) for name, ms in self._ms.items()]
 
 
 def load_analyser(threads: int = 1, folder: Path | str = "") -> Analyser:
@@ -170,13 +274,16 @@ def load_analyser(threads: int = 1, folder: Path | str = "") -> Analyser:
     return Analyser(load_package(Path(folder) if folder else SHIPPED, threads=threads))
 
 
-def render_preview(pixels: NDArray[np.uint8]) -> tuple[bytes, float]:
-    """JPEG of a frame (rows, columns, 3), reduced to at most `PREVIEW_WIDTH` columns, and its scale."""
+def render_preview(frame: Frame) -> tuple[bytes, float]:
+    """JPEG of a frame, reduced to at most `PREVIEW_WIDTH` columns, and its scale."""
+    pixels = frame.pixels if frame.grey is None else frame.grey
     rows, columns = pixels.shape[:2]
     picture = Image.fromarray(pixels)
     scale = min(1.0, PREVIEW_WIDTH / columns)
     if scale < 1.0:
-        picture = picture.resize((PREVIEW_WIDTH, max(1, round(rows * scale))), Image.Resampling.BILINEAR)
+        # Halving by averages first is quick; what remains is less than a halving.
+        size = (PREVIEW_WIDTH, max(1, round(rows * scale)))
+        picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     out = io.BytesIO()
     picture.save(out, "JPEG", quality=PREVIEW_QUALITY)
     return out.getvalue(), scale

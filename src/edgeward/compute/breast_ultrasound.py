@@ -8,7 +8,7 @@ graph
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ _ULTRASOUND = frozenset(
 # The breast is examined with a high-frequency linear probe (ACR practice parameter for breast ultrasound), which sees
 # some 4 to 6 cm; none reaches 12. Only the scanner's own calibration counts: a PixelSpacing may be anybody's.
 _DEEPEST_MM = 120.0
+_VIEW_SHARE, _MOST_VIEWS = 0.5, 4  # of the largest region's area; a quad view has four
 _SMALLEST_SIDE = 48  # pixels; below that nothing can be told
 _SAMPLED_LINES = 200  # of a large image, enough to judge colour and borders
 _UNIFORM = 10  # grey levels: a border row or column whose bulk spans less shows nothing
@@ -111,6 +112,49 @@ def refusal_by_attributes(frame: Frame) -> str:
     if min(rows, columns) < _SMALLEST_SIDE:
         return f"the image of {columns}x{rows} pixels is too small"
     return ""
+
+
+def views_of(frame: Frame) -> list[Frame]:
+    """The pictures that one frame shows: one per tissue region of a dual or quad view, else the frame itself.
+
+    Each has its own region and, from that region's calibration, its own millimetres. A region that is small beside
+    the largest is no view of its own (an overview, a zoomed-out inset) and is left out.
+    """
+    tissue = sorted((r for r in frame.regions if r.is_tissue), key=lambda r: -r.area)
+    tissue = [r for r in tissue if r.area >= _VIEW_SHARE * tissue[0].area][:_MOST_VIEWS]
+    if len(tissue) < 2 or any(_covers(a.box, b.box) for a in tissue for b in tissue if a is not b):
+        return [frame]
+    calibrated_ = frame.spacing_source == CALIBRATED
+    return [
+        replace(
+            frame,
+            region=r.box,
+            spacing_mm=r.spacing_mm if r.spacing_mm or calibrated_ else frame.spacing_mm,
+            spacing_source=CALIBRATED if r.spacing_mm else "" if calibrated_ else frame.spacing_source,
+        )
+        for r in sorted(tissue, key=lambda r: (r.box[1], r.box[0]))
+    ]
+
+
+def _covers(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
+    """Whether two boxes share more than a tenth of the second: then they are not side by side."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return width > 0 and height > 0 and width * height > 0.1 * (b[2] - b[0]) * (b[3] - b[1])
+
+
+def joined(outcomes: list[Assessment]) -> Assessment:
+    """One outcome of the views of a frame: all lesions, largest first, with the most suspicious view's class.
+
+    A view that was refused is left out unless all were.
+    """
+    if len(outcomes) == 1:
+        return outcomes[0]
+    good = [outcome for outcome in outcomes if not outcome.reason]
+    if not good:
+        return outcomes[0]
+    leading = max(good, key=lambda o: (bool(o.lesions), o.malignancy or 0.0))
+    lesions = sorted((lesion for o in good for lesion in o.lesions), key=lambda lesion: -lesion.area)
+    return replace(leading, lesions=lesions, suspicious=any(o.suspicious for o in good))
 
 
 def to_grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

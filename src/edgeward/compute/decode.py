@@ -97,7 +97,7 @@ def frame_of(image: ImageObject, index: int) -> Frame:
             pixels = apply_palette(stored.values, image.dataset)
         else:
             grey = shown(image, stored, index).grey
-            pixels = np.repeat(grey[:, :, None], 3, axis=2)
+            pixels = np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
         regions = read_regions(image.dataset, image.rows, image.columns)
         region = max((r for r in regions if r.is_tissue), key=lambda r: r.area, default=None)
         spacing, source = spacing_of(image, index, region)
@@ -136,6 +136,8 @@ def spacing_of(image: ImageObject, index: int, region: Region | None) -> tuple[t
     """
     if region is not None and region.spacing_mm is not None:
         return region.spacing_mm, CALIBRATED
+    if region is not None and region.other_units:
+        return None, ""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
         value = attribute(image.dataset, keyword, index, "PixelMeasuresSequence")
         if value is None:

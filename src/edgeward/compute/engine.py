@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import msgspec.structs
 
@@ -45,13 +45,15 @@ from edgeward.messages import (
     WorkReply,
     WorkRequest,
 )
-from edgeward.privacy.vault import VaultDamaged, read
+from edgeward.privacy.reading import open_object
+from edgeward.privacy.vault import VaultDamaged
 
 _log = logging.getLogger("edgeward.engine")
 
 HUNG_S = 45.0  # an analysis that takes longer is stuck in native code; only a new process helps
 _FIRST_GUESS_MS = 150.0
 _SMOOTHING = 0.2  # weight of the newest analysis in the moving average
+_DELIVERY_SHARE = 0.3  # of the budget: making and sending the results takes a fifth of it, and queues a little
 _LOOK_S = 0.5
 _DRAIN_S = 2.0
 
@@ -59,8 +61,15 @@ _DRAIN_S = 2.0
 class CanAnalyse(Protocol):
     """What the engine needs of an analyser."""
 
-    def analyse(self, data: bytes, clock: Callable[[], float]) -> AnalysisResult:
-        """Analyse one DICOM object."""
+    def analyse(
+        self,
+        source: BinaryIO,
+        clock: Callable[[], float],
+        *,
+        cine_frames: int,
+        left_s: Callable[[], float] | None,
+    ) -> AnalysisResult:
+        """Analyse one DICOM object; see `Analyser.analyse`."""
         ...
 
 
@@ -85,8 +94,9 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._present: set[_Job] = set()  # waiting or running
-        self._isolated: Callable[[bytes], AnalysisResult] = partial(
-            isolated.analyse, threads=settings.threads, model=settings.model
+        self._cine_frames = context.settings.imaging.cine_frames
+        self._isolated: Callable[[str, bytes], AnalysisResult] = partial(
+            isolated.analyse, threads=settings.threads, model=settings.model, cine_frames=self._cine_frames
         )
         self._typical_ms = _FIRST_GUESS_MS
         self._stopping = False
@@ -175,13 +185,15 @@ class Engine:
         log.trace_id.set(job.request.trace_id)
         reference = job.request.object
         try:
-            data = read(reference.path, reference.data_key)
-            read_ms = (time.monotonic() - job.started) * 1e3
             if job.request.isolate:
                 _log.warning("an engine died with this item: it is analysed in a process of its own")
-                result = self._isolated(data)
+                result, read_ms = self._isolated(reference.path, reference.data_key), 0.0
             else:
-                result = self._analyser.analyse(data, time.perf_counter)
+                with open_object(reference.path, reference.data_key) as file:
+                    read_ms = (time.monotonic() - job.started) * 1e3
+                    result = self._analyser.analyse(
+                        file, time.perf_counter, cine_frames=self._cine_frames, left_s=_left(job.request)
+                    )
         except (DecodeError, VaultDamaged, isolated.AnalysisCrashed) as error:
             return WorkFailed(reason=str(error), retryable=False)
         except MemoryError:
@@ -199,6 +211,14 @@ class Engine:
         ]
         finding = msgspec.structs.replace(finding, finding_id=_finding_id(finding), stages=stages)
         return WorkDone(finding=finding, preview=result.preview, preview_scale=result.preview_scale)
+
+
+def _left(request: WorkRequest) -> Callable[[], float] | None:
+    """How long the analysis of a loop may still take: what is left of the budget, less delivery's share of it."""
+    if request.service_class is ServiceClass.BATCH:
+        return None
+    reserve_ns = _DELIVERY_SHARE * (request.deadline_ns - request.received_ns)
+    return lambda: (request.deadline_ns - reserve_ns - time.time_ns()) / 1e9
 
 
 def _finding_id(finding: Finding) -> str:

@@ -11,10 +11,13 @@ import multiprocessing
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 from edgeward.bus.process import die_with_parent
 from edgeward.compute.analyser import AnalysisResult, load_analyser
 from edgeward.compute.decode import DecodeError
+from edgeward.privacy.reading import open_object
+from edgeward.privacy.vault import VaultDamaged
 
 TIMEOUT_S = 40.0  # below the engine's own limit (``compute.engine.HUNG_S``)
 
@@ -23,13 +26,23 @@ class AnalysisCrashed(RuntimeError):
     """The child died or did not come back: the object is not to be analysed by this model on this machine."""
 
 
-def analyse(data: bytes, *, threads: int, model: str, timeout_s: float = TIMEOUT_S) -> AnalysisResult:
-    """Analyse one DICOM object in a child process.
+def analyse(
+    path: Path | str, data_key: bytes, *, threads: int, model: str, cine_frames: int = 1, timeout_s: float = TIMEOUT_S
+) -> AnalysisResult:
+    """Analyse one vault object in a child process, which reads it itself.
+
+    Parameters
+    ----------
+    path, data_key : where the object is, and its key, as in an ``ObjectRef``
+    threads, model : as for ``load_analyser``
+    cine_frames : as for ``Analyser.analyse``
 
     Raises
     ------
     DecodeError
         If the object cannot be decoded.
+    VaultDamaged
+        If the object was altered.
     AnalysisCrashed
         If the child ended by a signal, ran out of memory, or took longer than `timeout_s`.
     """
@@ -43,7 +56,7 @@ def analyse(data: bytes, *, threads: int, model: str, timeout_s: float = TIMEOUT
     limit.start()
     began = time.monotonic()
     try:
-        ours.send_bytes(data)
+        ours.send((str(path), data_key, cine_frames))
         kind, value = ours.recv()
     except (EOFError, OSError) as error:
         child.join(5.0)
@@ -57,6 +70,8 @@ def analyse(data: bytes, *, threads: int, model: str, timeout_s: float = TIMEOUT
         child.join(5.0)
     if kind == "undecodable":
         raise DecodeError(value)
+    if kind == "damaged":
+        raise VaultDamaged(value)
     if kind != "done":
         raise AnalysisCrashed(str(value))
     result: AnalysisResult = value
@@ -65,12 +80,16 @@ def analyse(data: bytes, *, threads: int, model: str, timeout_s: float = TIMEOUT
 
 def _child(pipe: Connection, threads: int, model: str) -> None:
     die_with_parent()
-    data = pipe.recv_bytes()
+    path, data_key, cine_frames = pipe.recv()
     answer: tuple[str, object]
     try:
-        answer = ("done", load_analyser(threads, model).analyse(data, time.perf_counter))
+        analyser = load_analyser(threads, model)
+        with open_object(path, data_key) as file:
+            answer = ("done", analyser.analyse(file, time.perf_counter, cine_frames=cine_frames))
     except DecodeError as error:
         answer = ("undecodable", str(error))
+    except VaultDamaged as error:
+        answer = ("damaged", str(error))
     except Exception as error:  # only the type: the text of an unforeseen error may quote the data set
         answer = ("failed", f"the analysis failed ({type(error).__name__})")
     with contextlib.suppress(OSError):

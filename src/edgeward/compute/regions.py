@@ -17,12 +17,17 @@ _SMALLEST, _LARGEST = 0.001, 10.0  # millimetres per pixel that any scanner coul
 
 @dataclass(frozen=True)
 class Region:
-    """One calibrated region: `box` is x0, y0, x1, y1 (exclusive) in pixels; `spacing_mm` is (row, column) or None."""
+    """One calibrated region.
+
+    `box` is x0, y0, x1, y1 (exclusive) in pixels; `spacing_mm` is (row, column) or None. `other_units` says that the
+    scanner calibrated it in something else than centimetres, so that no other attribute gives it millimetres either.
+    """
 
     box: tuple[int, int, int, int]
     spatial_format: int
     data_type: int
     spacing_mm: tuple[float, float] | None
+    other_units: bool = False
 
     @property
     def area(self) -> int:
@@ -58,8 +63,15 @@ def read_regions(dataset: Any, rows: int, columns: int) -> tuple[Region, ...]:
         # The maximum is the last pixel inside; some scanners write the first one outside.
         if x0 < 0 or y0 < 0 or x1 > columns + 1 or y1 > rows + 1 or x1 - x0 < 16 or y1 - y0 < 16:
             continue
-        found.append(Region((x0, y0, min(x1, columns), min(y1, rows)), kind[0], kind[1], _spacing(item)))
+        box = x0, y0, min(x1, columns), min(y1, rows)
+        found.append(Region(box, kind[0], kind[1], _spacing(item), _other_units(item)))
     return tuple(found)
+
+
+def _other_units(item: Any) -> bool:
+    """Whether an axis is in units other than centimetres; 0 means that nothing is said."""
+    units = (item.get("PhysicalUnitsXDirection"), item.get("PhysicalUnitsYDirection"))
+    return any(unit is not None and unit not in (0, _CENTIMETRES) for unit in units)
 
 
 def _spacing(item: Any) -> tuple[float, float] | None:
