@@ -20,7 +20,8 @@ from tests.support.peers import require
 from edgeward.clinic.imaging.capture import build_capture
 from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.pacs import PacsSink
-from edgeward.clinic.imaging.report import as_text, build_report, walk
+from edgeward.clinic.imaging.report import build_report
+from edgeward.clinic.imaging.report_text import as_text, walk
 from edgeward.clinic.imaging.sink import Result
 from edgeward.messages import Finding
 

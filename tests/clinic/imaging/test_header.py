@@ -22,7 +22,6 @@ def result_of(image: Dataset, **changes):
         kind="sr",
         sop_class_uid="1.2.840.10008.5.1.4.1.1.88.33",
         modality="SR",
-        description="x",
         zone=UTC,
     )
 

@@ -70,13 +70,14 @@ def build_capture(finding: Finding, source: Source, pixels: NDArray[np.uint8], z
         kind="capture",
         sop_class_uid=SecondaryCaptureImageStorage,
         modality=source.modality,
-        description="AI overlay, preliminary, not verified",
         zone=zone,
     )
     result.ConversionType = "WSD"  # workstation, PS3.3 C.8.6.1
     result.ImageType = ["DERIVED", "SECONDARY"]
     result.PatientOrientation = []  # Type 2C: not known for a hand-held probe
-    result.Laterality = source.laterality if source.laterality in ("L", "R") else ""  # Type 2C of a paired organ
+    if source.laterality:
+        result.ImageLaterality = source.laterality
+        del result.Laterality  # one of the two, PS3.3 C.7.3.1
     # What a machine burned into the frame is still in it. Where it does not say, we cannot say there is nothing.
     result.BurnedInAnnotation = source.burned_in or "YES"
     if source.lossy:

@@ -1,8 +1,8 @@
 """What a result inherits from its image: patient, study, references; and the identifiers it is given.
 
 Responsible for copying the Patient and General Study modules (PS3.3 C.7.1.1, C.7.2.1) from whatever a modality sent,
-for identifiers and times that come out the same on every repeat, and for nothing else: content is in ``report`` and
-``capture``.
+for identifiers and times that come out the same on every repeat, and for nothing else: content is in ``report``,
+``segmentation``, ``presentation`` and ``capture``.
 
 Real objects lack mandatory attributes, carry text in the wrong place, or a character set that does not fit. A value
 that cannot be carried over is left empty (Type 2), never guessed and never a reason to lose the result.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from typing import Any
@@ -19,15 +20,26 @@ from typing import Any
 from pydicom import charset
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, ExplicitVRLittleEndian, UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
 import edgeward
-from edgeward.messages import Finding
+from edgeward.clinic.imaging.greyscale import Grey, read_grey
+from edgeward.messages import Finding, Verdict
 
 _NAMESPACE = uuid.UUID("6f0c2f0e-6f1f-5d0a-9d3e-2f6a1c1b7e11")  # ours alone; never change it, identifiers hang on it
 UNICODE = "ISO_IR 192"
 MANUFACTURER = "Edgeward"
+
+# Results of one study lie together in one series per kind, after the modality's own: number and description of each.
+SERIES = {
+    "sr": (9901, "Edgeward AI: SR"),
+    "seg": (9902, "Edgeward AI: SEG (preliminary)"),
+    "gsps": (9903, "Edgeward AI: overlay (preliminary)"),
+    "capture": (9904, "Edgeward AI: capture (preliminary)"),
+}
 
 # Patient, Patient Study and General Study attributes that are carried over. Those in _TYPE_2 are written empty if
 # absent.
@@ -52,6 +64,15 @@ _OPTIONAL = (
     "InstitutionName",
     "TimezoneOffsetFromUTC",
 )
+# All that is read of an image: the rest, private elements above all, is skipped.
+INHERITED = [*_TYPE_2, *_OPTIONAL]
+INHERITED += ["SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
+INHERITED += ["SeriesNumber", "InstanceNumber", "NumberOfFrames", "Modality", "BodyPartExamined", "BurnedInAnnotation"]
+INHERITED += ["ImageLaterality", "FrameLaterality", "Laterality", "Rows", "Columns", "PhotometricInterpretation"]
+INHERITED += ["LossyImageCompression", "LossyImageCompressionMethod", "LossyImageCompressionRatio", "PixelAspectRatio"]
+INHERITED += ["PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"]
+INHERITED += ["WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"]
+_REVISION_STEP = 1_000_000  # between the instance numbers of a report and of its next revision
 _LONGEST = {"LO": 64, "SH": 16, "TM": 14, "AS": 4, "DS": 16}  # characters, PS3.5 table 6.2-1
 _FORM = {
     "DA": re.compile(r"\d{8}"),
@@ -86,6 +107,16 @@ class Source:
     lossy: str  # 00, 01 or empty
     lossy_method: str
     lossy_ratio: str
+    body_part: str
+    rows: int
+    columns: int
+    photometric: str
+    aspect: tuple[int, int]  # of the pixels, vertical to horizontal
+    grey: Grey | None  # None: its tables cannot be carried over
+    placer_order: str = ""  # the numbers the order has with who placed it and who fills it
+    filler_order: str = ""
+    procedure: tuple[str, str, str] | None = None  # code, scheme, meaning
+    acquired: str = ""  # DICOM DT without offset: when the image was made; empty if it does not say
 
 
 def derived_uid(*parts: str) -> UID:
@@ -132,11 +163,48 @@ def read_source(dataset: Dataset, finding: Finding) -> Source:
         lossy="01" if _is_lossy(syntax) else _one_of(lossy, "00", "01"),
         lossy_method=_code(dataset, "LossyImageCompressionMethod"),
         lossy_ratio=_text(dataset, "LossyImageCompressionRatio"),
+        body_part=_code(dataset, "BodyPartExamined"),
+        rows=_size(dataset, "Rows") or finding.rows,
+        columns=_size(dataset, "Columns") or finding.columns,
+        photometric=_code(dataset, "PhotometricInterpretation"),
+        aspect=_aspect(dataset),
+        grey=read_grey(dataset),
+        placer_order=_carried(dataset, "PlacerOrderNumberImagingServiceRequest"),
+        filler_order=_carried(dataset, "FillerOrderNumberImagingServiceRequest"),
+        procedure=_procedure(dataset),
+        acquired=_acquired(dataset),
+    )
+
+
+def instance_uid(finding: Finding, kind: str, revision: int = 0, verdicts: Sequence[Verdict] = ()) -> UID:
+    """Return the SOP Instance UID of a result: the same on every repeat, another for every revision."""
+    parts = (finding.item_id, finding.model, finding.model_version, kind)
+    if revision == 0:
+        return derived_uid(*parts)
+    # The verdict is part of it: should a revision be counted anew after a disaster, it is not taken for an old one.
+    return derived_uid(*parts, "revision", str(revision), verdicts[min(revision, len(verdicts)) - 1].verdict_id)
+
+
+def series_uid(source: Source, finding: Finding, kind: str, modality: str) -> UID:
+    """Return the Series Instance UID of a result: one series per study, model and kind.
+
+    Modality and body part are attributes of a series, so a study in which they vary gets a series for each.
+    """
+    return derived_uid(
+        source.study_instance_uid, finding.model, finding.model_version, kind, modality, source.body_part
     )
 
 
 def new_instance(
-    source: Source, finding: Finding, *, kind: str, sop_class_uid: str, modality: str, description: str, zone: tzinfo
+    source: Source,
+    finding: Finding,
+    *,
+    kind: str,
+    sop_class_uid: str,
+    modality: str,
+    zone: tzinfo,
+    revision: int = 0,
+    verdicts: Sequence[Verdict] = (),
 ) -> Dataset:
     """Return a data set with the patient, study, series, equipment and SOP common modules of a result.
 
@@ -145,13 +213,15 @@ def new_instance(
     Parameters
     ----------
     kind
-        ``sr`` or ``capture``; part of the identifiers.
+        ``sr``, ``seg``, ``gsps`` or ``capture``; part of the identifiers.
     zone
         The zone in which dates and times are written, unless the source states its own.
+    revision, verdicts
+        Of a later revision: which, and the verdicts it rests on. Its time is that of the last one.
     """
-    made = local_time(finding.created_ns, source.common.get("TimezoneOffsetFromUTC", ""), zone)
-    identity = (finding.model, finding.model_version, kind)
-    instance = derived_uid(finding.item_id, *identity)
+    made_ns = verdicts[-1].at_ns if revision else finding.created_ns
+    made = local_time(made_ns, source.common.get("TimezoneOffsetFromUTC", ""), zone)
+    instance = instance_uid(finding, kind, revision, verdicts)
     result = Dataset()
     result.SpecificCharacterSet = source.charset
     result.update(source.common)
@@ -159,15 +229,19 @@ def new_instance(
     result.SOPInstanceUID = instance
     result.InstanceCreationDate = made.strftime("%Y%m%d")
     result.InstanceCreationTime = made.strftime("%H%M%S.%f")
-    result.ContentDate = result.InstanceCreationDate
-    result.ContentTime = result.InstanceCreationTime
+    if kind != "gsps":  # has a creation date of its own
+        result.ContentDate = result.InstanceCreationDate
+        result.ContentTime = result.InstanceCreationTime
     result.StudyInstanceUID = source.study_instance_uid
-    # One series per source series, model and kind: a study with sixty frames gives two new series, not 120.
-    result.SeriesInstanceUID = derived_uid(source.study_instance_uid, source.series_instance_uid, *identity)
-    result.SeriesNumber = _series_number(source.series_number, kind)
-    result.SeriesDescription = description[:64]
+    result.SeriesInstanceUID = series_uid(source, finding, kind, modality)
+    result.SeriesNumber, result.SeriesDescription = SERIES[kind]
     result.Modality = modality
-    result.InstanceNumber = source.instance_number
+    if kind != "sr":  # General Series; SR Document Series has neither
+        if source.body_part:
+            result.BodyPartExamined = source.body_part
+        # Type 2C of a paired organ. An attribute of the series, which may hold results of both sides.
+        result.Laterality = ""
+    result.InstanceNumber = _instance_number(source) + _REVISION_STEP * min(revision, 1000)
     result.Manufacturer = MANUFACTURER
     result.ManufacturerModelName = _plain(finding.model or "unnamed model")
     model_version = _plain(f"model {finding.model_version or 'unknown'}")
@@ -198,11 +272,59 @@ def local_time(at_ns: int, offset: str, zone: tzinfo) -> datetime:
     return at.astimezone(zone)
 
 
-def _series_number(source: int | None, kind: str) -> int:
-    last = {"sr": 98}.get(kind, 99)
-    if source is None or not 0 <= source < 2**31 // 100 - 1:  # IS holds 32 bits, PS3.5 6.2
-        return 9900 + last
-    return source * 100 + last
+def encode_dataset(dataset: Dataset) -> bytes:
+    """Return the data set in Explicit VR Little Endian, without file meta information: what C-STORE sends."""
+    buffer = DicomBytesIO()
+    buffer.is_little_endian, buffer.is_implicit_VR = True, False
+    write_dataset(buffer, dataset)
+    return bytes(buffer.getvalue())
+
+
+def person_name(value: str) -> str:
+    """Return `value` as a person's name (VR PN), never empty."""
+    return _name(value) or "not stated"
+
+
+def image_reference(source: Source, frames: Sequence[int] = ()) -> Dataset:
+    """Return an item that references the image, or some of its frames (0-based) if it has several (PS3.3 10.3)."""
+    reference = Dataset()
+    reference.ReferencedSOPClassUID = source.sop_class_uid
+    reference.ReferencedSOPInstanceUID = source.sop_instance_uid
+    if frames and source.frames > 1:
+        reference.ReferencedFrameNumber = [frame + 1 for frame in frames]
+    return reference
+
+
+def _instance_number(source: Source) -> int:
+    """Return series and instance number of the image in one: results sort as the images do (image 7 of series 2: 2007).
+
+    Numbers that are too long for that keep what tells most (IS holds 32 bits, PS3.5 6.2).
+    """
+    series = source.series_number or 0
+    number = max(series, 0) * 1000 + source.instance_number
+    return number if number < _REVISION_STEP else source.instance_number % _REVISION_STEP
+
+
+def _procedure(dataset: Dataset) -> tuple[str, str, str] | None:
+    """Return the coded procedure, if its code is complete."""
+    try:
+        item = dataset.ProcedureCodeSequence[0]
+    except Exception:  # as in _text
+        return None
+    parts = tuple(_text(item, keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
+    value, scheme, meaning = (_CONTROL.sub(" ", part)[:64].strip() for part in parts)
+    return (value, scheme, meaning) if value and scheme and meaning else None
+
+
+def _acquired(dataset: Dataset) -> str:
+    """Return when the image was made: acquisition, else content, else study."""
+    value = re.match(r"\d{14}", _text(dataset, "AcquisitionDateTime"))
+    if value and _date(value[0][:8]) and _FORM["TM"].fullmatch(value[0][8:]):
+        return value[0]
+    for which in ("Acquisition", "Content", "Study"):
+        if day := _carried(dataset, f"{which}Date"):
+            return day + _carried(dataset, f"{which}Time").split(".")[0].ljust(6, "0")
+    return ""
 
 
 def _text(dataset: Dataset, keyword: str) -> str:
@@ -263,6 +385,19 @@ def _integer(dataset: Dataset, keyword: str) -> int | None:
         return int(_text(dataset, keyword))
     except ValueError:
         return None
+
+
+def _size(dataset: Dataset, keyword: str) -> int:
+    value = _integer(dataset, keyword) or 0
+    return value if 0 < value <= 0xFFFF else 0
+
+
+def _aspect(dataset: Dataset) -> tuple[int, int]:
+    try:
+        vertical, horizontal = (int(v) for v in dataset.PixelAspectRatio)
+    except Exception:  # as in _text
+        return 1, 1
+    return (vertical, horizontal) if 0 < vertical < 2**31 and 0 < horizontal < 2**31 else (1, 1)
 
 
 def _code(dataset: Dataset, keyword: str) -> str:

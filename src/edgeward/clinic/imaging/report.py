@@ -1,67 +1,70 @@
 """The structured report: one finding as a DICOM SR document, TID 1500 "Measurement Report" (PS3.16).
 
-Responsible for the content tree and for reading one back as plain text. Not responsible for what is inherited from the
-image (``header``) or for sending it (``pacs``).
+Responsible for what the document says. Not responsible for the encoding of its items (``content``), for what is
+inherited from the image (``header``), for reading one back (``report_text``) or for sending it (``pacs``).
 
 The document is a Comprehensive SR (PS3.3 A.35.3): the richest of the SR classes that ordinary archives accept. It is
-complete, preliminary and unverified, always: AI proposes, a clinician disposes.
+complete in itself; it is preliminary and unverified until a clinician has decided: AI proposes, a clinician disposes. A
+decision makes a new document that replaces the one before and repeats what the AI said, so that both can be seen.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import tzinfo
 from typing import Any
 
-import numpy as np
-from highdicom import sr
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.sr.coding import Code
 from pydicom.uid import ComprehensiveSRStorage
 
-from edgeward.clinic.imaging.header import MANUFACTURER, Source, derived_uid, new_instance, widen_charset
-from edgeward.messages import Finding, Lesion
-
-# Codes are written out: PS3.16 annex D (DCM), the SNOMED CT subset of DICOM (SCT), UCUM.
-_BREAST = Code("76752008", "SCT", "Breast")
-_SIDES = {
-    "R": Code("24028007", "SCT", "Right"),  # CID 244 "Laterality"
-    "L": Code("7771000", "SCT", "Left"),
-    "B": Code("51440002", "SCT", "Right and left"),
-}
-_BREAST_ULTRASOUND = Code("47079000", "SCT", "Ultrasonography of breast")
-_IMAGING = Code("363679005", "SCT", "Imaging procedure")
-_LESION = Code("52988006", "SCT", "Lesion")
-_LONG_AXIS = Code("103339001", "SCT", "Long Axis")
-_SHORT_AXIS = Code("103340004", "SCT", "Short Axis")
-_AREA = Code("42798000", "SCT", "Area")
-_CERTAINTY = Code("111012", "DCM", "Certainty of Finding")
-_PROBABILITY_OF_CANCER = Code("111047", "DCM", "Probability of cancer")
-_IMAGE_REGION = Code("111030", "DCM", "Image Region")
-_IMPRESSION = Code("121073", "DCM", "Impression")
-_COMMENT = Code("121106", "DCM", "Comment")
-_LABELS = {
-    "benign": Code("30807003", "SCT", "Benign"),
-    "malignant": Code("21594007", "SCT", "Malignant"),
-    "normal": Code("17621005", "SCT", "Normal"),
-}
-_SUMMARY_OF_ANALYSES = Code("111064", "DCM", "Summary of Analyses")
-_NOT_ATTEMPTED = Code("111225", "DCM", "Not Attempted")  # CID 6042 "Status of Results"
-_DEVICE = Code("121007", "DCM", "Device")
-_ENGLISH_US = Code("en-US", "RFC5646", "English (United States)")
-_MM = Code("mm", "UCUM", "millimeter")
-_MM2 = Code("mm2", "UCUM", "square millimeter")
-_PIXELS = Code("{pixels}", "UCUM", "pixels")
-_PERCENT = Code("%", "UCUM", "percent")
+from edgeward.clinic.imaging import codes, content
+from edgeward.clinic.imaging.codes import Code
+from edgeward.clinic.imaging.content import CONTAINS, MODIFIES, OBSERVATION, ImageReference, Item
+from edgeward.clinic.imaging.header import (
+    MANUFACTURER,
+    Source,
+    derived_uid,
+    image_reference,
+    instance_uid,
+    local_time,
+    new_instance,
+    person_name,
+    series_uid,
+    widen_charset,
+)
+from edgeward.clinic.imaging.lesions import Sighting, outline_points, sightings, tracking_uid
+from edgeward.messages import Finding, FrameFinding, Lesion, Verdict
 
 DISCLAIMER = "Preliminary result of an AI algorithm; not verified by a clinician."
-# FL of explicit VR has a 16-bit length: 8,191 points at most (PS3.5 7.1.2). A thousand are finer than any pixel needs.
-_MAX_POINTS = 1000
+DECIDED = "Result of an AI algorithm, as it was before the clinician decided."
+# A loop can have hundreds of frames, and a reader looks at few: the frames with the most to say are reported one by
+# one, the outlines of all are in the segmentation.
+MAX_OTHER_FRAMES = 32
+_MAX_COMMENT = 4000  # characters of a clinician's comment
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # PS3.5 6.1.3 allows TAB, LF, FF, CR in text
+_DONE = {"confirm": "confirmed", "correct": "corrected", "reject": "rejected"}
 
 
-def build_report(finding: Finding, source: Source, zone: tzinfo) -> Dataset:
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What every part of one report needs."""
+
+    finding: Finding
+    source: Source
+    zone: tzinfo
+    verdicts: Sequence[Verdict]
+
+    def reference(self, frame: int) -> ImageReference:
+        frames = (frame + 1,) if self.source.frames > 1 else ()
+        return ImageReference(self.source.sop_class_uid, self.source.sop_instance_uid, frames)
+
+
+def build_report(
+    finding: Finding, source: Source, zone: tzinfo, revision: int = 0, verdicts: Sequence[Verdict] = ()
+) -> Dataset:
     """Return the SR document of `finding`.
 
     Parameters
@@ -73,251 +76,311 @@ def build_report(finding: Finding, source: Source, zone: tzinfo) -> Dataset:
         The image it is about.
     zone
         Zone of the content date and time, unless the source states its own.
+    revision
+        0 for the preliminary report; n for the one that follows the n-th verdict and replaces the report before.
+    verdicts
+        All verdicts so far, oldest first. The last one counts; the document is verified by whoever gave it.
 
     Returns
     -------
     pydicom.Dataset
-        With file meta information; the same for the same arguments, whenever it is made.
+        With file meta information; the same for the same arguments, whenever it is made. Its content sequence is
+        encoded already (`content.content_sequence`).
+
+    Raises
+    ------
+    ValueError
+        If a later revision comes without a verdict.
     """
-    analysed = finding.status == "analysed"
+    if revision > 0 and not verdicts:
+        raise ValueError("a revision without a verdict")
+    case = _Case(finding, source, zone, verdicts if revision else ())
     result = new_instance(
         source,
         finding,
         kind="sr",
         sop_class_uid=ComprehensiveSRStorage,
         modality="SR",
-        description="AI breast ultrasound, preliminary" if analysed else "AI: not analysed",
         zone=zone,
+        revision=revision,
+        verdicts=verdicts,
     )
+    items = _root(case)
+    # Not the patient's names but our own words may need a wider set.
+    widen_charset(result, *(text for item in items for text in content.texts(item)))
+    scheme = Dataset()
+    scheme.CodingSchemeDesignator = codes.OWN_SCHEME
+    scheme.CodingSchemeName = scheme.CodingSchemeResponsibleOrganization = MANUFACTURER
+    result.CodingSchemeIdentificationSequence = [scheme]
     result.ReferencedPerformedProcedureStepSequence = []  # Type 2: unknown to us
     result.PerformedProcedureCodeSequence = []
-    result.CompletionFlag = "COMPLETE"
-    result.VerificationFlag = "UNVERIFIED"
-    result.PreliminaryFlag = "PRELIMINARY"
-    result.CurrentRequestedProcedureEvidenceSequence = [_evidence(source)]
-    groups: list[Any] = [_frame_group(finding, source, analysed=analysed)]
-    if analysed:
-        groups += [_lesion_group(finding, source, lesion, n) for n, lesion in enumerate(finding.lesions, start=1)]
-    root = sr.MeasurementReport(
-        observation_context=_observer(finding),
-        procedure_reported=_BREAST_ULTRASOUND if analysed else _IMAGING,
-        imaging_measurements=groups,
-        language_of_content_item_and_descendants=sr.LanguageOfContentItemAndDescendants(_ENGLISH_US),
-    )[0]
-    for element in root:
-        result.add(element)
-    widen_charset(result, *(text for _, item in walk(result) if (text := str(item.get("TextValue", "")))))
+    result.ValueType = "CONTAINER"
+    result.ConceptNameCodeSequence = [codes.REPORT.item()]
+    result.ContinuityOfContent = "CONTINUOUS"
+    template = Dataset()
+    template.MappingResource, template.TemplateIdentifier = "DCMR", "1500"
+    result.ContentTemplateSequence = [template]
+    _state(result, case, revision)
+    result.CurrentRequestedProcedureEvidenceSequence = [
+        _hierarchy(source.study_instance_uid, source.series_instance_uid, image_reference(source))
+    ]
+    sequence = content.content_sequence(items, result.SpecificCharacterSet)
+    result[sequence.tag] = sequence
+    result.set_original_encoding(is_implicit_vr=False, is_little_endian=True, character_encoding=result._character_set)  # noqa: SLF001 - the only way to say that encoded parts match
     return result
 
 
-def _frame_group(finding: Finding, source: Source, *, analysed: bool) -> Any:
-    """TID 1501: what is said of the frame as a whole."""
-    measurements, evaluations, comments = [], [], [DISCLAIMER]
-    if not analysed:
-        evaluations.append(sr.QualitativeEvaluation(_SUMMARY_OF_ANALYSES, _NOT_ATTEMPTED))
-        comments.append(f"Not analysed: {finding.reason or 'no reason was given'}")
-    else:
-        if finding.malignancy is not None and math.isfinite(finding.malignancy):
-            measurements.append(_measurement(_PROBABILITY_OF_CANCER, 100.0 * finding.malignancy, _PERCENT, 1))
-        if label := _LABELS.get(finding.label):
-            evaluations.append(sr.QualitativeEvaluation(_IMPRESSION, label))
-        elif finding.label:
-            comments.append(f"Classified as: {finding.label}")
-        if finding.probabilities:
-            ordered = sorted(finding.probabilities.items(), key=lambda pair: (-pair[1], pair[0]))
-            comments.append("Class probabilities: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in ordered))
-        if finding.malignancy is not None:
-            side = "At or above" if finding.suspicious else "Below"
-            comments.append(f"{side} the model's operating point for suspected malignancy.")
-        if not finding.lesions:
-            comments.append("No lesion was outlined in this frame.")
-        elif finding.spacing_mm is None:
-            comments.append("Sizes are in pixels: the image states no usable spacing.")
-        else:
-            origin = f" ({finding.spacing_source})" if finding.spacing_source else ""
-            comments.append(f"Sizes are in millimetres, from the spacing the image states{origin}.")
-    group = sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=_tracking(finding, f"Frame {finding.frame + 1}", "frame"),
-        algorithm_id=_algorithm(finding),
-        finding_sites=[_site(source)] if analysed else None,
-        measurements=measurements or None,
-        qualitative_evaluations=evaluations or None,
-        source_images=[
-            sr.SourceImageForMeasurementGroup(
-                source.sop_class_uid, source.sop_instance_uid, _frame_numbers(finding, source)
-            )
-        ],
-    )
-    _comment(group, comments)
-    return group
+def _state(result: Dataset, case: _Case, revision: int) -> None:
+    """SR Document General (PS3.3 C.17.2): how far the document has come, and what it replaces."""
+    # COMPLETE, not PARTIAL: the algorithm has nothing to add. That it is not final is what the next two flags say.
+    result.CompletionFlag = "COMPLETE"
+    result.VerificationFlag = "VERIFIED" if revision else "UNVERIFIED"
+    result.PreliminaryFlag = "FINAL" if revision else "PRELIMINARY"
+    if not revision:
+        return
+    source, finding = case.source, case.finding
+    before = Dataset()
+    before.ReferencedSOPClassUID = ComprehensiveSRStorage
+    before.ReferencedSOPInstanceUID = instance_uid(finding, "sr", revision - 1, case.verdicts)
+    series = series_uid(source, finding, "sr", "SR")
+    result.PredecessorDocumentsSequence = [_hierarchy(source.study_instance_uid, series, before)]
+    last = case.verdicts[-1]
+    observer = Dataset()
+    observer.VerifyingObserverName = person_name(last.by)
+    observer.VerifyingObserverIdentificationCodeSequence = []  # Type 2: accounts have no code
+    observer.VerifyingOrganization = source.common.get("InstitutionName") or "not stated"
+    observer.VerificationDateTime = _when(case, last.at_ns, "%Y%m%d%H%M%S%z")
+    result.VerifyingObserverSequence = [observer]
+    widen_charset(result, str(observer.VerifyingObserverName))
 
 
-def _lesion_group(finding: Finding, source: Source, lesion: Lesion, number: int) -> Any:
-    """TID 1410: one lesion, its outline and its size; TID 1501 if it has no outline that can be drawn."""
-    length, square = (_MM, _MM2) if lesion.unit == "mm" else (_PIXELS, _PIXELS)
-    values = (
-        (_LONG_AXIS, lesion.long_axis, length, 2),
-        (_SHORT_AXIS, lesion.short_axis, length, 2),
-        (_AREA, lesion.area, square, 2),
-        (_CERTAINTY, 100.0 * lesion.probability, _PERCENT, 1),
-    )
-    common = {
-        "tracking_identifier": _tracking(finding, f"Lesion {number}", f"lesion-{number}"),
-        "finding_type": _LESION,
-        "algorithm_id": _algorithm(finding),
-        "finding_sites": [_site(source)],
-        "measurements": [_measurement(*value) for value in values if math.isfinite(value[1])] or None,
-    }
-    outline = outline_points(lesion, finding.columns, finding.rows)
-    frames = _frame_numbers(finding, source)
-    if outline is None:
-        image = sr.SourceImageForMeasurementGroup(source.sop_class_uid, source.sop_instance_uid, frames)
-        return sr.MeasurementsAndQualitativeEvaluations(source_images=[image], **common)
-    # Not by ImageRegion's constructor: it looks the SOP class up in a table of 65 MB, where retired and private classes
-    # are missing.
-    item = sr.ScoordContentItem(
-        name=_IMAGE_REGION,
-        graphic_type=sr.GraphicTypeValues.POLYLINE,
-        graphic_data=outline,
-        relationship_type=sr.RelationshipTypeValues.CONTAINS,
-    )
-    item.ContentSequence = [sr.SourceImageForRegion(source.sop_class_uid, source.sop_instance_uid, frames)]
-    region = sr.ImageRegion.from_dataset(item, copy=False)
-    return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=region, **common)
-
-
-def outline_points(lesion: Lesion, columns: int, rows: int) -> NDArray[np.float64] | None:
-    """Return a closed outline in SR coordinates, shape (n, 2), or None if there is nothing to draw.
-
-    Points outside the image are moved to its edge. A lesion without contour is outlined by its box.
-    """
-    points = np.asarray(lesion.contour, dtype=np.float64).reshape(-1, 2)
-    points = points[np.isfinite(points).all(axis=1)]
-    if len(points) < 3:
-        x0, y0, x1, y1 = lesion.box
-        points = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64)
-        if not np.isfinite(points).all() or x1 <= x0 or y1 <= y0:
-            return None
-    if len(points) > _MAX_POINTS:
-        points = points[np.linspace(0, len(points) - 1, _MAX_POINTS).astype(int)]
-    points = points + 0.5
-    if columns > 0 and rows > 0:
-        points = np.clip(points, 0.0, (columns, rows))
-    if not np.array_equal(points[0], points[-1]):
-        points = np.concatenate([points, points[:1]])
-    return points
-
-
-def _measurement(name: Code, value: float, unit: Code, digits: int) -> Any:
-    return sr.Measurement(name=name, value=round(float(value), digits), unit=unit)
-
-
-def _tracking(finding: Finding, text: str, part: str) -> Any:
-    uid = derived_uid(finding.item_id, finding.model, finding.model_version, "tracking", part)
-    return sr.TrackingIdentifier(uid=uid, identifier=text)
-
-
-def _algorithm(finding: Finding) -> Any:
-    return sr.AlgorithmIdentification(
-        name=finding.model or "unnamed model", version=finding.model_version or "unknown version"
-    )
-
-
-def _site(source: Source) -> Any:
-    return sr.FindingSite(anatomic_location=_BREAST, laterality=_SIDES.get(source.laterality))
-
-
-def _observer(finding: Finding) -> Any:
-    device = sr.DeviceObserverIdentifyingAttributes(
-        uid=derived_uid("observer", finding.model, finding.model_version),
-        name=MANUFACTURER,
-        manufacturer_name=MANUFACTURER,
-        model_name=finding.model or "unnamed model",
-    )
-    context = sr.ObserverContext(observer_type=_DEVICE, observer_identifying_attributes=device)
-    return sr.ObservationContext(observer_device_context=context)
-
-
-def _frame_numbers(finding: Finding, source: Source) -> list[int] | None:
-    return [finding.frame + 1] if source.frames > 1 else None
-
-
-def _comment(group: Any, texts: Sequence[str]) -> None:
-    for text in texts:
-        item = sr.TextContentItem(name=_COMMENT, value=text, relationship_type=sr.RelationshipTypeValues.CONTAINS)
-        group[0].ContentSequence.append(item)
-
-
-def _evidence(source: Source) -> Dataset:
-    """Current Requested Procedure Evidence, PS3.3 C.17.2."""
-    instance, series, study = Dataset(), Dataset(), Dataset()
-    instance.ReferencedSOPClassUID = source.sop_class_uid
-    instance.ReferencedSOPInstanceUID = source.sop_instance_uid
-    series.SeriesInstanceUID = source.series_instance_uid
-    series.ReferencedSOPSequence = [instance]
-    study.StudyInstanceUID = source.study_instance_uid
+def _hierarchy(study_uid: str, series_instance_uid: str, reference: Dataset) -> Dataset:
+    """Hierarchical SOP Instance Reference, PS3.3 C.17.2.1."""
+    series, study = Dataset(), Dataset()
+    series.SeriesInstanceUID = series_instance_uid
+    series.ReferencedSOPSequence = [reference]
+    study.StudyInstanceUID = study_uid
     study.ReferencedSeriesSequence = [series]
     return study
 
 
-# ---------------------------------------- reading
+def _root(case: _Case) -> list[Item]:
+    """TID 1500."""
+    finding = case.finding
+    analysed = finding.status == "analysed"
+    groups = [_verdict_group(case)] if case.verdicts else []
+    groups.append(_best_frame(case) if analysed else _not_analysed(case))
+    if analysed:
+        found = sightings(finding)
+        groups += [_lesion_group(case, sighting) for sighting in found if sighting.frame == finding.frame]
+        groups += [_other_frame(case, frame, found) for frame in _others(finding)]
+    return [
+        content.code(MODIFIES, codes.LANGUAGE, codes.ENGLISH_US),
+        *_observers(case),
+        content.code(MODIFIES, codes.PROCEDURE_REPORTED, codes.BREAST_ULTRASOUND if analysed else codes.IMAGING),
+        content.container(CONTAINS, codes.IMAGING_MEASUREMENTS, groups),
+    ]
 
 
-def walk(document: Dataset, depth: int = 0) -> Iterator[tuple[int, Dataset]]:
-    """Yield depth and content item of an SR document, depth first, the root at depth 0."""
-    yield depth, document
-    for item in document.get("ContentSequence", []):
-        yield from walk(item, depth + 1)
+def _observers(case: _Case) -> list[Item]:
+    """TID 1001: the person who decided, and the algorithm as a device (TID 1003, 1004)."""
+    items = []
+    if case.verdicts:
+        items = [
+            content.code(OBSERVATION, codes.OBSERVER_TYPE, codes.PERSON),
+            content.person(OBSERVATION, codes.PERSON_NAME, person_name(case.verdicts[-1].by)),
+        ]
+    finding = case.finding
+    return [
+        *items,
+        content.code(OBSERVATION, codes.OBSERVER_TYPE, codes.DEVICE),
+        content.uid(OBSERVATION, codes.DEVICE_UID, derived_uid("observer", finding.model, finding.model_version)),
+        content.text(OBSERVATION, codes.DEVICE_NAME, MANUFACTURER),
+        content.text(OBSERVATION, codes.DEVICE_MANUFACTURER, MANUFACTURER),
+        content.text(OBSERVATION, codes.DEVICE_MODEL, _text(finding.model, "unnamed model")),
+    ]
 
 
-def as_text(document: Dataset) -> str:
-    """Return an SR document as indented plain text. Contains no patient attributes.
-
-    Reads any SR content tree, not only ours; a value type it does not know is named, not left out.
-    """
-    flags = [str(document.get(key, "")).lower() for key in ("PreliminaryFlag", "VerificationFlag")]
-    lines = [", ".join(flag for flag in flags if flag)]
-    for depth, item in walk(document):
-        concept = _meaning(item.get("ConceptNameCodeSequence"))
-        value = _value(item)
-        text = f"{concept}: {value}" if concept and value else concept or value
-        lines.append("  " * depth + text)
-    return "\n".join(line for line in lines if line.strip()) + "\n"
+# ---------------------------------------- groups of the AI
 
 
-def _meaning(sequence: Any) -> str:
-    return str(sequence[0].get("CodeMeaning", "")) if sequence else ""
+def _best_frame(case: _Case) -> Item:
+    """TID 1501: what is said of the frame that the result rests on."""
+    finding = case.finding
+    comments = [DECIDED if case.verdicts else DISCLAIMER]
+    if finding.label and finding.label not in codes.LABELS:
+        comments.append(f"Classified as: {_text(finding.label)}")
+    if finding.probabilities:
+        ordered = sorted(finding.probabilities.items(), key=lambda pair: (-pair[1], pair[0]))
+        comments.append("Class probabilities: " + ", ".join(f"{_text(name)} {100 * p:.1f} %" for name, p in ordered))
+    if finding.malignancy is not None:
+        side = "At or above" if finding.suspicious else "Below"
+        comments.append(f"{side} the model's operating point for suspected malignancy.")
+    if not finding.lesions:
+        comments.append("No lesion was outlined in this frame.")
+    elif finding.spacing_mm is None:
+        comments.append("Sizes are in pixels: the image states no usable spacing.")
+    else:
+        origin = f" ({finding.spacing_source})" if finding.spacing_source else ""
+        comments.append(f"Sizes are in millimetres, from the spacing the image states{origin}.")
+    comments += _on_frames(finding)
+    return _frame_group(case, finding, comments)
 
 
-def _value(item: Dataset) -> str:
-    kind = str(item.get("ValueType", ""))
-    if kind == "CONTAINER":
-        return ""
-    if kind == "CODE":
-        return _meaning(item.get("ConceptCodeSequence"))
-    if kind == "NUM":
-        measured = item.get("MeasuredValueSequence")
-        if not measured:
-            return "no value"
-        units = measured[0].get("MeasurementUnitsCodeSequence")
-        unit = str(units[0].get("CodeValue", "")) if units else ""
-        return f"{measured[0].get('NumericValue', '')} {unit.strip('{}')}".strip()
-    if kind in ("IMAGE", "COMPOSITE"):
-        references = item.get("ReferencedSOPSequence")
-        if not references:
-            return "no reference"
-        frame = references[0].get("ReferencedFrameNumber")
-        return f"{references[0].get('ReferencedSOPInstanceUID', '')}" + (f", frame {frame}" if frame else "")
-    if kind in ("SCOORD", "SCOORD3D"):
-        data = np.asarray(item.get("GraphicData", []), dtype=np.float64)
-        step = 3 if kind == "SCOORD3D" else 2
-        points = data[: len(data) // step * step].reshape(-1, step)
-        if not len(points):
-            return "no coordinates"
-        (x0, y0), (x1, y1) = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
-        shape = str(item.get("GraphicType", "")).lower()
-        return f"{shape} of {len(points)} points, columns {x0:.1f} to {x1:.1f}, rows {y0:.1f} to {y1:.1f}"
-    for keyword in ("TextValue", "UID", "DateTime", "Date", "Time", "PersonName"):
-        if keyword in item:
-            return str(item[keyword].value)
-    return f"({kind or 'unknown'} item)"
+def _on_frames(finding: Finding) -> list[str]:
+    looked = len(finding.frame_findings)
+    if looked < 2:
+        return []
+    text = (
+        f"Frame {finding.frame + 1} is the one this result rests on: {looked} of {finding.frames} frames were sampled"
+    )
+    shown = len(_others(finding))
+    return [f"{text}; {shown} of the others are reported below." if shown < looked - 1 else f"{text}."]
+
+
+def _other_frame(case: _Case, frame: FrameFinding, found: list[Sighting]) -> Item:
+    """TID 1501: another sampled frame, in short. Its outlines are in the segmentation, under the same tracking ids."""
+    if frame.status != "analysed":
+        comments = [f"Not analysed: {_text(frame.reason, 'no reason was given')}"]
+    else:
+        here = [s for s in found if s.frame == frame.frame]
+        comments = [f"Lesion {s.number}: {_size(s.lesion)}" for s in here[:8]]
+        comments = comments or ["No lesion was outlined in this frame."]
+    return _frame_group(case, frame, comments)
+
+
+def _others(finding: Finding) -> list[FrameFinding]:
+    """The other frames worth a group of their own, in order: those that say most."""
+    others = [frame for frame in finding.frame_findings if frame.frame != finding.frame]
+    if len(others) > MAX_OTHER_FRAMES:
+        others.sort(key=lambda f: (f.status != "analysed", not f.lesions, -(f.malignancy or 0.0), f.frame))
+        others = others[:MAX_OTHER_FRAMES]
+    return sorted(others, key=lambda f: f.frame)
+
+
+def _frame_group(case: _Case, said: Finding | FrameFinding, comments: list[str]) -> Item:
+    """TID 1501: what is said of one frame as a whole."""
+    items = _tracking(case, f"Frame {said.frame + 1}", f"frame-{said.frame + 1}")
+    if said.status == "analysed":
+        items.append(_site(case.source))
+    items += _algorithm(case.finding)
+    if said.status == "analysed":
+        if said.malignancy is not None and math.isfinite(said.malignancy):
+            items.append(_measure(codes.PROBABILITY_OF_CANCER, 100.0 * said.malignancy, codes.PERCENT, 1))
+        if label := codes.LABELS.get(said.label):
+            items.append(content.code(CONTAINS, codes.IMPRESSION, label))
+        if said.malignancy is not None:
+            items.append(content.code(CONTAINS, codes.SUSPECTED, codes.YES if said.suspicious else codes.NO))
+    else:
+        items.append(content.code(CONTAINS, codes.SUMMARY_OF_ANALYSES, codes.NOT_ATTEMPTED))
+    items.append(content.image(CONTAINS, codes.SOURCE_OF_MEASUREMENT, case.reference(said.frame)))
+    return _group("1501", items, comments)
+
+
+def _not_analysed(case: _Case) -> Item:
+    reason = _text(case.finding.reason, "no reason was given")
+    return _frame_group(case, case.finding, [DECIDED if case.verdicts else DISCLAIMER, f"Not analysed: {reason}"])
+
+
+def _lesion_group(case: _Case, sighting: Sighting) -> Item:
+    """TID 1410: one lesion, its outline and its size; TID 1501 if it has no outline that can be drawn."""
+    lesion, finding = sighting.lesion, case.finding
+    length, square = (codes.MM, codes.MM2) if lesion.unit == "mm" else (codes.PIXELS, codes.PIXELS)
+    values = (
+        (codes.LONG_AXIS, lesion.long_axis, length, 2),
+        (codes.SHORT_AXIS, lesion.short_axis, length, 2),
+        (codes.AREA, lesion.area, square, 2),
+        (codes.CERTAINTY, 100.0 * lesion.probability, codes.PERCENT, 1),
+    )
+    items = _tracking(case, f"Lesion {sighting.number}", f"lesion-{sighting.number}")
+    items.append(content.code(CONTAINS, codes.FINDING, codes.LESION))
+    items.append(_site(case.source))
+    items += _algorithm(finding)
+    items += [_measure(*value) for value in values if math.isfinite(value[1])]
+    reference = case.reference(sighting.frame)
+    outline = outline_points(lesion, finding.columns, finding.rows)
+    if outline is None:
+        items.append(content.image(CONTAINS, codes.SOURCE_OF_MEASUREMENT, reference))
+        return _group("1501", items, [])
+    items.append(content.polyline(CONTAINS, codes.IMAGE_REGION, outline, reference, codes.SOURCE))
+    return _group("1410", items, [])
+
+
+# ---------------------------------------- the clinician's
+
+
+def _verdict_group(case: _Case) -> Item:
+    """TID 1501: what the clinician decided. The AI's own groups stay as they were."""
+    last = case.verdicts[-1]
+    items = _tracking(case, f"Decision on frame {case.finding.frame + 1}", "decision")
+    items.append(_site(case.source))
+    items.append(content.code(CONTAINS, codes.DECISION, codes.DECISIONS[last.action]))
+    label = {"confirm": case.finding.label, "correct": last.label, "reject": ""}[last.action]
+    comments = [_decision_text(case, last)]
+    if coded := codes.LABELS.get(label):
+        items.append(content.code(CONTAINS, codes.IMPRESSION, coded))
+    elif label:
+        comments.append(f"Classified as: {_text(label)}")
+    if last.action == "reject":
+        comments.append("The AI result below was rejected by the clinician. Do not use it.")
+    comments += [f"Earlier: {_decision_text(case, verdict)}" for verdict in reversed(case.verdicts[:-1])]
+    items.append(content.image(CONTAINS, codes.SOURCE_OF_MEASUREMENT, case.reference(case.finding.frame)))
+    return _group("1501", items, comments)
+
+
+def _decision_text(case: _Case, verdict: Verdict) -> str:
+    what = _DONE[verdict.action] + (f" to {_text(verdict.label)}" if verdict.action == "correct" else "")
+    when = _when(case, verdict.at_ns, "%Y-%m-%d %H:%M:%S %z")
+    said = _text(verdict.comment[:_MAX_COMMENT])
+    return f"{what} by {_text(verdict.by, 'somebody')}, {when}" + (f": {said}" if said else "")
+
+
+def _when(case: _Case, at_ns: int, form: str) -> str:
+    offset: str = case.source.common.get("TimezoneOffsetFromUTC", "")
+    return local_time(at_ns, offset, case.zone).strftime(form)
+
+
+# ---------------------------------------- parts of groups
+
+
+def _group(template: str, items: list[Item], comments: list[str]) -> Item:
+    items += [content.text(CONTAINS, codes.COMMENT, comment) for comment in comments]
+    return content.container(CONTAINS, codes.MEASUREMENT_GROUP, items, template)
+
+
+def _measure(name: Code, value: float, unit: Code, digits: int) -> Item:
+    return content.number(CONTAINS, name, value, unit, digits)
+
+
+def _tracking(case: _Case, name: str, part: str) -> list[Item]:
+    return [
+        content.text(OBSERVATION, codes.TRACKING_IDENTIFIER, name),
+        content.uid(OBSERVATION, codes.TRACKING_UID, tracking_uid(case.finding, part)),
+    ]
+
+
+def _algorithm(finding: Finding) -> list[Item]:
+    """TID 4019."""
+    return [
+        content.text(MODIFIES, codes.ALGORITHM_NAME, _text(finding.model, "unnamed model")),
+        content.text(MODIFIES, codes.ALGORITHM_VERSION, _text(finding.model_version, "unknown version")),
+    ]
+
+
+def _site(source: Source) -> Item:
+    side = codes.SIDES.get(source.laterality)
+    return content.code(
+        MODIFIES,
+        codes.FINDING_SITE,
+        codes.BREAST,
+        [content.code(MODIFIES, codes.LATERALITY, side)] if side else [],
+    )
+
+
+def _size(lesion: Lesion) -> str:
+    digits = 1 if lesion.unit == "mm" else 0
+    return f"{lesion.long_axis:.{digits}f} x {lesion.short_axis:.{digits}f} {lesion.unit}"
+
+
+def _text(value: Any, otherwise: str = "") -> str:
+    return _UNPRINTABLE.sub(" ", str(value)).strip() or otherwise
