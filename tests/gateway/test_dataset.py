@@ -88,7 +88,7 @@ def test_names_in_other_scripts_are_read() -> None:
     assert "王^小东" in header.identity.patient_name
 
 
-@pytest.mark.parametrize("charset", ["NO_SUCH_SET", "ISO_IR 192"])
+@pytest.mark.parametrize("charset", ["NO_SUCH_SET", "ISO_IR 192", "ISO\0IR 100"])
 def test_an_undecodable_name_does_not_stop_an_image(charset: str) -> None:
     image = frame(name="X^Y")
     image.SpecificCharacterSet = "ISO_IR 100"

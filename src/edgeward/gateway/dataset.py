@@ -28,7 +28,7 @@ DOES_NOT_MATCH = 0xA900
 
 IMPLEMENTATION_CLASS_UID = "2.25.214257403217647052314949849948798615620"
 IMPLEMENTATION_VERSION = "EDGEWARD_1"
-_UID = re.compile(r"^[0-9.]{1,64}$")  # PS3.5, 9.1; leading zeros occur in practice and are let pass
+_UID = re.compile(r"[0-9.]{1,64}")  # PS3.5, 9.1; leading zeros occur in practice and are let pass
 _KEPT = 256  # characters of an identity value that are kept
 _COUNT = 1 << 31  # a larger number of frames is nonsense
 
@@ -99,7 +99,7 @@ class Examination:
     """
 
     def __init__(self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
-        if not _UID.match(sop_instance_uid):
+        if not _UID.fullmatch(sop_instance_uid):
             raise NotUnderstood(CANNOT_UNDERSTAND, "the SOP Instance UID of the request is not a UID")
         self._sop_class, self._sop_instance = sop_class_uid, sop_instance_uid
         self._walker = Walker(transfer_syntax_uid, _WANTED)
@@ -195,7 +195,7 @@ def _encodings(value: bytes) -> list[str]:
         return []
     try:
         encodings: list[str] = pydicom.charset.convert_encodings([name.strip() for name in names])
-    except LookupError:
+    except (LookupError, ValueError):  # a NUL in a name is a ValueError of Python's codecs
         return []
     return encodings
 

@@ -96,6 +96,8 @@ class DicomDoor:
         IdentityError
             If our certificate is missing.
         """
+        # Its codecs log what a peer sent, with a trace, for every request that is not as it should be.
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         transports = {entry.transport for entry in self._settings.legacy}
         try:
             self._listen("tls", self._settings.port, server_context(self._home, "gateway"))
