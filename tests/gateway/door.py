@@ -7,7 +7,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from pynetdicom.sop_class import Verification
 from tests.support.site import TestSite, new_home
 
 from edgeward.gateway.dicom import DicomDoor
+from edgeward.gateway.dimse import DimseService
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.reception import Reception
 from edgeward.privacy.items import Item
@@ -60,7 +61,9 @@ class Door:
 
 
 @contextmanager
-def open_door(path: Path, min_free_mb: int = 0, **sections: dict[str, object]) -> Iterator[Door]:
+def open_door(
+    path: Path, min_free_mb: int = 0, services: Sequence[DimseService] = (), **sections: dict[str, object]
+) -> Iterator[Door]:
     home, settings = new_home(path, **sections)
     site = TestSite(home, settings)
     key = SiteKey.load(home)
@@ -74,6 +77,7 @@ def open_door(path: Path, min_free_mb: int = 0, **sections: dict[str, object]) -
         registry=registry,
         quarantine=quarantine,
         admitted=lambda item, new: admitted.append((item, new)),
+        services=services,
     )
     dicom.open()
     try:

@@ -7,20 +7,21 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
-from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.pdu_primitives import A_ASSOCIATE, ImplementationClassUIDNotification, MaximumLengthNotification
-from pynetdicom.presentation import build_context
 from tests.gateway.door import AE_TITLE, Door, ask, connect, frame, open_door, until
+from tests.gateway.spoken import LEGACY, Spoken
+from tests.gateway.spoken import associate_request as request_of
 
 from edgeward.gateway import association, transport
 
-LEGACY = {"name": "old", "ae_title": "OLDUS", "address": "127.0.0.1", "transport": "plain"}
+ULTRASOUND = (UltrasoundImageStorage, ExplicitVRLittleEndian)
+associate_request = partial(request_of, ULTRASOUND)
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +63,6 @@ def closed(peer: socket.socket) -> bool:
     return True
 
 
-def associate_request(called: str = "EDGEWARD", calling: str = "OLDUS") -> bytes:
-    request = A_ASSOCIATE()
-    request.application_context_name = "1.2.840.10008.3.1.1.1"
-    request.calling_ae_title, request.called_ae_title = calling, called
-    context = build_context(UltrasoundImageStorage, ExplicitVRLittleEndian)
-    context.context_id = 1
-    request.presentation_context_definition_list = [context]
-    length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
-    length.maximum_length_received = 16382
-    implementation.implementation_class_uid = "1.2.3"
-    request.user_information = [length, implementation]
-    return A_ASSOCIATE_RQ(request).encode()
-
-
 GARBAGE = {
     "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     "zeros": bytes(100),
@@ -107,12 +94,7 @@ def test_garbage_is_cut_off(door: Door, device: Path, knock: Callable[[], socket
 
 def established(door: Door) -> socket.socket:
     """An association of the legacy device, spoken by hand."""
-    peer = connect(door, None, door.dicom.ports["plain"])
-    peer.sendall(associate_request())
-    kind, _, length = struct.unpack(">BBL", peer.recv(6, socket.MSG_WAITALL))
-    assert kind == 0x02
-    peer.recv(length, socket.MSG_WAITALL)
-    return peer
+    return Spoken(door, ULTRASOUND).socket
 
 
 def test_an_oversized_pdu_within_an_association_is_cut_off(door: Door, device: Path) -> None:

@@ -21,6 +21,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 from edgeward.gateway import command as dimse
 from edgeward.gateway.command import Command
 from edgeward.gateway.dimse import DimseRequest, DimseService, EventReport, Operation, Reply
+from edgeward.gateway.walker import Walker
 from edgeward.gateway.wire import END, Broken
 
 if TYPE_CHECKING:
@@ -160,6 +161,9 @@ def _tell(event: EventReport, status: int | None) -> None:
 
 
 def _decoded(data: bytes, transfer_syntax: str) -> Dataset:
+    whole = Walker(transfer_syntax, ())  # pydicom forgives what it should not
+    whole.feed(memoryview(data))
+    whole.finish()
     if transfer_syntax == DeflatedExplicitVRLittleEndian:
         engine = zlib.decompressobj(-zlib.MAX_WBITS)
         data = engine.decompress(data, _INFLATED)
