@@ -244,6 +244,7 @@ class Rendered(Message, frozen=True, kw_only=True, tag="rendered.1"):
     window_width: float | None = None
     lowest: float = 0.0  # value range of the frame after the modality LUT
     highest: float = 255.0
+    inverted: bool = False  # higher values are darker in it (MONOCHROME1)
     spacing_mm: tuple[float, float] | None = None  # (row, column)
     spacing_source: str = ""
 
@@ -493,6 +494,7 @@ class StudyState(Message, frozen=True, kw_only=True, tag="study.1"):
     first_ns: int
     last_ns: int
     why: str = ""  # what it was recognised by: quiet | performed (the modality said so)
+    complete_series: list[str] = []  # series of it that are complete
 
 
 # ---------------------------------------- monitoring

@@ -9,20 +9,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 from edgeward.bus.role import RoleContext
-from edgeward.gateway import mqtt
+from edgeward.gateway import dicomweb, mqtt
 from edgeward.gateway.dicom import DicomDoor
 from edgeward.gateway.dispatch import Dispatcher
+from edgeward.gateway.qido import Qido
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.reception import Reception
+from edgeward.gateway.rendering import Renderer
 from edgeward.gateway.services import Services
+from edgeward.gateway.stow import Stow
+from edgeward.gateway.studies import Studies
+from edgeward.gateway.wado import Wado
+from edgeward.gateway.web import WebDoor
+from edgeward.privacy.items import Item
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.registry import Registry
 from edgeward.privacy.vault import FileVault
 
 _log = logging.getLogger("edgeward.gateway")
+_WEB_THREADS = 8
 
 
 async def run(context: RoleContext) -> None:
@@ -36,16 +46,40 @@ async def run(context: RoleContext) -> None:
         await asyncio.to_thread(vault.sweep, journal.knows_object)
         registry, quarantine = Registry(home), Quarantine(journal)
         dispatcher = Dispatcher(context, journal, vault, quarantine)
+        studies = Studies(context.bus, journal, settings.imaging.study_quiet_s)
+
+        def admitted(item: Item, is_new: bool) -> None:
+            dispatcher.admitted(item, is_new)
+            studies.admitted(item, is_new)
+
+        reception = Reception(vault, journal, key, settings.budgets)
         dicom = DicomDoor(
             home,
             settings,
-            reception=Reception(vault, journal, key, settings.budgets),
+            reception=reception,
             registry=registry,
             quarantine=quarantine,
-            admitted=dispatcher.admitted,
+            admitted=admitted,
+        )
+        threads = ThreadPoolExecutor(_WEB_THREADS, thread_name_prefix="web")
+        renderer = Renderer(context.bus, journal, vault, threads)
+        web = WebDoor(
+            home,
+            settings,
+            registry=registry,
+            quarantine=quarantine,
+            routes=dicomweb.routes(
+                Stow(reception, quarantine, threads, admitted),
+                Qido(journal.catalogue, threads),
+                Wado(journal.catalogue, vault, renderer, quarantine, threads),
+                settings.web.max_body_mb << 20,
+            ),
         )
         await dispatcher.start()
-        background = [asyncio.create_task(work()) for work in (quarantine.keep_flushing, dicom.keep_enforcing)]
+        background = [
+            asyncio.create_task(work())
+            for work in (quarantine.keep_flushing, dicom.keep_enforcing, web.keep_enforcing, studies.keep_watching)
+        ]
         door = await mqtt.start(context)
         services = Services(
             context,
@@ -53,23 +87,28 @@ async def run(context: RoleContext) -> None:
             vault=vault,
             quarantine=quarantine,
             registry=registry,
-            last_seen=lambda: {**door.last_seen_ns, **dicom.last_seen_ns},
+            last_seen=lambda: Counter(door.last_seen_ns) | Counter(dicom.last_seen_ns) | Counter(web.last_seen_ns),
             decided=dispatcher.decided,
+            renderer=renderer,
         )
         try:
             await services.start()
             await asyncio.to_thread(dicom.open)
             context.stats.warnings.update(dicom.warnings())
             _log.info("DICOM doors open", extra={"fields": {"ports": dicom.ports}})
+            await web.open()
+            _log.info("HTTPS door open", extra={"fields": {"port": web.port}})
             await context.bus.flush()  # ready means that the server knows where to send requests
             context.ready()
             await context.stopping.wait()
         finally:
+            await web.close()
             await asyncio.to_thread(dicom.close)
             await door.close()
             for task in background:
                 task.cancel()
             await dispatcher.stop()
+            threads.shutdown(wait=True)
             await asyncio.to_thread(quarantine.flush)
     finally:
         journal.close()

@@ -1,4 +1,4 @@
-"""What the gateway answers to other roles: worklist, previews, verdicts, quarantine, devices.
+"""What the gateway answers to other roles: worklist, previews, pictures, verdicts, quarantine, devices.
 
 Responsible for requests on ``work.gateway.*`` and for keeping other roles' quarantine entries. Not responsible for
 deliveries, which drive the work and are the dispatcher's.
@@ -15,10 +15,12 @@ from collections.abc import Callable, Mapping
 from edgeward.bus import subjects
 from edgeward.bus.role import RoleContext
 from edgeward.gateway.quarantine import Quarantine
+from edgeward.gateway.rendering import Renderer
 from edgeward.messages import (
     Ask,
     DeviceInfo,
     Devices,
+    FrameQuery,
     Items,
     ItemsQuery,
     Message,
@@ -63,16 +65,18 @@ class Services:
         registry: Registry,
         last_seen: Callable[[], Mapping[str, int]],
         decided: Callable[[Verdict], None],
+        renderer: Renderer,
     ) -> None:
         self._context, self._journal, self._vault = context, journal, vault
         self._quarantine, self._registry = quarantine, registry
-        self._last_seen, self._decided = last_seen, decided
+        self._last_seen, self._decided, self._renderer = last_seen, decided, renderer
 
     async def start(self) -> None:
         """Serve."""
         bus, group = self._context.bus, subjects.GATEWAYS
         await bus.serve(subjects.GATEWAY_ITEMS, ItemsQuery, self._items, group)
         await bus.serve(subjects.GATEWAY_PREVIEW, Ask, self._preview, group)
+        await bus.serve(subjects.GATEWAY_FRAME, FrameQuery, self._renderer.answer, group)
         await bus.serve(subjects.GATEWAY_VERDICT, Verdict, self._verdict, group)
         await bus.serve(subjects.GATEWAY_QUARANTINE, Ask, self._quarantined, group)
         await bus.serve(subjects.GATEWAY_DEVICES, Ask, self._devices, group)

@@ -63,6 +63,7 @@ class Held:
     series_instance_uid: str
     transfer_syntax_uid: str
     rows: int
+    columns: int
     frames: int
 
 
@@ -127,7 +128,7 @@ class Catalogue:
         where, values = _path(study, series, instance)
         rows = self._db.all(
             "SELECT item_id, object_id, wrapped_key, size, sop_class_uid, sop_instance_uid, study_instance_uid, "  # noqa: S608
-            f"series_instance_uid, transfer_syntax_uid, rows, frames FROM items WHERE {_LISTED} AND {where} "
+            f"series_instance_uid, transfer_syntax_uid, rows, columns, frames FROM items WHERE {_LISTED} AND {where} "
             "ORDER BY series_instance_uid, seq",
             (CONFLICT, *values),
         )

@@ -64,6 +64,15 @@ class StudyLog:
             why=why,
         )
 
+    def series(self, study_instance_uid: str) -> list[tuple[str, int]]:
+        """Return (series, when it last grew) of a study."""
+        rows = self._db.all(
+            "SELECT series_instance_uid, max(received_ns) FROM items WHERE study_instance_uid = ? "
+            "GROUP BY series_instance_uid",
+            (study_instance_uid,),
+        )
+        return [(str(uid), int(last_ns)) for uid, last_ns in rows]
+
     def instances(self, study_instance_uid: str) -> set[str]:
         """Return the SOP Instance UIDs that arrived of a study."""
         rows = self._db.all(

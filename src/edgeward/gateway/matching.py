@@ -1,0 +1,98 @@
+"""Attribute matching as C-FIND and QIDO-RS define it (PS3.4, C.2.2.2; PS3.18, 8.3.4).
+
+Pure. Responsible for whether a value matches a key. Not responsible for where values come from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+Match = Callable[[str], bool]
+LONGEST = 1024  # characters of a key
+
+_DATE = re.compile(r"\d{8}")
+_TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
+
+
+class BadKey(ValueError):
+    """A key cannot be matched with; the text says why, without the key."""
+
+
+def matcher(vr: str, key: str) -> Match | None:
+    """Return how values are compared with `key`, or None if everything matches (universal matching).
+
+    Parameters
+    ----------
+    vr
+        Value representation of the attribute: ``UI`` takes a list, ``DA`` and ``TM`` a range, ``PN`` is compared
+        without case; all but these take the wildcards ``*`` and ``?``.
+
+    Raises
+    ------
+    BadKey
+        If the key is no value of that kind.
+    """
+    if len(key) > LONGEST:
+        raise BadKey(f"the key is longer than {LONGEST} characters")
+    key = key.strip()
+    if not key or not key.strip("*"):
+        return None
+    if vr == "UI":
+        wanted = frozenset(re.split(r"[\\,]", key))
+        return lambda value: value in wanted
+    if vr == "DA":
+        return _range(key, _DATE, "a date is YYYYMMDD, a range YYYYMMDD-YYYYMMDD", lambda text: text.replace(".", ""))
+    if vr == "TM":
+        return _range(key, _TIME, "a time is HHMMSS, a range HHMMSS-HHMMSS", lambda text: text.replace(":", ""))
+    if vr == "PN":
+        wanted_name = _name(key)
+        return lambda value: wild(wanted_name, _name(value))
+    if vr == "IS":
+        return lambda value: value.strip() == key
+    return lambda value: wild(key, value.strip())
+
+
+def wild(pattern: str, text: str) -> bool:
+    """Return whether `text` matches a pattern with ``*`` (any characters) and ``?`` (one).
+
+    Takes time of at most the product of their lengths, whatever the pattern: it comes from outside.
+    """
+    at = star = 0
+    back = -1
+    for_text = 0
+    while for_text < len(text):
+        if at < len(pattern) and pattern[at] == "*":
+            back, star = at, for_text
+            at += 1
+        elif at < len(pattern) and pattern[at] in ("?", text[for_text]):
+            at += 1
+            for_text += 1
+        elif back >= 0:
+            star += 1
+            at, for_text = back + 1, star
+        else:
+            return False
+    return not pattern[at:].strip("*")
+
+
+def _name(value: str) -> str:
+    """Return a person name as it is compared: no case, no padding, no empty components at the end."""
+    groups = (group.strip().rstrip("^ ") for group in value.casefold().split("="))
+    return "=".join(groups).rstrip("=")
+
+
+def _range(key: str, form: re.Pattern[str], hint: str, plain: Callable[[str], str]) -> Match:
+    low, dash, high = (part.strip() for part in key.partition("-"))
+    low, high = plain(low), plain(high)
+    if not all(form.fullmatch(part) for part in (low, high) if part) or not (low or high):
+        raise BadKey(hint)
+    if not dash:
+        return lambda value: plain(value.strip()).startswith(low) if value else False
+
+    def within(value: str) -> bool:
+        given = plain(value.strip())
+        # 1030 stands for all of that minute: an end of a range takes in what begins with it.
+        return bool(given) and (not low or given >= low) and (not high or given[: len(high)] <= high)
+
+    return within

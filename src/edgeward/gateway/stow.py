@@ -1,0 +1,255 @@
+"""STOW-RS: objects come in over HTTPS (PS3.18, 10.5).
+
+Responsible for taking a multipart body apart while it arrives, handing each part to the same reception that C-STORE
+uses, and for the answer per instance. Not responsible for admission (``gateway.web``) or for the objects themselves
+(``gateway.reception``). Memory is bounded whatever the size of an object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from edgeward.gateway.dataset import NotUnderstood
+from edgeward.gateway.multipart import MultipartError, PartBegin, PartData, PartEnd, Splitter, media_type
+from edgeward.gateway.part10 import FileArrival
+from edgeward.gateway.quarantine import Quarantine
+from edgeward.gateway.reception import Reception
+from edgeward.gateway.web import WebPeer
+from edgeward.privacy.database import DatabaseError, DatabaseFull
+from edgeward.privacy.items import CONFLICT, Item
+from edgeward.privacy.vault import VaultError, VaultFull
+
+_log = logging.getLogger("edgeward.gateway.stow")
+
+# Failure Reason (0008,1197): PS3.18, Annex I.2.
+OUT_OF_RESOURCES = 0xA700
+PROCESSING_FAILURE = 0x0110
+CANNOT_UNDERSTAND = 0xC000
+_TYPES = ("application/dicom",)
+_PARTS = 100_000  # of one request
+_AT_ONCE = 1 << 20  # bytes handed to the disk in one piece
+
+
+class Stow:
+    """Takes objects in.
+
+    Parameters
+    ----------
+    threads
+        Where blocking work is done.
+    admitted
+        Called with each item that was taken in, and whether it is new.
+    """
+
+    def __init__(
+        self,
+        reception: Reception,
+        quarantine: Quarantine,
+        threads: Executor,
+        admitted: Callable[[Item, bool], None],
+    ) -> None:
+        self._reception, self._quarantine = reception, quarantine
+        self._threads, self._admitted = threads, admitted
+
+    async def store(self, request: Request) -> Response:
+        """Serve ``POST studies`` and ``POST studies/{study}``."""
+        accept_json(request)
+        splitter = _splitter(request)
+        outcome = _Outcome(f"{request.base_url}dicomweb", request.path_params.get("study", ""))
+        peer: WebPeer = request.scope["state"]["peer"]
+        part: _Part | None = None
+        parts = 0
+        try:
+            async for chunk in request.stream():
+                for event in splitter.feed(chunk):
+                    if isinstance(event, PartBegin):
+                        parts += 1
+                        if parts > _PARTS:
+                            raise MultipartError(f"there are more than {_PARTS} parts")
+                        part = _Part(self._reception, peer.device_id, event, self._threads)
+                    elif isinstance(event, PartData) and part is not None:
+                        await part.write(event.data)
+                    elif isinstance(event, PartEnd) and part is not None:
+                        await self._end(part, outcome, peer)
+                        part = None
+            splitter.finish()
+        except MultipartError as error:
+            if not outcome.known:
+                raise HTTPException(400, str(error), {"Connection": "close"}) from None
+            outcome.failed("", "", CANNOT_UNDERSTAND)  # what came whole before is kept, and told
+            self._quarantine.note("web", peer.device_id, f"a multipart body: {error}", "look at the sender's log")
+        finally:
+            if part is not None:
+                await part.abort()
+        if not outcome.known:
+            raise HTTPException(400, "there is no object in the request")
+        return outcome.response()
+
+    async def _end(self, part: _Part, outcome: _Outcome, peer: WebPeer) -> None:
+        """Admit the object of a part that is complete, and note how that went."""
+        try:
+            item, is_new = await part.finish(outcome.study)
+        except NotUnderstood as error:
+            reason, what_to_do, status = f"an object was refused: {error}", "look at the sender's log", error.status
+        except (VaultFull, DatabaseFull):
+            reason, what_to_do, status = "the disk is full: an object was refused", "make room", OUT_OF_RESOURCES
+        except (VaultError, DatabaseError) as error:
+            reason, what_to_do, status = f"an object was refused: {error}", "look at the disk", OUT_OF_RESOURCES
+        except Exception as error:
+            # Only the type: the text of an unforeseen error may quote the data set.
+            _log.error("an object could not be taken in: %s", type(error).__name__)
+            reason = f"an object could not be processed ({type(error).__name__})"
+            what_to_do, status = "report this error", PROCESSING_FAILURE
+        else:
+            if is_new and item.reason == CONFLICT:
+                self._quarantine.note(
+                    "web",
+                    peer.device_id,
+                    CONFLICT,
+                    "find out why the device uses a UID twice; see the item in the worklist",
+                    item.item_id,
+                )
+            self._admitted(item, is_new)
+            outcome.stored(item)
+            return
+        self._quarantine.note("web", peer.device_id, reason, what_to_do)
+        outcome.failed(part.sop_class_uid, part.sop_instance_uid, status)
+
+
+class _Part:
+    """One part on its way to the reception, in pieces that are worth a thread."""
+
+    def __init__(self, reception: Reception, device: str, begin: PartBegin, threads: Executor) -> None:
+        self._loop, self._threads = asyncio.get_running_loop(), threads
+        self._arrival = FileArrival(reception, device=device)
+        self._waiting = bytearray()
+        self._wrong = ""
+        try:
+            if media_type(begin.headers.get("content-type", "application/dicom")).name not in _TYPES:
+                self._wrong = "its content type is not application/dicom"
+        except MultipartError:
+            self._wrong = "its content type cannot be read"
+        if begin.headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
+            self._wrong = "its transfer encoding is not binary"
+
+    @property
+    def sop_class_uid(self) -> str:
+        return self._arrival.sop_class_uid
+
+    @property
+    def sop_instance_uid(self) -> str:
+        return self._arrival.sop_instance_uid
+
+    async def write(self, data: bytes) -> None:
+        if self._wrong:
+            return
+        self._waiting += data
+        if len(self._waiting) >= _AT_ONCE:
+            await self._flush()
+
+    async def finish(self, study: str) -> tuple[Item, bool]:
+        received_ns = time.time_ns()
+        if self._wrong:
+            raise NotUnderstood(CANNOT_UNDERSTAND, self._wrong)
+        await self._flush()
+        self._arrival.study_instance_uid = study
+        return await self._loop.run_in_executor(self._threads, self._arrival.finish, received_ns)
+
+    async def abort(self) -> None:
+        await self._loop.run_in_executor(self._threads, self._arrival.abort)
+
+    async def _flush(self) -> None:
+        data, self._waiting = self._waiting, bytearray()
+        await self._loop.run_in_executor(self._threads, self._arrival.write, data)
+
+
+class _Outcome:
+    """The answer as it grows: DICOM JSON of the Store Instances Response Module (PS3.18, I.2)."""
+
+    def __init__(self, root: str, study: str) -> None:
+        self._root, self.study = root, study
+        self._stored: list[dict[str, Any]] = []
+        self._failed: list[dict[str, Any]] = []
+        self._other: list[dict[str, Any]] = []
+        self._studies: set[str] = set()
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known yet."""
+        return bool(self._stored or self._failed or self._other)
+
+    def stored(self, item: Item) -> None:
+        """Note that an instance is in safe keeping."""
+        self._studies.add(item.study_instance_uid)
+        url = (
+            f"{self._root}/studies/{item.study_instance_uid}/series/{item.series_instance_uid}"
+            f"/instances/{item.sop_instance_uid}"
+        )
+        self._stored.append(
+            _reference(item.sop_class_uid, item.sop_instance_uid) | {"00081190": {"vr": "UR", "Value": [url]}}
+        )
+
+    def failed(self, sop_class_uid: str, sop_instance_uid: str, status: int) -> None:
+        """Note that an instance was refused; its UIDs are empty if it did not come so far."""
+        reason = {"00081197": {"vr": "US", "Value": [status]}}
+        if sop_class_uid and sop_instance_uid:
+            self._failed.append(_reference(sop_class_uid, sop_instance_uid) | reason)
+        else:
+            self._other.append(reason)
+
+    def response(self) -> Response:
+        """Return the answer: 200 if all were stored, 202 if some, 409 if none (PS3.18, 10.5.3.1)."""
+        body: dict[str, Any] = {}
+        study = self.study or (next(iter(self._studies)) if len(self._studies) == 1 else "")
+        if study:
+            body["00081190"] = {"vr": "UR", "Value": [f"{self._root}/studies/{study}"]}
+        for tag, items in (("00081198", self._failed), ("00081199", self._stored), ("0008119A", self._other)):
+            if items:
+                body[tag] = {"vr": "SQ", "Value": items}
+        bad = self._failed or self._other
+        status = 200 if not bad else 202 if self._stored else 409
+        return JSONResponse(body, status, media_type="application/dicom+json")
+
+
+def accept_json(request: Request) -> None:
+    """Raise 406 unless the client takes DICOM JSON."""
+    accept = request.headers.get("accept", "*/*") or "*/*"
+    for one in accept.split(","):
+        with_name = one.partition(";")[0].strip().lower()
+        if with_name in ("*/*", "application/*", "application/json", "application/dicom+json"):
+            return
+    raise HTTPException(406, "the answer is application/dicom+json; XML is not offered")
+
+
+def _reference(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
+    return {
+        "00081150": {"vr": "UI", "Value": [sop_class_uid]},
+        "00081155": {"vr": "UI", "Value": [sop_instance_uid]},
+    }
+
+
+def _splitter(request: Request) -> Splitter:
+    try:
+        kind = media_type(request.headers.get("content-type", ""))
+    except MultipartError:
+        raise HTTPException(415, 'the body must be multipart/related; type="application/dicom"') from None
+    inner = kind.parameters.get("type", "application/dicom").lower()
+    if kind.name != "multipart/related" or inner not in _TYPES:
+        raise HTTPException(
+            415,
+            'the body must be multipart/related; type="application/dicom": objects as DICOM files. Metadata with bulk '
+            "data (application/dicom+json, application/dicom+xml) is not taken.",
+        )
+    try:
+        return Splitter(kind.parameters.get("boundary", ""))
+    except MultipartError as error:
+        raise HTTPException(400, str(error)) from None

@@ -1,0 +1,308 @@
+"""WADO-RS: objects, their metadata, frames and pictures go out over HTTPS (PS3.18, 10.4).
+
+Responsible for what the client accepts and for streaming objects from the vault piece by piece. Objects leave as they
+are stored: nothing is decoded or transcoded here; pictures are drawn by an engine (``gateway.rendering``). Not
+responsible for who may ask (``gateway.web``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, TypeVar
+
+from msgspec import structs
+from pydicom.uid import ExplicitVRLittleEndian
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from edgeward.gateway.accept import accepted, dicom_syntaxes, frame_type
+from edgeward.gateway.frames import NoFrames, PixelStore, pixel_store
+from edgeward.gateway.metadata import metadata
+from edgeward.gateway.multipart import body_end, part_head
+from edgeward.gateway.quarantine import Quarantine
+from edgeward.gateway.rendering import NoPicture, Renderer
+from edgeward.messages import FrameQuery
+from edgeward.privacy.catalogue import Catalogue, Held
+from edgeward.privacy.keys import WrongKey
+from edgeward.privacy.reading import open_object
+from edgeward.privacy.vault import Vault, VaultDamaged
+
+_log = logging.getLogger("edgeward.gateway.wado")
+T = TypeVar("T")
+
+_UID = re.compile(r"[0-9.]{1,64}")
+_NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d{1,9})?([eE][+-]?\d{1,2})?")
+_PIECE = 1 << 20
+_FRAMES = 10_000  # in one request
+_THUMBNAIL = 128  # columns
+
+
+class Wado:
+    """Gives out what is in the vault.
+
+    Parameters
+    ----------
+    threads
+        Where blocking work is done.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, vault: Vault, renderer: Renderer, quarantine: Quarantine, threads: Executor
+    ) -> None:
+        self._catalogue, self._vault, self._renderer = catalogue, vault, renderer
+        self._quarantine, self._threads = quarantine, threads
+
+    async def retrieve(self, request: Request) -> Response:
+        """Serve ``GET`` of a study, a series or an instance: the objects as they are stored."""
+        wanted = dicom_syntaxes(accepted(request), single="instance" in request.path_params)
+        held = await self._held(request)
+        giving = [one for one in held if wanted.takes(one.transfer_syntax_uid)]
+        if not giving:
+            raise HTTPException(
+                406,
+                "objects are given as they are stored, as application/dicom: ask for transfer-syntax=* or leave it out",
+            )
+        status = 200 if len(giving) == len(held) else 206
+        first = await self._open(giving[0])
+        if wanted.single:
+            return StreamingResponse(
+                self._pieces(first),
+                media_type=_dicom(giving[0]),
+                headers={"Content-Length": str(first.size)},
+            )
+        boundary = secrets.token_hex(16)
+        kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+        return StreamingResponse(self._objects(giving, first, boundary), status, media_type=kind)
+
+    async def metadata(self, request: Request) -> Response:
+        """Serve ``GET .../metadata``: all attributes but bulk data, as DICOM JSON."""
+        if not accepted(request).any_of("application/dicom+json", "application/json"):
+            raise HTTPException(406, "metadata is application/dicom+json; XML is not offered")
+        held = await self._held(request)
+        first = await self._described(held[0])
+        return StreamingResponse(self._descriptions(first, held[1:]), media_type="application/dicom+json")
+
+    async def frames(self, request: Request) -> Response:
+        """Serve ``GET .../frames/{list}``: single frames as they are stored."""
+        numbers = _frame_list(request.path_params["frames"])
+        (held,) = await self._held(request)
+        opened = await self._open(held)
+        try:
+            store = await self._in_thread(lambda: pixel_store(opened.file))
+            if max(numbers) > store.frames:
+                raise HTTPException(404, f"the object has {store.frames} frames")
+            syntax = store.transfer_syntax_uid if store.encapsulated else str(ExplicitVRLittleEndian)
+            kind = frame_type(accepted(request), syntax, single=len(numbers) == 1)
+            if kind is None:
+                raise HTTPException(406, "frames are given as they are stored: ask for application/octet-stream")
+            first = await self._in_thread(lambda: store.frame(numbers[0] - 1))
+        except NoFrames as error:
+            await opened.close()
+            raise HTTPException(406, str(error)) from None
+        except BaseException:
+            await opened.close()
+            raise
+        if kind.single:
+            await opened.close()
+            return Response(first, media_type=kind.name)
+        boundary = secrets.token_hex(16)
+        inner = kind.name.partition(";")[0]
+        return StreamingResponse(
+            self._frames(opened, self._in_turn(store, first, numbers[1:]), boundary, kind.name),
+            media_type=f'multipart/related; type="{inner}"; boundary={boundary}',
+        )
+
+    async def rendered(self, request: Request) -> Response:
+        """Serve ``GET .../rendered`` and ``.../frames/{number}/rendered``: a picture (PS3.18, 8.3.5)."""
+        (held,) = await self._held(request)
+        number = request.path_params.get("frames", "1")
+        (frame,) = _frame_list(number, most=1)
+        center, width = _window(request.query_params.get("window", ""))
+        columns = await self._columns(held, request.query_params.get("viewport", ""))
+        query = FrameQuery(
+            item_id=held.item_id, frame=frame - 1, window_center=center, window_width=width, max_width=columns
+        )
+        return await self._picture(request, held, query)
+
+    async def thumbnail(self, request: Request) -> Response:
+        """Serve ``GET .../thumbnail`` of anything: a small picture of its first image."""
+        held = next((one for one in await self._held(request) if one.rows), None)
+        if held is None:
+            raise HTTPException(404, "there is no image in it")
+        (frame,) = _frame_list(request.path_params.get("frames", "1"), most=1)
+        viewport = request.query_params.get("viewport", "")
+        columns = await self._columns(held, viewport) if viewport else _THUMBNAIL
+        return await self._picture(request, held, FrameQuery(item_id=held.item_id, frame=frame - 1, max_width=columns))
+
+    # ------------------------------------------------------------ pictures
+
+    async def _picture(self, request: Request, held: Held, query: FrameQuery) -> Response:
+        kinds = accepted(request)
+        if held.frames > 0 and query.frame >= held.frames:
+            raise HTTPException(404, f"the object has {held.frames} frames")
+        if kinds.any_of("image/jpeg"):
+            query = structs.replace(query, media_type="image/jpeg")
+        elif kinds.any_of("image/png"):
+            query = structs.replace(query, media_type="image/png")
+        else:
+            raise HTTPException(406, "pictures are image/jpeg or image/png")
+        try:
+            picture = await self._renderer.of_item(query)
+        except NoPicture as error:
+            raise HTTPException(
+                503 if error.again else 406, str(error), {"Retry-After": "2"} if error.again else None
+            ) from None
+        return Response(picture.data, media_type=picture.media_type, headers={"Cache-Control": "no-store"})
+
+    async def _columns(self, held: Held, viewport: str) -> int:
+        """Return how many columns a picture may have to fit into a viewport (PS3.18, 8.3.5.1.3)."""
+        if not viewport:
+            return 0
+        parts = viewport.split(",")
+        if len(parts) != 2 or not all(part.isascii() and part.isdigit() and 0 < int(part) < 1 << 14 for part in parts):
+            raise HTTPException(
+                400, "viewport must be two numbers of pixels, width and height; regions are not cut out"
+            )
+        width, height = int(parts[0]), int(parts[1])
+        if held.rows > 0 and held.columns > 0:
+            return max(1, min(width, height * held.columns // held.rows))
+        return width
+
+    # ------------------------------------------------------------ objects
+
+    async def _held(self, request: Request) -> list[Held]:
+        """Return the objects that a path names.
+
+        Raises
+        ------
+        HTTPException
+            400 if the path has no UIDs, 410 if all of it was erased, 404 if there is nothing.
+        """
+        uids = [request.path_params.get(name, "") for name in ("study", "series", "instance")]
+        if not all(_UID.fullmatch(uid) for uid in uids if uid):
+            raise HTTPException(400, "a UID is digits and dots, at most 64")
+        held = await self._in_thread(lambda: self._catalogue.held(*uids))
+        if held:
+            return held
+        if await self._in_thread(lambda: self._catalogue.erased(*uids)):
+            raise HTTPException(410, "it was here and was erased")
+        raise HTTPException(404, "there is no such object here")
+
+    async def _open(self, held: Held) -> _Opened:
+        def work() -> _Opened:
+            reference = self._vault.reference(held.object_id, held.wrapped_key, held.size)
+            return _Opened(open_object(reference.path, reference.data_key), self._threads)
+
+        try:
+            return await self._in_thread(work)
+        except (VaultDamaged, WrongKey) as error:
+            self._damaged(held, error)
+            raise HTTPException(500, "the object is damaged and cannot be given") from None
+
+    def _damaged(self, held: Held, error: Exception) -> None:
+        _log.error("an object cannot be read: %s", error)
+        self._quarantine.note("vault", "", f"an object cannot be read: {error}", "restore it", held.item_id)
+
+    async def _objects(self, held: list[Held], first: _Opened, boundary: str) -> AsyncIterator[bytes]:
+        opened: _Opened | None = first
+        try:
+            for one in held:
+                opened = opened or await self._open(one)
+                yield part_head(boundary, {"Content-Type": _dicom(one), "Content-Length": str(opened.size)})
+                async for piece in self._pieces(opened):
+                    yield piece
+                opened = None
+            yield body_end(boundary)
+        finally:
+            if opened is not None:
+                await opened.close()
+
+    async def _pieces(self, opened: _Opened) -> AsyncIterator[bytes]:
+        """Yield an object; an error leaves the answer without its end, so that nobody takes it for whole."""
+        async with contextlib.aclosing(opened):
+            while piece := await opened.read(_PIECE):
+                yield piece
+
+    async def _frames(
+        self, opened: _Opened, frames: AsyncIterator[bytes], boundary: str, kind: str
+    ) -> AsyncIterator[bytes]:
+        async with contextlib.aclosing(opened):
+            async for data in frames:
+                yield part_head(boundary, {"Content-Type": kind, "Content-Length": str(len(data))}) + data
+            yield body_end(boundary)
+
+    async def _in_turn(self, store: PixelStore, first: bytes, numbers: list[int]) -> AsyncIterator[bytes]:
+        yield first
+        for number in numbers:
+            yield await self._in_thread(partial(store.frame, number - 1))
+
+    async def _descriptions(self, first: bytes, held: list[Held]) -> AsyncIterator[bytes]:
+        yield b"[" + first
+        for one in held:
+            yield b"," + await self._described(one)
+        yield b"]"
+
+    async def _described(self, held: Held) -> bytes:
+        opened = await self._open(held)
+        async with contextlib.aclosing(opened):
+            return json.dumps(await self._in_thread(lambda: metadata(opened.file, held)), allow_nan=False).encode()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+class _Opened:
+    """An object of the vault that is being read, in threads."""
+
+    def __init__(self, file: Any, threads: Executor) -> None:
+        self.file, self._threads = file, threads
+        self.size = file.seek(0, 2)
+        file.seek(0)
+
+    async def read(self, count: int) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.file.read, count)
+
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, self.file.close)
+
+    aclose = close
+
+
+def _dicom(held: Held) -> str:
+    return f"application/dicom; transfer-syntax={held.transfer_syntax_uid}"
+
+
+def _frame_list(text: str, most: int = _FRAMES) -> list[int]:
+    """Return frame numbers, counted from 1 (PS3.18, 10.4.1.1.4)."""
+    parts = text.split(",")
+    if len(parts) > most or not all(part.isascii() and part.isdigit() and 0 < len(part) < 10 for part in parts):
+        raise HTTPException(400, f"frames are numbers from 1, with commas between, at most {most}")
+    numbers = [int(part) for part in parts]
+    if min(numbers) < 1:
+        raise HTTPException(400, "frames are counted from 1")
+    return numbers
+
+
+def _window(text: str) -> tuple[float | None, float | None]:
+    """Return center and width of a window (PS3.18, 8.3.5.1.4)."""
+    if not text:
+        return None, None
+    parts = text.split(",")
+    if len(parts) not in (2, 3) or not all(_NUMBER.fullmatch(part.strip()) for part in parts[:2]):
+        raise HTTPException(400, "window must be center,width,function")
+    if len(parts) == 3 and parts[2].strip().lower().replace("_", "-") != "linear":
+        raise HTTPException(400, "the window's function must be linear")
+    center, width = float(parts[0]), float(parts[1])
+    if not math.isfinite(center) or not width > 0:
+        raise HTTPException(400, "the window's width must be above 0")
+    return center, width
