@@ -241,8 +241,9 @@ def _step(
         priority=_priority(tq1.text(9) if tq1 else "", orc.text(7, 6), obr.text(27, 6), obr.text(5)),
         source=source,
     )
+    observed = {name: value for one in group if one.name == "OBX" for name, value in _observed(one).items()}
     return _entry(
-        patient,
+        patient | observed,
         at,
         order=order,
         step_id=step,
@@ -289,9 +290,6 @@ def _patient(pid: Segment, around: Sequence[Segment]) -> dict[str, Any]:
             ", ".join(_first(one.text(3, 2), one.text(3, 1)) for one in around if one.name == "AL1")
         ),
     }
-    for one in around:
-        if one.name == "OBX" and (size := _observed(one)):
-            found.update(size)
     if visit:
         found["admission_id"] = values.clean(visit.text(19))
         found["current_location"] = values.clean(" ".join(visit.text(3, part) for part in (1, 2, 3)).strip())
