@@ -13,13 +13,15 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from tests.support.imaging import breast_image, finding_for, not_analysed, test_file
+from tests.support.imaging import breast_image, finding_for, not_analysed, test_file, verdict
 from tests.support.peers import require
 
 from edgeward.clinic.imaging.capture import build_capture
 from edgeward.clinic.imaging.header import read_source
+from edgeward.clinic.imaging.presentation import build_presentation
 from edgeward.clinic.imaging.report import build_report
-from edgeward.messages import Finding
+from edgeward.clinic.imaging.segmentation import build_segmentation
+from edgeward.messages import Finding, FrameFinding
 
 pytestmark = pytest.mark.peer
 
@@ -63,7 +65,29 @@ def errors(dataset: Dataset, folder: Path) -> list[str]:
 def objects(image: Dataset, finding: Finding) -> list[Dataset]:
     source = read_source(image, finding)
     frame = np.full((int(image.Rows), int(image.Columns), 3), 90, np.uint8)
-    return [build_report(finding, source, UTC), build_capture(finding, source, frame, UTC)]
+    verdicts = [verdict("confirm"), verdict("correct", label="benign", comment="cyst"), verdict("reject")]
+    made = [
+        build_report(finding, source, UTC),
+        *(build_report(finding, source, UTC, n, verdicts[:n]) for n in (1, 2, 3)),
+        build_segmentation(finding, source, UTC),
+        build_presentation(finding, source, UTC),
+        build_capture(finding, source, frame, UTC),
+    ]
+    return [dataset for dataset in made if dataset is not None]
+
+
+def cine(image: Dataset, **changes) -> Finding:
+    """A finding of a loop: a lesion that moves, comes and goes."""
+    frames = int(image.get("NumberOfFrames") or 1)
+    finding = finding_for(image, **changes)
+    said = [
+        FrameFinding(
+            frame=k, status="analysed", lesions=finding.lesions if k % 2 else [], label="benign", malignancy=k / 99
+        )
+        for k in range(min(frames, 40))
+    ]
+    said[0] = FrameFinding(frame=0, status="not_analysed", reason="a frozen menu")
+    return finding_for(image, frame_findings=said, **changes)
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -71,7 +95,10 @@ def objects(image: Dataset, finding: Finding) -> list[Dataset]:
 def test_results_of_real_ultrasound_objects_are_clean(name, tmp_path):
     image = pydicom.dcmread(test_file(name), stop_before_pixels=True)
 
-    for dataset in objects(image, finding_for(image)):
+    finding = cine(image) if int(image.get("NumberOfFrames") or 1) > 1 else finding_for(image)
+    made = objects(image, finding)
+    assert len(made) == 7
+    for dataset in made:
         inherited = INHERITED.get(name)
         ours = [line for line in errors(dataset, tmp_path) if inherited is None or inherited not in line]
         assert ours == [], dataset.SOPClassUID.name
@@ -111,6 +138,38 @@ def test_names_in_other_scripts_are_clean(charset, name, tmp_path):
 
     for dataset in objects(image, finding_for(image)):
         assert errors(dataset, tmp_path) == []
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2", "RGB", "YBR_FULL_422", "PALETTE COLOR"])
+def test_results_of_a_loop_are_clean_in_grey_and_colour(photometric, tmp_path):
+    image = breast_image(
+        PhotometricInterpretation=photometric,
+        SamplesPerPixel=3 if photometric in ("RGB", "YBR_FULL_422") else 1,
+        SOPClassUID="1.2.840.10008.5.1.4.1.1.3.1",
+        NumberOfFrames=60,
+        rows=31,
+        columns=45,
+    )
+
+    for dataset in objects(image, cine(image)):
+        assert errors(dataset, tmp_path) == [], dataset.SOPClassUID.name
+
+
+def test_a_grey_image_with_look_up_tables_gives_a_clean_presentation_state(tmp_path):
+    image = breast_image(
+        RescaleSlope="1", RescaleIntercept="-12.5", RescaleType="US", WindowCenter=[40, 50], WindowWidth=[80, 90]
+    )
+    modality, voi = Dataset(), Dataset()
+    modality.add_new("LUTDescriptor", "US", [256, 0, 16])
+    modality.add_new("LUTData", "OW", np.arange(0, 65536, 257, "<u2").tobytes())
+    modality.ModalityLUTType = "US"
+    voi.add_new("LUTDescriptor", "US", [256, 0, 8])
+    voi.add_new("LUTData", "US", list(range(256)))
+    tables = breast_image(ModalityLUTSequence=[modality], VOILUTSequence=[voi])
+
+    for source in (image, tables):
+        finding = finding_for(source)
+        assert errors(build_presentation(finding, read_source(source, finding), UTC), tmp_path) == []
 
 
 def test_the_validator_does_find_errors(tmp_path):

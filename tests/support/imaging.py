@@ -14,7 +14,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
 
-from edgeward.messages import DeliverRequest, Finding, Lesion
+from edgeward.messages import DeliverRequest, Finding, Lesion, Verdict
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.vault import FileVault
 
@@ -148,6 +148,20 @@ def not_analysed(image: Dataset, item_id: str = "item-1", reason: str = "outside
         malignancy=None,
         suspicious=False,
     )
+
+
+def verdict(action: str, item_id: str = "item-1", **changes: Any) -> Verdict:
+    """Return a clinician's decision, a minute after the finding."""
+    values: dict[str, Any] = {
+        "verdict_id": f"v-{action}",
+        "item_id": item_id,
+        "finding_id": f"f-{item_id}",
+        "action": action,
+        "by": "dr.meier",
+        "at_ns": CREATED_NS + 60 * 10**9,
+        **changes,
+    }
+    return Verdict(**values)
 
 
 def request_for(vault_root: Path, key: SiteKey, data: bytes, finding: Finding) -> DeliverRequest:

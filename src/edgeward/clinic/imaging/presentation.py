@@ -205,5 +205,6 @@ def _table(table: Table) -> Dataset:
     item.add_new(0x00283002, "SS" if table.signed else "US", [table.entries & 0xFFFF, table.first, table.bits])
     if table.kind:
         item.ModalityLUTType = table.kind
-    item.add_new(0x00283006, "OW", table.data)
+    data = table.data[::2] if table.bits == 8 else table.data  # 8 bits: two entries in a word, PS3.3 C.11.1.1.1
+    item.add_new(0x00283006, "OW", data + b"\0" * (len(data) % 2))
     return item

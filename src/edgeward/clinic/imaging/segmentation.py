@@ -74,9 +74,9 @@ def _series(result: Dataset, source: Source, frames: Sequence[Sighting]) -> None
     """Enhanced General Equipment, Common Instance Reference and what this object is called."""
     result.ImageType = ["DERIVED", "PRIMARY"]
     result.PatientOrientation = []  # Type 2C: not known for a hand-held probe
+    del result.Laterality
     if source.laterality:
         result.ImageLaterality = source.laterality
-        del result.Laterality  # one of the two, PS3.3 C.7.3.1
     result.DeviceSerialNumber = derived_uid("observer", result.ManufacturerModelName, *result.SoftwareVersions)
     result.ContentLabel = "AI_LESIONS"
     result.ContentDescription = "Lesions outlined by an AI algorithm; preliminary, not verified"
