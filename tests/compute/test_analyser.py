@@ -288,3 +288,108 @@ def test_real_frames_keep_their_finding_at_another_size(analyser):
         changes.append(abs((a.malignancy or 0) - (b.malignancy or 0)))
 
     assert np.median(changes) < 0.05
+
+
+# ---------------------------------------- loops and split screens
+
+
+def loop_of(*kinds):
+    """A loop of phantoms; "" is a frame of uniform grey, which is refused."""
+    frames = []
+    for number, kind in enumerate(kinds):
+        image = phantom(SEEDS[number % len(SEEDS)], kind=kind).image if kind else None
+        frames.append(image)
+    size = next(f.shape for f in frames if f is not None)
+    return np.stack([np.full(size, 90, np.uint8) if f is None else f for f in frames])
+
+
+def test_a_loop_has_a_result_per_sampled_frame_and_the_best_one_stands_for_all(analyser):
+    data = to_bytes(dataset(loop_of("", "", "malignant", "malignant", "malignant", "", "", "")))
+
+    result = analyser.analyse(data, clock(), cine_frames=8)
+    finding = result.finding(finding_id="f", item_id="i", created_ns=1)
+
+    assert [f.frame for f in finding.frame_findings] == list(range(8))
+    assert [f.status for f in finding.frame_findings][2:5] == ["analysed"] * 3
+    assert finding.frame_findings[0].status == "not_analysed"
+    assert finding.frame in {2, 3, 4}
+    best = finding.frame_findings[finding.frame]
+    assert (finding.lesions, finding.malignancy, finding.label) == (best.lesions, best.malignancy, best.label)
+    assert finding.lesions
+    assert finding.reason == ""
+    assert (result.frame.pixels == result.frame.pixels).all()
+    assert result.frame.index == finding.frame
+
+
+def test_a_loop_is_cut_short_when_time_runs_out_and_says_so(analyser):
+    data = to_bytes(dataset(loop_of(*["benign"] * 6)))
+    remaining = iter([10.0, 10.0, 0.0, 0.0])
+
+    result = analyser.analyse(data, clock(), cine_frames=6, left_s=lambda: next(remaining))
+    finding = result.finding(finding_id="f", item_id="i", created_ns=1)
+
+    assert len(finding.frame_findings) == 3
+    assert 3 in {f.frame for f in finding.frame_findings}  # the middle one always
+    assert finding.status == "analysed"
+    assert "3 of 6" in finding.reason
+
+
+def test_a_loop_that_is_late_already_has_its_middle_frame_analysed(analyser):
+    data = to_bytes(dataset(loop_of(*["benign"] * 5)))
+
+    finding = analyser.analyse(data, clock(), cine_frames=5, left_s=lambda: -1.0).finding(
+        finding_id="f", item_id="i", created_ns=1
+    )
+
+    assert [f.frame for f in finding.frame_findings] == [2]
+
+
+def test_a_single_frame_has_no_list_of_frames(analyser):
+    p = phantom(SEEDS[0], kind="benign")
+    finding = analyse(analyser, p.image).finding(finding_id="f", item_id="i", created_ns=1)
+
+    assert finding.frame_findings == []
+    assert finding.in_scope
+
+
+def test_what_its_attributes_exclude_is_out_of_scope_and_what_its_pixels_exclude_is_not(analyser):
+    picture = phantom(SEEDS[0], kind="benign").image
+    scan = analyse(analyser, picture, Modality="CT")
+    dark = analyse(analyser, np.full((300, 400), 80, np.uint8))
+
+    outside, refused = (r.finding(finding_id="f", item_id="i", created_ns=1) for r in (scan, dark))
+
+    assert (outside.status, outside.in_scope) == ("not_analysed", False)
+    assert (refused.status, refused.in_scope) == ("not_analysed", True)
+
+
+def test_both_halves_of_a_split_screen_are_analysed_each_with_its_own_scale(analyser):
+    left, right = (phantom(seed, kind="malignant") for seed in SEEDS[:2])
+    rows, columns = left.image.shape
+    screen = np.hstack([left.image, right.image])
+    regions = region((0, 0, columns - 1, rows - 1), (0.01, 0.01))
+    regions.extend(region((columns, 0, 2 * columns - 1, rows - 1), (0.02, 0.02)))
+
+    lesions = analyse(analyser, screen, SequenceOfUltrasoundRegions=regions).assessment.lesions
+
+    halves = {lesion.box[0] >= columns: lesion for lesion in lesions}
+    assert set(halves) == {False, True}
+    for is_right, lesion in halves.items():
+        spacing = 0.2 if is_right else 0.1
+        width, height = lesion.box[2] - lesion.box[0], lesion.box[3] - lesion.box[1]
+        assert lesion.unit == "mm"
+        assert lesion.long_axis < 1.1 * spacing * np.hypot(width, height)
+        assert lesion.long_axis > 0.9 * spacing * max(width, height)
+        truth = (right if is_right else left).mask
+        mine = outlined([lesion], screen.shape)[:, columns * is_right : columns * (1 + is_right)]
+        assert dice_coefficient(mine, truth) > 0.6
+
+
+def test_a_region_in_other_units_than_centimetres_measures_in_pixels(analyser):
+    p = phantom(SEEDS[0], kind="malignant")
+    rows, columns = p.image.shape
+    seconds = region((0, 0, columns - 1, rows - 1), PhysicalUnitsXDirection=4)
+
+    result = analyse(analyser, p.image, SequenceOfUltrasoundRegions=seconds, PixelSpacing=[0.1, 0.1])
+
+    assert {lesion.unit for lesion in result.assessment.lesions} == {"px"}

@@ -102,9 +102,15 @@ def sample(times: Sequence[float], wanted: int) -> list[int]:
         return [middle]
     span = times[-1] - times[0]
     targets = times[0] + span * (np.arange(wanted) + 0.5) / wanted
-    nearest = np.searchsorted(np.asarray(times), targets).clip(0, frames - 1)
+    # All move by less than half a step, so that one of them is the middle frame's time.
+    off = times[middle] - targets
+    targets = np.sort(targets + off[np.argmin(np.abs(off))])
+    grid = np.asarray(times)
+    after = np.searchsorted(grid, targets).clip(0, frames - 1)
+    before = (after - 1).clip(0)
+    nearest = np.where(targets - grid[before] < grid[after] - targets, before, after)
     chosen = {int(n) for n in nearest}
-    if middle not in chosen:
+    if middle not in chosen:  # another frame was taken at the same moment
         chosen.discard(min(chosen, key=lambda n: (abs(n - middle), n)))
         chosen.add(middle)
     while len(chosen) < wanted:  # frames taken at the same moment: fill the widest gaps

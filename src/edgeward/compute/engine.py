@@ -32,11 +32,13 @@ from edgeward.compute import isolated
 from edgeward.compute.analyser import AnalysisResult, load_analyser
 from edgeward.compute.decode import DecodeError
 from edgeward.compute.package import PackageError
+from edgeward.compute.render_service import RenderService
 from edgeward.compute.runtime import RuntimeFailure
 from edgeward.config import Engine as EngineSettings
 from edgeward.messages import (
     Finding,
     Message,
+    RenderRequest,
     ServiceClass,
     StageTime,
     WorkBusy,
@@ -236,6 +238,16 @@ async def run(context: RoleContext) -> None:
     """Serve until told to stop."""
     warnings.simplefilter("ignore")  # pydicom's warnings quote the values they warn of
     settings = context.settings.engine
+    pictures = RenderService()
+    # Pictures need no model: they are served even where the model must not be.
+    await context.bus.serve(subjects.RENDER_ANY, RenderRequest, pictures.take, subjects.ENGINES)
+    try:
+        await _run(context, settings)
+    finally:
+        await asyncio.to_thread(pictures.stop)
+
+
+async def _run(context: RoleContext, settings: EngineSettings) -> None:
     try:
         analyser = await asyncio.to_thread(load_analyser, settings.threads, settings.model)
     except PackageError as error:

@@ -31,6 +31,7 @@ class Shown:
     grey : uint8 (rows, columns)
     center, width : the window that was applied; None where a VOI LUT or the values themselves decided
     lowest, highest : range of the frame after the modality LUT
+    by_table : a VOI LUT was applied
     """
 
     grey: NDArray[np.uint8]
@@ -38,6 +39,7 @@ class Shown:
     width: float | None
     lowest: float
     highest: float
+    by_table: bool = False
 
 
 def attribute(dataset: Dataset, keyword: str, index: int, *groups: str) -> Any:
@@ -94,10 +96,11 @@ def show(
     lowest, highest = float(ends.min()), float(ends.max())
     window = window or _window(dataset, index)
     function = str(attribute(dataset, "VOILUTFunction", index, "FrameVOILUTSequence") or "LINEAR").strip().upper()
+    by_table = False
     if window is None:
         table = _voi_table(dataset)
         if table is not None:
-            tone = table
+            tone, by_table = table, True
         elif values.dtype == np.uint8 and bits == 8 and (lowest, highest) == (low_stored, high_stored):
             return Shown(255 - values if inverse else values, None, None, lowest, highest)
         else:
@@ -116,7 +119,7 @@ def show(
         safe = np.nan_to_num(values, nan=lowest) if values.dtype.kind == "f" else values
         grey = final(safe)
     center, width = window if window is not None else (None, None)
-    return Shown(np.ascontiguousarray(grey), center, width, lowest, highest)
+    return Shown(np.ascontiguousarray(grey), center, width, lowest, highest, by_table=by_table)
 
 
 def _modality(dataset: Dataset, index: int) -> Callable[[Values], Values]:

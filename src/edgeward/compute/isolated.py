@@ -10,9 +10,11 @@ import contextlib
 import multiprocessing
 import threading
 import time
+import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from edgeward import log
 from edgeward.bus.process import die_with_parent
 from edgeward.compute.analyser import AnalysisResult, load_analyser
 from edgeward.compute.decode import DecodeError
@@ -80,6 +82,8 @@ def analyse(
 
 def _child(pipe: Connection, threads: int, model: str) -> None:
     die_with_parent()
+    log.configure("engine")
+    warnings.simplefilter("ignore")  # pydicom's warnings quote the values they warn of
     path, data_key, cine_frames = pipe.recv()
     answer: tuple[str, object]
     try:
