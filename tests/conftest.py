@@ -19,6 +19,7 @@ async def bus_site(tmp_path: Path) -> AsyncIterator[TestSite]:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", action="store_true", help="run the fault campaigns at full length")
+    parser.addoption("--seed", type=int, default=0, help="seed of the hostile campaigns; they print the one they took")
 
 
 @pytest.fixture(scope="session")
