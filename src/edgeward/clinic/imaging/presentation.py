@@ -119,7 +119,10 @@ def _annotation(finding: Finding, source: Source, frame: int, found: Sequence[Si
     annotation = Dataset()
     annotation.ReferencedImageSequence = [image_reference(source, [frame])]
     annotation.GraphicLayer = LAYER
-    graphics, texts = [], [_text(_verdict_line(finding, frame), (0.0, 0.0), (source.columns, 2 * _height(source)))]
+    # In the lower left corner: the upper ones are where machines write who and when.
+    columns, rows = float(source.columns), float(source.rows)
+    corner = (0.0, max(0.0, rows - 2.2 * _height(source)))
+    graphics, texts = [], [_text(_verdict_line(finding, frame), corner, (columns, rows))]
     for sighting in found:
         points = outline_points(sighting.lesion, source.columns, source.rows)
         if points is None:

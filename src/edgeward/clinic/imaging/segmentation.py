@@ -149,12 +149,8 @@ def _functional_groups(result: Dataset, finding: Finding, source: Source, frames
     holder.DimensionOrganizationUID = organization
     result.DimensionOrganizationSequence = [holder]
     result.DimensionIndexSequence = [_dimension(organization, *dimension) for dimension in dimensions]
-    shared = Dataset()
-    if finding.spacing_mm is not None:
-        measures = Dataset()
-        measures.PixelSpacing = [_decimal(value) for value in finding.spacing_mm]
-        shared.PixelMeasuresSequence = [measures]
-    result.SharedFunctionalGroupsSequence = [shared]
+    # No Pixel Measures: they would need a slice thickness, which no ultrasound beam has. The image's own count.
+    result.SharedFunctionalGroupsSequence = [Dataset()]
     segments = {number: k for k, number in enumerate(dict.fromkeys(s.number for s in frames), start=1)}
     times = {frame: k for k, frame in enumerate(sorted({s.frame for s in frames}), start=1)}
     result.PerFrameFunctionalGroupsSequence = [
@@ -185,7 +181,3 @@ def _frame(source: Source, segment: int, frame: int, time: int) -> Dataset:
     group.SegmentIdentificationSequence = [identification]
     group.DerivationImageSequence = [derivation]
     return group
-
-
-def _decimal(value: float) -> str:
-    return f"{value:.10g}"
