@@ -107,6 +107,8 @@ class Fhir(Section):
     token_file: str = Field("", description="file with a bearer token, sent with every request")
     ca: str = Field("", description="file with the authority that signed the server's certificate; empty: the system's")
     client_certificate: bool = Field(False, description="show our certificate of the site's authority")
+    ids: Literal["ours", "server"] = Field("ours", description="who chooses resource ids; see docs/protocols")
+    patient_system: str = Field("", description="system (URI) of the identifiers that images carry as patient ID")
     timeout_s: float = Field(10.0, gt=0, le=120)
 
 

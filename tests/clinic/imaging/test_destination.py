@@ -186,7 +186,7 @@ async def test_stages_follow_one_another_so_their_sum_explains_the_time(bench):
     assert list(spent) == ["queue", "associate", "build_sr", "send", "build_capture"]
     assert sum(spent.values()) <= passed
     assert spent["send"] >= 100
-    assert {stage.name for stage in outcome.made} == {"make_sr", "make_capture"}
+    assert {stage.name for stage in outcome.made} >= {"read_header", "make_sr", "make_capture"}
 
 
 async def test_a_destination_gets_only_what_it_takes(bench):

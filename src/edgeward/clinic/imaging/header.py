@@ -11,6 +11,7 @@ that cannot be carried over is left empty (Type 2), never guessed and never a re
 from __future__ import annotations
 
 import re
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -303,6 +304,11 @@ def _instance_number(source: Source) -> int:
     series = source.series_number or 0
     number = max(series, 0) * 1000 + source.instance_number
     return number if number < _REVISION_STEP else source.instance_number % _REVISION_STEP
+
+
+def host_zone(at_ns: int) -> timezone:
+    """Return this host's offset from UTC as it was at `at_ns`: the same on every repeat, also across a clock change."""
+    return timezone(timedelta(seconds=time.localtime(at_ns // 1_000_000_000).tm_gmtoff))
 
 
 def _procedure(dataset: Dataset) -> tuple[str, str, str] | None:

@@ -23,6 +23,7 @@ from edgeward.bus import subjects
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
 from edgeward.clinic.imaging.destination import Delivered, Destination, Watcher
+from edgeward.clinic.imaging.fhir import FhirSink, tls_context
 from edgeward.clinic.imaging.ledger import Ledger, LedgerError, Owed, Tally
 from edgeward.clinic.imaging.pacs import PacsSink
 from edgeward.clinic.imaging.results import CannotBuild, Workshop, whereabouts
@@ -77,12 +78,15 @@ def sinks(home: Home, settings: Settings) -> list[Sink]:
     ------
     IdentityError
         If TLS is wanted and our certificate is missing or unusable.
+    OSError
+        If the file of an authority cannot be read.
     """
 
     def tls(wanted: bool) -> ssl.SSLContext | None:
         return client_context(home, "deliver") if wanted else None
 
     made: list[Sink] = [PacsSink(pacs, settings.dicom.ae_title, tls(pacs.tls)) for pacs in settings.pacs]
+    made += [FhirSink(fhir, tls_context(fhir, tls(fhir.client_certificate))) for fhir in settings.fhir]
     return made
 
 
@@ -93,7 +97,7 @@ class Deliver(Watcher):
         self._context = context
         self._ledger = ledger
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-        self._workshop = Workshop()
+        self._workshop = Workshop(frozenset().union(*(sink.takes for sink in sinks)))
         self._destinations = [Destination(sink, ledger, self._workshop.prepare, self._call, self) for sink in sinks]
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -371,5 +375,5 @@ def _row(report: DeliveryReport) -> tuple[str, int, str]:
 def _keep_quiet() -> None:
     """Silence what libraries say of their own accord: it may quote names, and we report failures once ourselves."""
     warnings.simplefilter("ignore")
-    for name in ("pydicom", "pynetdicom", "highdicom"):
+    for name in ("pydicom", "pynetdicom", "highdicom", "httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,74 @@
+"""What a result stands for after the verdicts so far: preliminary, final, amended or withdrawn.
+
+Responsible for that one rule, and for what of the AI's answer a verdict leaves standing; FHIR and HL7 each have words
+of their own for it (``fhir_bundle``, ``oru``).
+
+A correction is told as an *amendment*, although it may be the first thing a clinician says: the AI's answer was out
+already, and whoever read it must notice that it has changed. A rejection withdraws the answer: it is told as an error,
+not as cancelled, because the image was analysed and somebody may have acted on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from edgeward.messages import DeliverRequest, Verdict
+
+
+class Standing(Enum):
+    """How far a result can be relied on."""
+
+    PRELIMINARY = "preliminary"  # nobody has looked yet
+    FINAL = "final"  # a clinician confirmed it
+    AMENDED = "amended"  # a clinician changed what was sent before, or changed their mind
+    WITHDRAWN = "withdrawn"  # a clinician rejected it
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A revision of a result as the verdicts have left it.
+
+    `label` is the clinician's where there is one, else the AI's. `overruled`: it is not the AI's any more, and nor does
+    its probability stand. `lesions_stand`: the outlined lesions still do.
+    """
+
+    standing: Standing
+    label: str
+    overruled: bool
+    lesions_stand: bool
+    verdict: Verdict | None  # the last
+    at_ns: int  # when this revision came about
+
+
+def judge(request: DeliverRequest) -> Judged:
+    """Return what the revision in `request` stands for."""
+    finding = request.finding
+    verdicts = request.verdicts[: request.revision]
+    if not verdicts:
+        return Judged(Standing.PRELIMINARY, finding.label, overruled=False, lesions_stand=True, verdict=None,
+                      at_ns=finding.created_ns)  # fmt: skip
+    last = verdicts[-1]
+    label = last.label if last.action == "correct" and last.label else finding.label
+    overruled = label != finding.label
+    withdrawn = last.action == "reject"
+    return Judged(
+        standing=_standing(verdicts),
+        label=label,
+        overruled=overruled,
+        lesions_stand=not withdrawn and not (overruled and label == "normal"),
+        verdict=last,
+        at_ns=last.at_ns,
+    )
+
+
+def _standing(verdicts: Sequence[Verdict]) -> Standing:
+    match verdicts[-1].action:
+        case "reject":
+            return Standing.WITHDRAWN
+        case "correct":
+            return Standing.AMENDED
+        case "confirm":
+            changed = any(verdict.action != "confirm" for verdict in verdicts)
+            return Standing.AMENDED if changed else Standing.FINAL
