@@ -135,9 +135,12 @@ class WebDoor:
             raise WebError("the HTTPS door ended as it opened")
 
     async def close(self) -> None:
-        """Serve no more; connections are cut."""
+        """Serve no more; what is in work has a moment to end."""
         if self._server is None or self._serving is None:
             return
+        for connection in list(self._connections):
+            if connection.idle:
+                connection.transport.abort()
         self._server.should_exit = True
         done, _ = await asyncio.wait({self._serving}, timeout=_STOP_S)
         for connection in list(self._connections):
@@ -304,10 +307,15 @@ class _Connection(H11Protocol):
         self._moved = time.monotonic()
         super().data_received(data)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no request is in work."""
+        return self.cycle is None or self.cycle.response_complete
+
     def silent_since(self, now: float) -> float:
         """Return for how many seconds the other side has neither sent nor taken anything that we wait for."""
         waiting = self.transport.get_write_buffer_size()
-        ours = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        ours = not self.idle and not self.cycle.more_body
         if waiting != self._waiting or (ours and not waiting) or self.flow.read_paused:
             self._moved, self._waiting = now, waiting  # something moved, or it is our turn
         return now - self._moved
