@@ -108,6 +108,7 @@ def picture_facts(rendered: Rendered) -> dict[str, Any]:
         "windowWidth": rendered.window_width,
         "lowest": rendered.lowest,
         "highest": rendered.highest,
+        "dark": rendered.inverted,
         "spacing": rendered.spacing_mm,
         "spacingSource": rendered.spacing_source.encode("ascii", "replace").decode(),
     }

@@ -1,7 +1,7 @@
 // Lists of rows with the keys: j and k or the arrows, Enter, / to search; filters that apply when they are chosen.
 
 const rows = () => [...document.querySelectorAll("[data-key] .row-link")];
-const zone = document.querySelector("[name=zone]");
+const zone = document.querySelector("[data-filters] [name=zone]");
 if (zone) zone.value = Intl.DateTimeFormat().resolvedOptions().timeZone ?? "";
 
 function go(step) {

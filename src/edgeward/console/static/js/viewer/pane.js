@@ -278,8 +278,8 @@ export class Pane extends EventTarget {
   }
 
   #surface() {
-    const { image, applied } = this.picture;
-    const levels = table(applied ?? WHOLE, this.wanted, this.inverted, false);
+    const { image, applied, facts } = this.picture;
+    const levels = table(applied ?? WHOLE, this.wanted, this.inverted, Boolean(facts.dark));
     if (!levels) return image;
     const { toned } = this;
     if (toned.width !== image.width || toned.height !== image.height) { toned.width = image.width; toned.height = image.height; this.raw = null; }

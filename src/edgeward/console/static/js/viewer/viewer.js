@@ -107,7 +107,7 @@ class Viewer {
       faster: () => pane.cine.faster(1), slower: () => pane.cine.faster(-1),
       link: () => { this.linked = !this.linked; if (this.linked) this.#follow(pane); }, other: () => this.#other(),
       screen: () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen?.().catch(() => null)),
-      help: () => this.#help(), beside: () => this.#beside(), verdict: () => this.#verdict(),
+      help: () => this.#help(), beside: () => this.#beside(),
     };
     deeds[name]?.();
     for (const one of this.panes) one.draw();
@@ -133,13 +133,6 @@ class Viewer {
     const dialog = document.getElementById("viewer-help");
     if (dialog.open) dialog.close();
     else dialog.showModal();
-  }
-
-  #verdict() {
-    const button = document.querySelector("[data-verdict] button[value=confirm]");
-    if (document.fullscreenElement) document.exitFullscreen();
-    button?.scrollIntoView({ block: "nearest" });
-    button?.focus();
   }
 
   #show() {
@@ -176,7 +169,6 @@ class Viewer {
       const [dx, dy] = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
       this.active.pan(dx * PAN_STEP, dy * PAN_STEP);
     } else if (name.startsWith("lesion:")) this.active.toggleLesion(Number(name.slice(7)) - 1);
-    else if (name.startsWith("go:")) document.querySelector(`[data-go=${name.slice(3)}]`)?.click();
     else this.act(name);
   }
 
@@ -186,7 +178,7 @@ class Viewer {
     const pane = this.active;
     const marks = pane.measurements;
     if (tool !== "distance" && tool !== "ellipse") return false;
-    if (event.key === "Enter" && (event.target === pane.stage || event.target === document.body)) {
+    if (event.key === "Enter" && !event.shiftKey && (event.target === pane.stage || event.target === document.body)) {
       const { x, y } = pane.place;
       marks.press(tool, pane.frame, [Math.round(x), Math.round(y)]);
     } else if (event.key === "Escape") {
@@ -220,7 +212,7 @@ const KEYS = {
   "[": "previous", "]": "next", Home: "first", End: "last", b: "best", ",": "previousMark", ".": "nextMark", "<": "slower", ">": "faster", " ": "play",
   "+": "in", "=": "in", "-": "out", 0: "fit", 1: "full", w: "harder", e: "softer", i: "invert", r: "reset", c: "contour", g: "box", x: "axes",
   m: "distance", o: "ellipse", h: "pan", t: "selectNext", Delete: "remove", Backspace: "remove", l: "loupe", s: "beside", y: "link", a: "other",
-  f: "screen", "?": "help", v: "verdict", n: "go:next", u: "go:list",
+  f: "screen", "?": "help",
 };
 
 const root = document.getElementById("viewer");
