@@ -135,6 +135,16 @@ class Catalogue:
         names = tuple(Held.__dataclass_fields__)
         return [Held(**dict(zip(names, row, strict=True))) for row in rows]
 
+    def copies(self, sop_instance_uid: str) -> list[Held]:
+        """Return every object under a SOP Instance UID that was not erased, also several with different content."""
+        names = tuple(Held.__dataclass_fields__)
+        rows = self._db.all(
+            f"SELECT {', '.join(names)} FROM items WHERE sop_instance_uid = ? AND wrapped_key IS NOT NULL "  # noqa: S608
+            "ORDER BY seq",
+            (sop_instance_uid,),
+        )
+        return [Held(**dict(zip(names, row, strict=True))) for row in rows]
+
     def erased(self, study: str, series: str = "", instance: str = "") -> bool:
         """Return whether there was something of the kind that was erased since."""
         where, values = _path(study, series, instance)
