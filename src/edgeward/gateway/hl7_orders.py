@@ -70,6 +70,7 @@ _CONDITIONS = {
     "closed": Condition.INTERNAL,
 }
 _UID = re.compile(r"^(0|[1-9]\d*)(\.(0|[1-9]\d*))+$")
+_MOST_STEPS = 200  # of one message: each is read with all that its order says, so that many would cost seconds
 
 
 class Misread(ValueError):
@@ -135,6 +136,8 @@ def changes(message: Message, source: str, received_ns: int) -> list[Change]:
     orders = message.groups("ORC")
     if not orders:
         raise Misread(Condition.SEGMENT_SEQUENCE, "ORC", "the message has no ORC segment")
+    if sum(segment.name in ("OBR", "IPC") for segment in message.segments) > _MOST_STEPS:
+        raise Misread(Condition.SEGMENT_SEQUENCE, "OBR", f"the message asks for more than {_MOST_STEPS} steps")
     found = []
     before = message.segments[: message.segments.index(orders[0][0])]
     patient = _patient(pid, before) if pid else {}

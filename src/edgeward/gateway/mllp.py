@@ -42,7 +42,7 @@ _ENFORCE_S = 0.5
 _CLOSE_S = 5.0
 _PIECE = 1 << 16
 _YOUNG = 128  # connections within their TLS handshake at one time
-_CONTROL_ID = re.compile(rb"^MSH(.)(?:[^\r\n]*?\1){8}([^\r\n]{0,199}?)\1", re.DOTALL)
+_CONTROL_ID = re.compile(rb"[\w.:-]{1,199}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,9 +347,10 @@ class MllpDoor:
 
 def _control_id(encoded: bytes) -> str:
     """Return MSH-10 as far as it can be seen in what could not be parsed."""
-    match = _CONTROL_ID.match(encoded.lstrip(b"\r\n\t "))
-    text = match.group(2).decode("ascii", "replace") if match else ""
-    return text if re.fullmatch(r"[\w.:-]{1,199}", text) else ""
+    line = re.split(rb"[\r\n]", encoded.lstrip(b"\r\n\t "), maxsplit=1)[0]
+    fields = line.split(line[3:4], 10) if line.startswith(b"MSH") and len(line) > 3 else []
+    found = fields[9] if len(fields) > 9 else b""
+    return found.decode("ascii") if _CONTROL_ID.fullmatch(found) else ""
 
 
 def _same_address(wanted: str, given: str) -> bool:

@@ -71,7 +71,7 @@ class Segment:
     def repetitions(self, number: int) -> int:
         """Return how many repetitions a field has; 0 if it is empty."""
         text = self._field(number)
-        return len(text.split(self.delimiters.repetition)) if text else 0
+        return text.count(self.delimiters.repetition) + 1 if text else 0
 
     def text(self, number: int, component: int = 1, repetition: int = 1, subcomponent: int = 1) -> str:
         """Return one value without its escapes, without blanks around it; empty if it is not there or null."""
@@ -93,7 +93,7 @@ class Segment:
             (self.delimiters.component, component),
             (self.delimiters.subcomponent, subcomponent),
         ):
-            parts = text.split(separator)
+            parts = text.split(separator, wanted)  # no further: a field may hold a million of them
             text = parts[wanted - 1] if wanted <= len(parts) else ""
         return "" if text == NULL else text
 
