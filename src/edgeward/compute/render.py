@@ -82,6 +82,7 @@ def render(source: bytes | BinaryIO, request: RenderRequest) -> Rendered:
         window_width=width,
         lowest=lowest,
         highest=highest,
+        inverted=stored.photometric == "MONOCHROME1",
         spacing_mm=spacing,
         spacing_source=source_of_spacing,
     )

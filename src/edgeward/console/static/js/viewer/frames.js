@@ -9,6 +9,13 @@ export const budget = () => ((navigator.deviceMemory ?? 8) <= 4 ? 96 : 192) * ME
 /** The gateway will not or cannot render; `message` is its reason. */
 export class NoPicture extends Error {}
 
+/** The window under which a picture was rendered; null for colour. Grey by a table (VOI LUT) has none either: until
+    somebody sets one it counts as the whole range. */
+function applied({ center, windowWidth, lowest, highest }) {
+  if (center !== null) return { center, width: windowWidth };
+  return lowest === 0 && highest === 255 ? null : { center: (lowest + highest + 1) / 2, width: highest - lowest + 1 };
+}
+
 export class Frames {
   constructor(itemId, limit = budget()) {
     this.itemId = itemId;
@@ -63,7 +70,7 @@ export class Frames {
     if (!answer.ok) throw new NoPicture((await answer.json().catch(() => ({}))).error ?? "");
     const facts = JSON.parse(answer.headers.get("x-picture"));
     const image = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
-    return { image, facts, applied: facts.center === null ? null : { center: facts.center, width: facts.windowWidth } };
+    return { image, facts, applied: applied(facts) };
   }
 
   #keep(key, picture) {

@@ -143,8 +143,8 @@ export class Pane extends EventTarget {
     if (first) {
       if (facts.frames !== this.frames) { this.frames = facts.frames; this.cine.lay(); }
       this.own = picture.applied ?? WHOLE;
-      const shallow = picture.applied !== null && facts.lowest >= 0 && facts.highest <= 255;
-      // Eight bits or fewer: fetched as they are, every window is then a matter of the browser alone.
+      const shallow = facts.center !== null && facts.lowest >= 0 && facts.highest <= 255 && facts.highest - facts.lowest >= NARROW;
+      // Eight bits: fetched as they are, every window is then a matter of the browser alone.
       if (shallow && !same(picture.applied, WHOLE)) { this.base = WHOLE; this.go(this.frame); }
       this.deep = picture.applied !== null && !shallow;
     }
