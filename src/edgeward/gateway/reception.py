@@ -6,17 +6,25 @@ data set (C-STORE, DICOMweb) hands it in here, piece by piece, in bounded memory
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import mmap
 import secrets
 import time
 
 from edgeward.config import Budgets
 from edgeward.gateway.dataset import DOES_NOT_MATCH, Examination, NotUnderstood, file_meta
+from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.items import Item, NewItem
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.vault import Intake, Vault, VaultError
 from edgeward.privacy.vaultfile import CHUNK
+
+_log = logging.getLogger("edgeward.gateway")
+
+_SMALL = 1 << 16  # bytes; a larger object is looked up before it is written
+_SETTLE_S = 1.0
 
 # Where the rest of an object goes that is refused already. Written by all, read by nobody.
 NOWHERE = memoryview(mmap.mmap(-1, CHUNK))
@@ -52,6 +60,43 @@ class Reception:
             transfer_syntax_uid=transfer_syntax_uid,
         )
 
+    def settle(self) -> int:
+        """Let the vault take over what the journal keeps for it; return how many objects that were.
+
+        Raises
+        ------
+        VaultError, DatabaseError
+            If the disk fails: the journal keeps them.
+        """
+        waiting = self.journal.unsettled()
+        if waiting:
+            self.vault.settle()
+            self.journal.settled(waiting)
+        return len(waiting)
+
+    def recover(self) -> None:
+        """Put back what a power cut may have taken: call it at the start, before anything is received.
+
+        Raises
+        ------
+        VaultError, DatabaseError
+            If the disk fails.
+        """
+        waiting = self.journal.unsettled()
+        for object_id in waiting:
+            self.vault.restore(object_id, self.journal.unsettled_content(object_id))
+        if waiting:
+            self.journal.settled(waiting)
+
+    async def keep_settling(self) -> None:
+        """Settle every second until cancelled."""
+        while True:
+            await asyncio.sleep(_SETTLE_S)
+            try:
+                await asyncio.to_thread(self.settle)
+            except (VaultError, DatabaseError) as error:
+                _log.warning("small objects stay in the journal for now: %s", error)
+
 
 class Arrival:
     """One object that is arriving. One thread at a time.
@@ -82,15 +127,14 @@ class Arrival:
                 sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid, transfer_syntax_uid=transfer_syntax_uid
             )
             self._mac = reception.site_key.content_mac(sop_instance_uid)
-            self._intake = reception.vault.begin()
-            self._intake.write(
-                file_meta(
-                    sop_class_uid=sop_class_uid,
-                    sop_instance_uid=sop_instance_uid,
-                    transfer_syntax_uid=transfer_syntax_uid,
-                    calling_ae_title=calling,
-                )
+            meta = file_meta(
+                sop_class_uid=sop_class_uid,
+                sop_instance_uid=sop_instance_uid,
+                transfer_syntax_uid=transfer_syntax_uid,
+                calling_ae_title=calling,
             )
+            self._intake = reception.vault.begin()
+            self._intake.write(meta)
         except (NotUnderstood, VaultError) as error:
             self._fail(error)
 
@@ -175,10 +219,11 @@ class Arrival:
         if self.study_instance_uid and header.study_instance_uid != self.study_instance_uid:
             raise NotUnderstood(DOES_NOT_MATCH, "the object is of another study than the request")
         digest = self._mac.finish()
-        known = journal.find(self.sop_instance_uid, digest)
-        if known:
-            return journal.item(known), False
-        stored = self._intake.commit()
+        if self.size > _SMALL:  # of a small one the journal finds out in the same step
+            known = journal.find(self.sop_instance_uid, digest)
+            if known:
+                return journal.item(known), False
+        stored = self._intake.commit(journalled=True)
         new = NewItem(
             item_id=secrets.token_hex(12),
             received_ns=received_ns,

@@ -43,6 +43,8 @@ async def run(context: RoleContext) -> None:
     journal = await asyncio.to_thread(Journal, home.db("journal"), key)
     try:
         vault = FileVault(home.vault, key, settings.vault.min_free_mb)
+        reception = Reception(vault, journal, key, settings.budgets)
+        await asyncio.to_thread(reception.recover)
         await asyncio.to_thread(vault.sweep, journal.knows_object)
         registry, quarantine = Registry(home), Quarantine(journal)
         dispatcher = Dispatcher(context, journal, vault, quarantine)
@@ -52,7 +54,6 @@ async def run(context: RoleContext) -> None:
             dispatcher.admitted(item, is_new)
             studies.admitted(item, is_new)
 
-        reception = Reception(vault, journal, key, settings.budgets)
         dicom = DicomDoor(
             home,
             settings,
@@ -78,7 +79,7 @@ async def run(context: RoleContext) -> None:
         await dispatcher.start()
         background = [
             asyncio.create_task(work())
-            for work in (quarantine.keep_flushing, dicom.keep_enforcing, web.keep_enforcing, studies.keep_watching)
+            for work in (quarantine.keep_flushing, dicom.keep_enforcing, web.keep_enforcing, studies.keep_watching, reception.keep_settling)
         ]
         door = await mqtt.start(context)
         services = Services(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Container
+from functools import lru_cache
 
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
@@ -248,6 +249,7 @@ class Walker:
             (self._looks_explicit,) = self._long.unpack_from(data, at + 4)
 
 
+@lru_cache
 def _codes(names: tuple[str, ...], little: bool) -> frozenset[int]:
     return frozenset(int.from_bytes(name.encode(), "little" if little else "big") for name in names)
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 _log = logging.getLogger("edgeward.database")
 T = TypeVar("T")
+_CHECKPOINT_PAGES = 4000  # 16 MB of log before it is folded into the file: that costs two syncs
 Row = tuple[Any, ...]
 
 
@@ -26,10 +27,32 @@ class DatabaseFull(DatabaseError):
     """The disk is full: nothing was written."""
 
 
+class _Job:
+    """What one thread wants written."""
+
+    def __init__(self, work: Callable[[sqlite3.Connection], Any]) -> None:
+        self.work = work
+        self.done = False
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def finish(self, result: Any) -> None:
+        self._result, self.done = result, True
+
+    def fail(self, error: BaseException) -> None:
+        self._error, self.done = error, True
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
 class Database:
     """One SQLite file in WAL mode with ``synchronous = FULL``: a commit returns after it has reached the disk.
 
-    Thread-safe: one connection writes, under a lock; another reads, under its own, and is not held up by a commit.
+    Thread-safe: one connection writes, under a lock; another reads, under its own, and is not held up by a commit. Those
+    who want to write while a commit is on its way to the disk share the next one.
 
     Parameters
     ----------
@@ -52,6 +75,8 @@ class Database:
     def __init__(self, path: Path, *, name: str, application_id: int, migrations: Sequence[str]) -> None:
         self.path, self._name = path, name
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._queue: list[_Job] = []
+        self._queue_lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             self._check_is_ours(application_id, len(migrations))
@@ -75,6 +100,8 @@ class Database:
     def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction and commit it: all of it is durable on return, or none of it happened.
 
+        It may be run again if another's failed beside it; so it must do nothing but use the connection.
+
         Raises
         ------
         DatabaseFull
@@ -82,8 +109,35 @@ class Database:
         DatabaseError
             If the file cannot be written for another reason.
         """
-        with self._transaction() as db:
-            return work(db)
+        job = _Job(work)
+        with self._queue_lock:
+            self._queue.append(job)
+        with self._write_lock:  # whoever gets it does the work of all who wait for it, in one commit
+            if not job.done:
+                self._commit_queue()
+        return job.result()  # type: ignore[no-any-return]
+
+    def _commit_queue(self) -> None:
+        with self._queue_lock:
+            jobs, self._queue = self._queue, []
+        if len(jobs) > 1:
+            try:
+                with self._transaction() as db:
+                    results = [job.work(db) for job in jobs]
+            except Exception:
+                _log.debug("one of several transactions failed: each is done alone")
+            else:
+                for job, result in zip(jobs, results, strict=True):
+                    job.finish(result)
+                return
+        for job in jobs:
+            try:
+                with self._transaction() as db:
+                    result = job.work(db)
+            except BaseException as error:
+                job.fail(error)
+            else:
+                job.finish(result)
 
     def one(self, query: str, values: Row = ()) -> Row | None:
         """Return the first row of a query, or None."""
@@ -100,6 +154,7 @@ class Database:
         db.execute("PRAGMA foreign_keys = 1")
         (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
         db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         (synchronous,) = db.execute("PRAGMA synchronous").fetchone()
         if mode != "wal" or synchronous != 2:
             db.close()
@@ -142,20 +197,19 @@ class Database:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._write_lock:
-            db = self._writer
-            try:
-                db.execute("BEGIN IMMEDIATE")
-                yield db
-                db.execute("COMMIT")
-            except sqlite3.OperationalError as error:
-                self._rollback(db)
-                if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                    raise DatabaseFull(f"the disk of {self.path} is full") from error
-                raise DatabaseError(f"the {self._name} {self.path} cannot be written: {error}") from error
-            except BaseException:
-                self._rollback(db)
-                raise
+        db = self._writer
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._rollback(db)
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise DatabaseFull(f"the disk of {self.path} is full") from error
+            raise DatabaseError(f"the {self._name} {self.path} cannot be written: {error}") from error
+        except BaseException:
+            self._rollback(db)
+            raise
 
     def _rollback(self, db: sqlite3.Connection) -> None:
         if db.in_transaction:

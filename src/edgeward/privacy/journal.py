@@ -128,11 +128,28 @@ class Journal:
             }
             marks = ", ".join("?" * len(values))
             db.execute(f"INSERT INTO items ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))  # noqa: S608
+            if new.stored.content:
+                intake = "INSERT INTO intake (object_id, content) VALUES (?, ?)"
+                db.execute(intake, (new.stored.object_id, new.stored.content))
             self.studies.grew(db, new.study_instance_uid, new.received_ns)
             return new.item_id, True
 
         item_id, is_new = self._db.write(work)
         return self.item(item_id), is_new
+
+    def unsettled(self) -> list[str]:
+        """Return the vault objects whose content is kept here because their files may not be durable yet."""
+        return [str(row[0]) for row in self._db.all("SELECT object_id FROM intake ORDER BY rowid")]
+
+    def unsettled_content(self, object_id: str) -> bytes:
+        """Return the content of one of them."""
+        row = self._db.one("SELECT content FROM intake WHERE object_id = ?", (object_id,))
+        return bytes(row[0]) if row else b""
+
+    def settled(self, object_ids: Iterable[str]) -> None:
+        """Forget content whose file is durable."""
+        rows = [(object_id,) for object_id in object_ids]
+        self._db.write(lambda db: db.executemany("DELETE FROM intake WHERE object_id = ?", rows))
 
     def held(self, sop_instance_uid: str) -> str:
         """Return the SOP Class UID of an instance that is in safe keeping here, or an empty string.

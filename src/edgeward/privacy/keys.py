@@ -6,6 +6,7 @@ with a wrong key starts, does not find its streams, and a create then deletes th
 
 from __future__ import annotations
 
+import functools
 import hmac
 import os
 from dataclasses import dataclass, field
@@ -154,11 +155,16 @@ class SiteKey:
         The key is the context's own: tags of different contexts cannot be compared, and a tag is never shown, so that
         the fixed nonce gives nobody a second equation (NIST SP 800-38D, 8).
         """
-        return ContentMac(self._derived(b"content:" + context.encode()))
+        return ContentMac(hmac.digest(self._derived(b"content"), context.encode(), "sha256"))
 
     def pseudonym(self, value: bytes) -> bytes:
         """Return a keyed digest (32 bytes) of an identifier: equal ones can be found without being readable."""
         return hmac.digest(self._derived(b"pseudonym"), value, "sha256")
 
     def _derived(self, purpose: bytes) -> bytes:
-        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"edgeward:" + purpose).derive(self._key)
+        return _derive(self._key, purpose)
+
+
+@functools.lru_cache(maxsize=32)
+def _derive(key: bytes, purpose: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"edgeward:" + purpose).derive(key)

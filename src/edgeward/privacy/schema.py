@@ -143,4 +143,10 @@ MIGRATIONS = (
         SELECT study_instance_uid, min(received_ns), max(received_ns), 1, 'quiet' FROM items
         WHERE study_instance_uid != '' GROUP BY study_instance_uid;
     """,
+    """
+    CREATE TABLE intake (
+        object_id TEXT PRIMARY KEY,
+        content BLOB NOT NULL
+    );
+    """,
 )

@@ -9,13 +9,13 @@ The format of the files is ``privacy.vaultfile``'s.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import logging
 import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, VaultFileWriter, bound, nonce
 
 _log = logging.getLogger("edgeward.vault")
+
+_syncfs = ctypes.CDLL(None, use_errno=True).syncfs  # Linux; waits, and tells errors of writing back
+_syncfs.argtypes, _syncfs.restype = [ctypes.c_int], ctypes.c_int
 
 _SUFFIX = ".ew"
 _TEMPORARY = ".part"
@@ -56,6 +59,8 @@ class StoredObject:
     path: Path
     wrapped_key: bytes = field(repr=False)
     size: int
+    content: bytes = field(default=b"", repr=False)
+    """Of an object committed as journalled: its encrypted bytes, to be kept until `Vault.settle`."""
 
 
 class Intake(ABC):
@@ -90,8 +95,16 @@ class Intake(ABC):
             view = view[count:]
 
     @abstractmethod
-    def commit(self) -> StoredObject:
+    def commit(self, *, journalled: bool = False) -> StoredObject:
         """Make the object durable and return it.
+
+        Parameters
+        ----------
+        journalled
+            The caller commits to a journal of its own anyway: a small object is then made durable there and not here,
+            which saves its syncs. Its file can be read, but it may be gone after a power cut. The caller must commit
+            `StoredObject.content`, unless it is empty, before it tells anybody that the object is stored, give it to
+            `Vault.restore` at the next start, and may forget it after `Vault.settle`.
 
         Raises
         ------
@@ -161,6 +174,26 @@ class Vault(ABC):
         """Remove an object. It is not an error if there is none."""
 
     @abstractmethod
+    def settle(self) -> None:
+        """Make every object durable that was committed as journalled before.
+
+        Raises
+        ------
+        VaultError
+            If the disk fails: it is not known which objects are durable.
+        """
+
+    @abstractmethod
+    def restore(self, object_id: str, content: bytes) -> None:
+        """Put an object back that was committed as journalled; durable on return.
+
+        Raises
+        ------
+        VaultFull, VaultError
+            As `put`.
+        """
+
+    @abstractmethod
     def sweep(self, is_known: Callable[[str], bool]) -> tuple[int, int]:
         """Remove what a crash left behind: unfinished objects, and objects that `is_known` does not know.
 
@@ -185,6 +218,7 @@ class FileVault(Vault):
         self.root = root
         self.site_key = site_key
         self._reserve = min_free_mb << 20
+        self._shards: set[str] = set()
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def begin(self) -> Intake:
@@ -204,6 +238,33 @@ class FileVault(Vault):
         except FileNotFoundError:
             return
         _sync(path.parent)
+
+    def settle(self) -> None:
+        """See `Vault.settle`. One sync of the whole file system: cheaper than one each."""
+        handle = os.open(self.root, os.O_RDONLY)
+        try:
+            if _syncfs(handle):
+                code = ctypes.get_errno()
+                raise VaultError(f"the vault at {self.root} cannot be synced: {os.strerror(code)}")
+        finally:
+            os.close(handle)
+
+    def restore(self, object_id: str, content: bytes) -> None:
+        """See `Vault.restore`."""
+        path = self.path_of(object_id)
+        try:
+            self.make_shard(str(path.parent))
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                view = memoryview(content)
+                while view:
+                    view = view[os.write(handle, view) :]
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            _sync(path.parent)
+        except OSError as error:
+            raise self.told(error) from error
 
     def sweep(self, is_known: Callable[[str], bool]) -> tuple[int, int]:
         """See `Vault.sweep`."""
@@ -241,44 +302,70 @@ class FileVault(Vault):
         if disk.f_bavail * disk.f_frsize - size < self._reserve:
             raise VaultFull(f"less than {self._reserve >> 20} MB would be left free on the disk of {self.root}")
 
-    def make_shard(self, shard: Path) -> None:
+    def make_shard(self, shard: str) -> None:
         """Make one of the directories, durably, if it is not there."""
-        if shard.is_dir():
+        if shard in self._shards:
             return
-        shard.mkdir(mode=0o700, exist_ok=True)
-        _sync(self.root)
+        if not os.path.isdir(shard):  # noqa: PTH112 - on the path of every object
+            Path(shard).mkdir(mode=0o700, exist_ok=True)
+            _sync(self.root)
+        self._shards.add(shard)
+
+    def told(self, error: OSError) -> VaultError:
+        """Return an error of the disk as the vault's."""
+        if error.errno in _NO_SPACE:
+            return VaultFull(f"the disk of {self.root} is full")
+        return VaultError(f"the vault at {self.root} cannot be written: {error.strerror}")
 
 
 class _FileIntake(Intake):
-    """An object on its way into a `FileVault`: a temporary name, sync, rename, sync of the directory."""
+    """An object on its way into a `FileVault`.
+
+    It has its final name from the beginning: what the journal does not know does not exist, and `sweep` removes it. So
+    the sync of the file carries its name too where the file system logs both at once, and that of the directory, which
+    is what guarantees it, finds nothing left to do.
+    """
 
     def __init__(self, vault: FileVault) -> None:
         self._vault = vault
         self._object_id, self._data_key = secrets.token_hex(16), AESGCM.generate_key(256)
-        self._final = vault.path_of(self._object_id)
-        self._temporary = self._final.with_suffix(_TEMPORARY)
-        with self._telling():
+        self._path = f"{vault.root}/{self._object_id[:2]}/{self._object_id}{_SUFFIX}"
+        self._shard = self._path[: -len(self._object_id) - len(_SUFFIX) - 1]
+        try:
             vault.check_room(CHUNK)
-            vault.make_shard(self._final.parent)
-        self._writer: VaultFileWriter | None = VaultFileWriter(self._temporary, self._data_key)
+            vault.make_shard(self._shard)
+        except OSError as error:
+            raise vault.told(error) from error
+        self._writer: VaultFileWriter | None = VaultFileWriter(self._path, self._data_key)
 
     def room(self) -> memoryview:
-        with self._telling():
-            if self._open.full:
+        writer = self._open
+        try:
+            if writer.full:
                 self._vault.check_room(CHUNK)
-            return self._open.room()
+            return writer.room()
+        except OSError as error:
+            raise self._vault.told(error) from error
 
     def filled(self, count: int) -> None:
         self._open.filled(count)
 
-    def commit(self) -> StoredObject:
-        with self._telling():
-            self._open.seal()
-            self._temporary.rename(self._final)
-            _sync(self._final.parent)
-        size, self._writer = self._open.size, None
-        wrapped = self._vault.site_key.wrap(self._data_key, self._object_id.encode())
-        return StoredObject(object_id=self._object_id, path=self._final, wrapped_key=wrapped, size=size)
+    def commit(self, *, journalled: bool = False) -> StoredObject:
+        writer = self._open
+        try:
+            content = writer.seal(sync=not journalled)
+            if not content:
+                _sync(self._shard)
+        except OSError as error:
+            raise self._vault.told(error) from error
+        self._writer = None
+        return StoredObject(
+            object_id=self._object_id,
+            path=Path(self._path),
+            wrapped_key=self._vault.site_key.wrap(self._data_key, self._object_id.encode()),
+            size=writer.size,
+            content=content,
+        )
 
     def abort(self) -> None:
         writer, self._writer = self._writer, None
@@ -286,8 +373,6 @@ class _FileIntake(Intake):
             return
         try:
             writer.discard()
-            for path in (self._temporary, self._final):
-                path.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("an unfinished vault object stays until the next start: %s", error.strerror)
 
@@ -296,16 +381,6 @@ class _FileIntake(Intake):
         if self._writer is None:
             raise VaultError("this object was committed or aborted")
         return self._writer
-
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Tell an error of the disk as the vault's."""
-        try:
-            yield
-        except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise VaultFull(f"the disk of {self._vault.root} is full") from error
-            raise VaultError(f"the vault at {self._vault.root} cannot be written: {error.strerror}") from error
 
 
 def read(path: Path | str, data_key: bytes) -> bytes:
@@ -341,7 +416,7 @@ def read(path: Path | str, data_key: bytes) -> bytes:
     return bytes(plain)
 
 
-def _sync(directory: Path) -> None:
+def _sync(directory: Path | str) -> None:
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -11,12 +11,12 @@ truncated, extended or re-ordered does not open.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import struct
 import threading
-from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -80,7 +80,7 @@ class VaultFileWriter:
         A fresh AES-256 key.
     """
 
-    def __init__(self, path: Path, data_key: bytes) -> None:
+    def __init__(self, path: str, data_key: bytes) -> None:
         self.size = 0  # of the plaintext
         self._path, self._cipher = path, AESGCM(data_key)
         self._plain, self._out = _buffers.take()
@@ -138,7 +138,8 @@ class VaultFileWriter:
         made = self._handle >= 0
         self._close()
         if made:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)  # noqa: PTH108 - no Path on the way of every object
 
     def _encrypt(self, *, final: bool) -> None:
         end = self._pending + self._filled + TAG
@@ -180,7 +181,8 @@ class VaultFileWriter:
             except OSError as error:
                 if error.errno not in _NO_DIRECT:
                     raise
-                self._path.unlink(missing_ok=True)  # some file systems make it before they refuse
+                with contextlib.suppress(FileNotFoundError):  # some file systems make it before they refuse
+                    os.unlink(self._path)  # noqa: PTH108
         self._handle = os.open(self._path, flags, 0o600)
 
     def _reserve(self, end: int, *, final: bool) -> None:
