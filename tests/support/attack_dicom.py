@@ -509,9 +509,13 @@ def _lie(rng: random.Random, good: bytes) -> bytes:
     return bytes(data)
 
 
-def _bomb(size: int) -> bytes:
-    engine = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
-    return engine.compress(bytes(size)) + engine.flush()
+@cache
+def _bomb(megabytes: int) -> bytes:
+    engine, piece = (
+        zlib.compressobj(9, wbits=-zlib.MAX_WBITS),
+        b"\x08\0\x08\0UT\0\0\xf4\xff\x0f\0" + bytes((1 << 20) - 12),
+    )
+    return b"".join(engine.compress(piece) for _ in range(megabytes)) + engine.flush()
 
 
 DATA_SETS: dict[str, Callable[[random.Random, bytes], bytes]] = {
@@ -536,7 +540,7 @@ DATA_SETS: dict[str, Callable[[random.Random, bytes], bytes]] = {
     "huge element": lambda _rng, good: struct.pack("<HH2sHL", 0x0008, 0x0001, b"UT", 0, 900_000) + bytes(900_000) + good,
     "many elements": lambda rng, good: struct.pack("<HH2sH", 0x0008, 0x0008, b"CS", 0) * rng.choice((1000, 30_000)) + good,
     "gigabytes": lambda _rng, good: good + struct.pack("<HH2sHL", 0x7FE0, 0x0010, b"OB", 0, 0xFFFF_FFFE),
-    "deflate bomb": lambda rng, _good: _bomb(rng.choice((1, 20, 60)) << 20),
+    "deflate bomb": lambda rng, _good: _bomb(rng.choice((1, 20, 60))),
     "unknown VR": lambda _rng, good: good.replace(b"PN", b"ZZ").replace(b"UI", b"U\0"),
     "charset": lambda rng, good: good.replace(b"ISO_IR 100", rng.choice((b"ISO_IR 192", b"\\\\\\\\\\\\\\\\\\\\", b"GB18030\0\0\0", b"\xff" * 10, b"NO_SUCHSET"))),
     "no UID": lambda _rng, good: good.replace(b"2.25.1", b"2.25.2"),

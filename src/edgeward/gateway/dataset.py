@@ -95,12 +95,14 @@ class Examination:
     Raises
     ------
     NotUnderstood
-        If the SOP Instance UID is none.
+        If one of the UIDs is none.
     """
 
     def __init__(self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
-        if not _UID.fullmatch(sop_instance_uid):
-            raise NotUnderstood(CANNOT_UNDERSTAND, "the SOP Instance UID of the request is not a UID")
+        named = {"SOP Instance": sop_instance_uid, "SOP Class": sop_class_uid, "Transfer Syntax": transfer_syntax_uid}
+        for name, uid in named.items():
+            if not _UID.fullmatch(uid):
+                raise NotUnderstood(CANNOT_UNDERSTAND, f"the {name} UID of the request is not a UID")
         self._sop_class, self._sop_instance = sop_class_uid, sop_instance_uid
         self._walker = Walker(transfer_syntax_uid, _WANTED)
 
