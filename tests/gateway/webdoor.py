@@ -111,16 +111,15 @@ def body(*objects: Dataset | bytes, boundary: str = BOUNDARY) -> bytes:
 
 def parts_of(response: httpx.Response) -> list[tuple[dict[str, str], bytes]]:
     """Take a multipart answer apart, independently of our own splitter."""
-    import email.parser
-    import email.policy
-
-    head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
-    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + response.content)
+    boundary = response.headers["content-type"].rpartition("boundary=")[2].encode()
+    first, *parts, last = (b"\r\n" + response.content).split(b"\r\n--" + boundary)
+    assert (first.strip(), last) == (b"", b"--\r\n")
     found = []
-    for part in message.iter_parts():
-        payload = part.get_payload(decode=True)
-        assert isinstance(payload, bytes)
-        found.append(({name.lower(): value for name, value in part.items()}, payload))
+    for part in parts:
+        head, _, content = part.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+        assert int(headers["Content-Length"]) == len(content)
+        found.append(({name.lower(): value for name, value in headers.items()}, content))
     return found
 
 

@@ -1,0 +1,249 @@
+"""QIDO-RS finds what is in the vault, says no more than was asked for, and refuses keys that it cannot match."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
+from starlette.exceptions import HTTPException
+from tests.gateway.webdoor import Web, open_web
+from tests.support.imaging import breast_image
+
+from edgeward.gateway import qido as qido_module
+from edgeward.gateway.qido import read_query
+
+STUDIES = [generate_uid(), generate_uid()]
+
+
+def tag(dataset: dict[str, Any], number: str) -> Any:
+    value = dataset[number].get("Value", [None])
+    return value[0] if len(value) == 1 else value
+
+
+@pytest.fixture
+async def web(tmp_path: Path) -> AsyncIterator[Web]:
+    """Two studies of two patients: the first with two series of two and one instances."""
+    async with open_web(tmp_path / "home") as web:
+        series = generate_uid()
+        first = {"rows": 16, "columns": 24, "StudyInstanceUID": STUDIES[0]}
+        images = [
+            breast_image(**first, SeriesInstanceUID=series, InstanceNumber="1"),
+            breast_image(**first, SeriesInstanceUID=series, InstanceNumber="2", seed=1),
+            breast_image(**first, Modality="SR", SeriesNumber="9", SeriesDescription="Report", seed=2),
+            breast_image(
+                rows=16,
+                columns=24,
+                StudyInstanceUID=STUDIES[1],
+                PatientName="Müller^Änne",
+                PatientID="P-9",
+                AccessionNumber="B777",
+                StudyDate="20250701",
+                SpecificCharacterSet="ISO_IR 100",
+            ),
+        ]
+        answer = await web.store(*images)
+        assert answer.status_code == 200
+        web.images = images  # type: ignore[attr-defined]
+        yield web
+
+
+async def find(web: Web, path: str, **parameters: Any) -> list[dict[str, Any]]:
+    answer = await web.viewer().get(path, params=parameters)
+    assert answer.status_code in (200, 204), answer.text
+    if answer.status_code == 204:
+        assert answer.content == b""
+        return []
+    assert answer.headers["content-type"] == "application/dicom+json"
+    found = answer.json()
+    assert found
+    for one in found:  # it is the DICOM JSON model
+        Dataset.from_json(one)
+    return list(found)
+
+
+async def studies(web: Web, **parameters: Any) -> list[int]:
+    """Which of the two studies match."""
+    return sorted(STUDIES.index(tag(one, "0020000D")) for one in await find(web, "/studies", **parameters))
+
+
+async def test_a_study_is_told_with_its_counts(web: Web) -> None:
+    (study,) = await find(web, "/studies", StudyInstanceUID=STUDIES[0])
+
+    assert (tag(study, "00201206"), tag(study, "00201208")) == (2, 3)
+    assert sorted(tag(study, "00080061")) == ["SR", "US"]
+    assert tag(study, "00100010") == {"Alphabetic": "Muster^Erika"}
+    assert (tag(study, "00100020"), tag(study, "00080020"), tag(study, "00080050")) == ("P-4711", "20260105", "A123")
+    assert tag(study, "00081190").endswith(f"/dicomweb/studies/{STUDIES[0]}")
+    assert tag(study, "00080005") == "ISO_IR 192"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, [0, 1]),
+        ({"PatientID": "P-4711"}, [0]),
+        ({"00100020": "P-*"}, [0, 1]),
+        ({"PatientID": "P-47"}, []),
+        ({"PatientName": "muster^*"}, [0]),
+        ({"PatientName": "MÜLLER*"}, [1]),
+        ({"PatientName": "*"}, [0, 1]),
+        ({"PatientName": ""}, [0, 1]),
+        ({"AccessionNumber": "B777"}, [1]),
+        ({"StudyDate": "20260101-20261231"}, [0]),
+        ({"StudyDate": "-20251231"}, [1]),
+        ({"ModalitiesInStudy": "SR"}, [0]),
+        ({"ModalitiesInStudy": "SR,US"}, [0, 1]),
+        ({"ModalitiesInStudy": "CT"}, []),
+        ({"ModalitiesInStudy": "S?"}, [0]),
+        ({"StudyInstanceUID": ",".join(STUDIES)}, [0, 1]),
+        ({"StudyInstanceUID": f"{STUDIES[0]}\\{STUDIES[1]}"}, [0, 1]),
+        ({"PatientID": "P-4711", "AccessionNumber": "B777"}, []),
+        ({"StudyDescription": "*ultrasound"}, [0, 1]),
+        ({"PatientBirthDate": "19700102", "PatientSex": "F"}, [0, 1]),
+    ],
+)
+async def test_studies_are_found_by_their_attributes(web: Web, parameters: dict[str, str], expected: list[int]) -> None:
+    assert await studies(web, **parameters) == expected
+
+
+async def test_series_and_instances_are_found_below_a_study_and_everywhere(web: Web) -> None:
+    series = await find(web, f"/studies/{STUDIES[0]}/series")
+    assert {(tag(one, "00080060"), tag(one, "00201209")) for one in series} == {("US", 2), ("SR", 1)}
+    assert all("00100010" not in one for one in series)  # the study is named already
+    (report,) = await find(web, f"/studies/{STUDIES[0]}/series", Modality="SR")
+    assert (tag(report, "0008103E"), tag(report, "00200011")) == ("Report", 9)
+    everywhere = await find(web, "/series", PatientID="P-9")
+    assert [(tag(one, "0020000D"), tag(one, "00100020")) for one in everywhere] == [(STUDIES[1], "P-9")]
+
+    uid = next(tag(one, "0020000E") for one in series if tag(one, "00080060") == "US")
+    instances = await find(web, f"/studies/{STUDIES[0]}/series/{uid}/instances")
+    assert sorted(tag(one, "00200013") for one in instances) == [1, 2]
+    assert {(tag(one, "00280010"), tag(one, "00280011")) for one in instances} == {(16, 24)}
+    assert len(await find(web, f"/studies/{STUDIES[0]}/instances")) == 3
+    assert len(await find(web, "/instances")) == 4
+    wanted = str(web.images[3].SOPInstanceUID)  # type: ignore[attr-defined]
+    (one,) = await find(web, "/instances", SOPInstanceUID=wanted)
+    assert tag(one, "0020000D") == STUDIES[1]
+    assert await find(web, f"/studies/{STUDIES[0]}/instances", SOPInstanceUID=wanted) == []
+    assert await find(web, f"/studies/{STUDIES[0]}/instances", StudyInstanceUID=STUDIES[1]) == []
+
+
+async def test_pages_do_not_overlap_and_more_is_told(web: Web) -> None:
+    seen = []
+    for offset in range(4):
+        answer = await web.viewer().get("/instances", params={"limit": 1, "offset": offset})
+        seen.append(tag(answer.json()[0], "00080018"))
+        assert ("additional results" in answer.headers.get("warning", "")) is (offset < 3)
+
+    assert len(set(seen)) == 4
+    assert await find(web, "/instances", offset=4) == []
+
+
+async def test_pages_of_a_search_by_sealed_values(web: Web) -> None:
+    first = await web.viewer().get("/instances", params={"PatientID": "P-4711", "limit": 2})
+    second = await find(web, "/instances", PatientID="P-4711", limit=2, offset=2)
+
+    assert "additional results" in first.headers["warning"]
+    assert len({tag(one, "00080018") for one in [*first.json(), *second]}) == 3
+
+
+async def test_a_search_that_had_to_end_early_says_so(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qido_module, "EXAMINED", 2)
+
+    answer = await web.viewer().get("/instances", params={"PatientID": "nobody"})
+
+    assert answer.status_code == 204
+    assert "additional results" in answer.headers["warning"]
+
+
+async def test_fields_that_are_asked_for_are_added(web: Web) -> None:
+    (usual,) = await find(web, "/studies", StudyInstanceUID=STUDIES[1])
+    (more,) = await find(web, "/studies", StudyInstanceUID=STUDIES[1], includefield="00080062,IssuerOfPatientID")
+    (everything,) = await find(web, "/studies", StudyInstanceUID=STUDIES[1], includefield="all")
+
+    assert "00080062" not in usual
+    assert {"00080062", "00100021"} <= set(more) <= set(everything)
+
+
+async def test_fuzzy_matching_is_declined_but_answered(web: Web) -> None:
+    answer = await web.viewer().get("/studies", params={"fuzzymatching": "true", "PatientName": "Mustre*"})
+
+    assert answer.status_code == 204
+    assert "fuzzymatching" in answer.headers["warning"]
+    assert "Mustre" not in answer.headers["warning"]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"NoSuchKeyword": "1"},
+        {"00100099": "x"},
+        {"InstitutionName": "General"},
+        {"PatientID": "x" * 2000},
+        {"StudyDate": "yesterday"},
+        {"limit": "-1"},
+        {"limit": "many"},
+        {"offset": "9" * 30},
+        {"fuzzymatching": "perhaps"},
+        {"SOPInstanceUID": "1.2"},  # not an attribute of a study
+        {"RequestAttributesSequence.ScheduledProcedureStepID": "1"},
+        {"emptyvaluematching": "true"},
+    ],
+)
+async def test_what_cannot_be_matched_is_refused_never_ignored(web: Web, parameters: dict[str, str]) -> None:
+    answer = await web.viewer().get("/studies", params=parameters)
+
+    assert answer.status_code == 400
+    assert all(value not in answer.text for value in parameters.values() if len(value) > 4)
+
+
+async def test_too_many_parameters_are_refused() -> None:
+    with pytest.raises(HTTPException):
+        read_query("study", [("PatientID", "1")] * 100, {})
+
+
+@pytest.mark.parametrize(
+    ("accept", "status"),
+    [
+        ("application/dicom+json", 200),
+        ("application/json", 200),
+        ("*/*", 200),
+        ("text/html, application/dicom+json;q=0.9", 200),
+        ('multipart/related; type="application/dicom+xml"', 406),
+        ("application/dicom+xml", 406),
+    ],
+)
+async def test_answers_are_json_only(web: Web, accept: str, status: int) -> None:
+    assert (await web.viewer().get("/studies", headers={"Accept": accept})).status_code == status
+
+
+async def test_what_was_erased_is_not_listed(web: Web) -> None:
+    web.journal._db.write(
+        lambda db: db.execute("UPDATE items SET wrapped_key = NULL WHERE study_instance_uid = ?", (STUDIES[1],))
+    )
+
+    assert await studies(web) == [0]
+
+
+async def test_of_two_objects_with_one_uid_the_first_is_listed(web: Web) -> None:
+    first = web.images[3]  # type: ignore[attr-defined]
+    other = breast_image(
+        rows=16, columns=16, seed=9, StudyInstanceUID=STUDIES[1], SOPInstanceUID=first.SOPInstanceUID, PatientID="P-X"
+    )
+    assert (await web.store(other)).status_code == 200
+
+    (study,) = await find(web, "/studies", StudyInstanceUID=STUDIES[1])
+
+    assert (tag(study, "00201208"), tag(study, "00100020")) == (1, "P-9")
+
+
+async def test_a_hostile_query_string_is_survived(web: Web) -> None:
+    viewer = web.viewer()
+    for query in ("%00=%ff", "PatientName=%ff%fe", "limit=1&limit=2", "=&&&==", "PatientName=" + "*a" * 400):
+        answer: httpx.Response = await viewer.get(f"/studies?{query}")
+        assert answer.status_code in (200, 204, 400)
