@@ -25,6 +25,7 @@ from edgeward.gateway.stow import Stow
 from edgeward.gateway.studies import Studies
 from edgeward.gateway.wado import Wado
 from edgeward.gateway.web import WebDoor
+from edgeward.gateway.workflow import Workflow
 from edgeward.privacy.items import Item
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
@@ -48,7 +49,21 @@ async def run(context: RoleContext) -> None:
         await asyncio.to_thread(vault.sweep, journal.knows_object)
         registry, quarantine = Registry(home), Quarantine(journal)
         dispatcher = Dispatcher(context, journal, vault, quarantine)
-        studies = Studies(context.bus, journal, settings.imaging.study_quiet_s)
+
+        def expected(study: str) -> set[str] | None:
+            return workflow.performed.expected(study)
+
+        studies = Studies(context.bus, journal, settings.imaging.study_quiet_s, expected)
+        workflow = await asyncio.to_thread(
+            Workflow,
+            context,
+            key=key,
+            journal=journal,
+            vault=vault,
+            registry=registry,
+            quarantine=quarantine,
+            performed=studies.look,
+        )
 
         def admitted(item: Item, is_new: bool) -> None:
             dispatcher.admitted(item, is_new)
@@ -61,6 +76,7 @@ async def run(context: RoleContext) -> None:
             registry=registry,
             quarantine=quarantine,
             admitted=admitted,
+            services=workflow.services,
         )
         threads = ThreadPoolExecutor(_WEB_THREADS, thread_name_prefix="web")
         renderer = Renderer(context.bus, journal, vault, threads)
@@ -74,12 +90,19 @@ async def run(context: RoleContext) -> None:
                 Qido(journal.catalogue, threads),
                 Wado(journal.catalogue, vault, renderer, quarantine, threads),
                 settings.web.max_body_mb << 20,
-            ),
+            )
+            + workflow.routes,
         )
         await dispatcher.start()
         background = [
             asyncio.create_task(work())
-            for work in (quarantine.keep_flushing, dicom.keep_enforcing, web.keep_enforcing, studies.keep_watching, reception.keep_settling)
+            for work in (
+                quarantine.keep_flushing,
+                dicom.keep_enforcing,
+                web.keep_enforcing,
+                studies.keep_watching,
+                reception.keep_settling,
+            )
         ]
         door = await mqtt.start(context)
         services = Services(
@@ -88,7 +111,12 @@ async def run(context: RoleContext) -> None:
             vault=vault,
             quarantine=quarantine,
             registry=registry,
-            last_seen=lambda: Counter(door.last_seen_ns) | Counter(dicom.last_seen_ns) | Counter(web.last_seen_ns),
+            last_seen=lambda: (
+                Counter(door.last_seen_ns)
+                | Counter(dicom.last_seen_ns)
+                | Counter(web.last_seen_ns)
+                | Counter(workflow.last_seen_ns)
+            ),
             decided=dispatcher.decided,
             renderer=renderer,
         )
@@ -97,6 +125,7 @@ async def run(context: RoleContext) -> None:
             await asyncio.to_thread(dicom.open)
             context.stats.warnings.update(dicom.warnings())
             _log.info("DICOM doors open", extra={"fields": {"ports": dicom.ports}})
+            await workflow.open()
             await web.open()
             _log.info("HTTPS door open", extra={"fields": {"port": web.port}})
             await context.bus.flush()  # ready means that the server knows where to send requests
@@ -105,6 +134,7 @@ async def run(context: RoleContext) -> None:
         finally:
             await web.close()
             await asyncio.to_thread(dicom.close)
+            await workflow.close()
             await door.close()
             for task in background:
                 task.cancel()

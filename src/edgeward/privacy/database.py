@@ -51,8 +51,8 @@ class _Job:
 class Database:
     """One SQLite file in WAL mode with ``synchronous = FULL``: a commit returns after it has reached the disk.
 
-    Thread-safe: one connection writes, under a lock; another reads, under its own, and is not held up by a commit. Those
-    who want to write while a commit is on its way to the disk share the next one.
+    Thread-safe: one connection writes, under a lock; another reads, under its own, and is not held up by a commit.
+    Those who want to write while a commit is on its way to the disk share the next one.
 
     Parameters
     ----------

@@ -218,8 +218,10 @@ class FileVault(Vault):
         self.root = root
         self.site_key = site_key
         self._reserve = min_free_mb << 20
-        self._shards: set[str] = set()
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for number in range(256):  # all at once: a sync for each would fall to the first objects
+            (root / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+        _sync(root)
 
     def begin(self) -> Intake:
         """See `Vault.begin`."""
@@ -253,7 +255,6 @@ class FileVault(Vault):
         """See `Vault.restore`."""
         path = self.path_of(object_id)
         try:
-            self.make_shard(str(path.parent))
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 view = memoryview(content)
@@ -302,15 +303,6 @@ class FileVault(Vault):
         if disk.f_bavail * disk.f_frsize - size < self._reserve:
             raise VaultFull(f"less than {self._reserve >> 20} MB would be left free on the disk of {self.root}")
 
-    def make_shard(self, shard: str) -> None:
-        """Make one of the directories, durably, if it is not there."""
-        if shard in self._shards:
-            return
-        if not os.path.isdir(shard):  # noqa: PTH112 - on the path of every object
-            Path(shard).mkdir(mode=0o700, exist_ok=True)
-            _sync(self.root)
-        self._shards.add(shard)
-
     def told(self, error: OSError) -> VaultError:
         """Return an error of the disk as the vault's."""
         if error.errno in _NO_SPACE:
@@ -333,7 +325,6 @@ class _FileIntake(Intake):
         self._shard = self._path[: -len(self._object_id) - len(_SUFFIX) - 1]
         try:
             vault.check_room(CHUNK)
-            vault.make_shard(self._shard)
         except OSError as error:
             raise vault.told(error) from error
         self._writer: VaultFileWriter | None = VaultFileWriter(self._path, self._data_key)

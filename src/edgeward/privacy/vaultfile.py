@@ -25,7 +25,6 @@ CHUNK = 1 << 20
 TAG = 16
 _BLOCK = 4096  # what writing past the page cache must be a multiple of
 _DIRECT_FROM = 192 << 10  # smaller objects go through the page cache: there is little to win
-_STEP = 16 << 20  # room that is asked of the file system at a time while the end is not in sight
 _SPARE = 8  # pairs of buffers kept for the next objects
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -90,7 +89,8 @@ class VaultFileWriter:
         self._out[: len(MAGIC)] = MAGIC
         self._handle = -1
         self._direct = False
-        self._written = self._reserved = 0
+        self._written = 0
+        self._reserving = True
 
     @property
     def full(self) -> bool:
@@ -163,7 +163,7 @@ class VaultFileWriter:
         if final and rest:
             whole += _BLOCK
             self._out[self._pending : whole] = bytes(whole - self._pending)
-        self._reserve(self._written + whole, final=final)
+        self._reserve(self._written + whole)
         self._write(self._out[:whole])
         if final:
             os.ftruncate(self._handle, length)
@@ -185,18 +185,16 @@ class VaultFileWriter:
                     os.unlink(self._path)  # noqa: PTH108
         self._handle = os.open(self._path, flags, 0o600)
 
-    def _reserve(self, end: int, *, final: bool) -> None:
-        """Allocate room ahead: a file that grows block by block costs the file system a transaction each time."""
-        if end <= self._reserved:
+    def _reserve(self, end: int) -> None:
+        """Allocate room: a file that grows as it is written costs the file system more."""
+        if not self._reserving:
             return
-        room = end if final else end + _STEP
         try:
-            os.posix_fallocate(self._handle, self._reserved, room - self._reserved)
-            self._reserved = room
+            os.posix_fallocate(self._handle, self._written, end - self._written)
         except OSError as error:
             if error.errno not in _NO_DIRECT:
                 raise
-            self._reserved = 1 << 62  # this file system cannot: do not ask again
+            self._reserving = False  # this file system cannot: do not ask again
 
     def _write(self, data: memoryview) -> None:
         while data:
