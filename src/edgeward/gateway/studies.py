@@ -76,8 +76,9 @@ class Studies:
     async def keep_watching(self) -> None:
         """Watch until cancelled. Studies that were growing when the gateway stopped are taken up again."""
         for study, last_ns in await asyncio.to_thread(self._journal.studies.growing):
-            self._due.setdefault(study, last_ns + self._quiet_ns)
-            self._told.setdefault(study, [])
+            if study not in self._due:  # else it grew since, and is news
+                self._due[study] = last_ns + self._quiet_ns
+                self._told[study] = []
         while True:
             now = self._clock()
             for study in [name for name, due in self._due.items() if due <= now]:
