@@ -119,13 +119,13 @@ class OrderBook:
 
     # ------------------------------------------------------------ changes
 
-    def apply(self, changes: Sequence[Change]) -> list[Entry]:
+    def apply(self, changes: Sequence[Change]) -> list[list[Entry]]:
         """Carry out the changes of one message: all of them, durable on return, or none.
 
         Returns
         -------
         list
-            The steps as they are now, at least one per change.
+            For each change the steps it concerned, as they are now; at least one.
 
         Raises
         ------
@@ -135,10 +135,12 @@ class OrderBook:
             If nothing could be written.
         """
 
-        def work(db: sqlite3.Connection) -> list[tuple[int, Entry]]:
-            return [row for change in changes for row in self._apply(db, change)]
+        def work(db: sqlite3.Connection) -> list[list[tuple[int, Entry]]]:
+            return [self._apply(db, change) for change in changes]
 
-        return self._write(work)
+        changed = self.db.write(work)
+        self.remember([row for rows in changed for row in rows])
+        return [[entry for _, entry in rows] for rows in changed]
 
     def patient(self, prior_id: str, now: Entry) -> list[Entry]:
         """Give the steps of a patient that are not done yet other patient data (HL7 A08), or another id (A40).
@@ -156,7 +158,9 @@ class OrderBook:
                 changed.append((seq, self._put(db, seq, new)))
             return changed
 
-        return self._write(work)
+        changed = self.db.write(work)
+        self.remember(changed)
+        return [entry for _, entry in changed]
 
     def progressed(
         self, db: sqlite3.Connection, wanted: Callable[[Entry], bool], status: Status
@@ -235,11 +239,6 @@ class OrderBook:
         return found
 
     # ------------------------------------------------------------ within
-
-    def _write(self, work: Callable[[sqlite3.Connection], list[tuple[int, Entry]]]) -> list[Entry]:
-        changed = self.db.write(work)
-        self.remember(changed)
-        return [entry for _, entry in changed]
 
     def _apply(self, db: sqlite3.Connection, change: Change) -> list[tuple[int, Entry]]:
         new = change.entry

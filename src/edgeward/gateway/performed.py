@@ -148,6 +148,11 @@ class PerformedSteps(DimseService):
         )
         return Performed(sum(status == IN_PROGRESS for _, status in rows), frozenset(str(row[0]) for row in instances))
 
+    def expected(self, study_instance_uid: str) -> set[str] | None:
+        """Return the SOP Instance UIDs of a study whose performed steps have all ended, else None."""
+        told = self.performed(study_instance_uid)
+        return None if told is None or told.open else set(told.instances)
+
     # ------------------------------------------------------------ requests
 
     def _create(self, request: DimseRequest) -> tuple[Reply, list[str]]:

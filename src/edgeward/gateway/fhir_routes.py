@@ -1,0 +1,272 @@
+"""The FHIR R4 door for orders: routes below ``/fhir``, and what they answer.
+
+Responsible for HTTP and for the shape of answers: ServiceRequest, transaction-response, OperationOutcome,
+CapabilityStatement. Not responsible for what an order means (``fhir_orders``), for keeping it (``orders``), or for who
+may come in (``gateway.web``).
+
+A Bundle is one transaction: all of its orders are kept, durably, or none. An answer never quotes what was refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+
+from edgeward import __version__
+from edgeward.gateway.fhir_orders import DCM, ID, FhirError, changes_of, order_of
+from edgeward.gateway.order_entry import Change, Entry, OrderError
+from edgeward.gateway.orders import OrderBook
+from edgeward.gateway.quarantine import Quarantine
+from edgeward.gateway.web import guarded
+from edgeward.privacy.database import DatabaseError
+
+_log = logging.getLogger("edgeward.gateway.fhir")
+
+PLACERS = ("emr", "other")  # who may place orders
+_V2_0203 = "http://terminology.hl7.org/CodeSystem/v2-0203"
+_JSON = "application/fhir+json"
+_LARGEST = 4 << 20
+_STATUSES = {
+    "scheduled": "active",
+    "started": "active",
+    "completed": "completed",
+    "discontinued": "revoked",
+    "cancelled": "revoked",
+}
+
+
+def service_request(entry: Entry) -> dict[str, Any]:
+    """Return an order as a ServiceRequest with its Patient contained."""
+    order = entry.order
+    family, *rest = [*order.patient_name.split("=")[0].split("^"), ""]
+    patient: dict[str, Any] = {"resourceType": "Patient", "id": "patient"}
+    if order.patient_id:
+        patient["identifier"] = [{"value": order.patient_id}]
+    if order.patient_name:
+        name: dict[str, Any] = {"text": order.patient_name}
+        if family:
+            name["family"] = family
+        if given := [part for part in rest[:2] if part]:
+            name["given"] = given
+        patient["name"] = [name]
+    if order.birth_date:
+        patient["birthDate"] = f"{order.birth_date[:4]}-{order.birth_date[4:6]}-{order.birth_date[6:]}"
+    if order.sex:
+        patient["gender"] = {"M": "male", "F": "female", "O": "other"}[order.sex]
+    identifiers: list[dict[str, Any]] = [
+        {"type": {"coding": [{"system": _V2_0203, "code": "PLAC"}]}, "value": order.order_id},
+        {"type": {"coding": [{"system": _V2_0203, "code": "ACSN"}]}, "value": order.accession_number},
+        {"system": "urn:dicom:uid", "value": f"urn:oid:{order.study_instance_uid}"},
+    ]
+    found: dict[str, Any] = {
+        "resourceType": "ServiceRequest",
+        "id": entry.resource_id,
+        "meta": {"lastUpdated": _instant(order.changed_ns)},
+        "contained": [patient],
+        "identifier": [one for one in identifiers if one["value"]],
+        "status": _STATUSES[order.status],
+        "intent": "order",
+        "priority": order.priority,
+        "subject": {"reference": "#patient"},
+    }
+    if order.procedure:
+        found["code"] = {"text": order.procedure}
+        if entry.procedure_code.value:
+            systems = {"SCT": "http://snomed.info/sct", "LN": "http://loinc.org", "DCM": DCM}
+            coding = {"code": entry.procedure_code.value, "display": entry.procedure_code.meaning}
+            if scheme := systems.get(entry.procedure_code.scheme):
+                coding["system"] = scheme
+            found["code"]["coding"] = [{key: value for key, value in coding.items() if value}]
+    if order.modality:
+        found["orderDetail"] = [{"coding": [{"system": DCM, "code": order.modality}]}]
+    if order.scheduled:
+        at = dt.datetime.strptime(order.scheduled[:14].ljust(14, "0"), "%Y%m%d%H%M%S").astimezone()
+        found["occurrenceDateTime"] = at.isoformat()
+    if order.referring_physician:
+        found["requester"] = {"display": order.referring_physician.replace("^", " ").strip()}
+    return found
+
+
+def _instant(at_ns: int) -> str:
+    return dt.datetime.fromtimestamp(at_ns / 1e9, dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def outcome(error: FhirError) -> dict[str, Any]:
+    """Return an OperationOutcome."""
+    issue: dict[str, Any] = {"severity": "error", "code": error.code, "diagnostics": str(error)}
+    if error.expression:
+        issue["expression"] = [error.expression]
+    return {"resourceType": "OperationOutcome", "issue": [issue]}
+
+
+def capability() -> dict[str, Any]:
+    """Return the CapabilityStatement."""
+    return {
+        "resourceType": "CapabilityStatement",
+        "status": "active",
+        "date": "2026-01-01",
+        "kind": "instance",
+        "software": {"name": "Edgeward", "version": __version__},
+        "implementation": {"description": "Imaging orders in"},
+        "fhirVersion": "4.0.1",
+        "format": ["json"],
+        "rest": [
+            {
+                "mode": "server",
+                "security": {"description": "TLS 1.3 with a client certificate of the site's authority"},
+                "resource": [
+                    {
+                        "type": "ServiceRequest",
+                        "interaction": [{"code": code} for code in ("read", "create", "update")],
+                        "updateCreate": True,
+                        "conditionalCreate": False,
+                        "documentation": "The Patient is contained, in the Bundle, or given by identifier and display",
+                    }
+                ],
+                "interaction": [{"code": "transaction"}],
+            }
+        ],
+    }
+
+
+# ---------------------------------------- routes
+
+
+def routes(book: OrderBook, quarantine: Quarantine) -> list[BaseRoute]:
+    """Return the routes, below ``/fhir``."""
+    door = _Door(book, quarantine)
+
+    def placing(endpoint: Callable[[Request], Awaitable[Response]]) -> Any:
+        return guarded(door.telling(endpoint), "place orders", PLACERS, _LARGEST)
+
+    def reading(endpoint: Callable[[Request], Awaitable[Response]]) -> Any:
+        return guarded(door.telling(endpoint), "read orders", PLACERS)
+
+    inside = [
+        Route("/metadata", reading(door.metadata), methods=["GET"]),
+        Route("/ServiceRequest", placing(door.create), methods=["POST"]),
+        Route("/ServiceRequest/{id}", placing(door.update), methods=["PUT"]),
+        Route("/ServiceRequest/{id}", reading(door.read), methods=["GET"]),
+        Route("/", placing(door.bundle), methods=["POST"]),
+    ]
+    # The base address is used without a slash as well, and many clients do not follow redirects of a POST.
+    return [Route("/fhir", placing(door.bundle), methods=["POST"]), Mount("/fhir", routes=inside)]
+
+
+class _Door:
+    def __init__(self, book: OrderBook, quarantine: Quarantine) -> None:
+        self._book, self._quarantine = book, quarantine
+
+    def telling(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        """Return `endpoint`, with what it raises told as an OperationOutcome."""
+
+        async def serve(request: Request) -> Response:
+            try:
+                return await endpoint(request)
+            except FhirError as error:
+                problem = error
+            except OrderError as error:
+                problem = FhirError(409 if error.kind in ("conflict", "closed") else 422, "conflict", str(error))
+            except DatabaseError as error:
+                _log.error("an order could not be kept: %s", error)
+                problem = FhirError(503, "transient", "it could not be kept; send it again later")
+            if problem.status != 404:
+                where = f" ({problem.expression})" if problem.expression else ""
+                self._quarantine.note("fhir", _device(request), f"{problem}{where}", "nothing of it was kept")
+            return _json(outcome(problem), problem.status)
+
+        return serve
+
+    async def metadata(self, _: Request) -> Response:
+        """Answer what can be done here."""
+        return _json(capability())
+
+    async def create(self, request: Request) -> Response:
+        """Take one ServiceRequest."""
+        resource = await _body(request, "ServiceRequest")
+        change = order_of(resource, {}, source=_device(request), received_ns=time.time_ns())
+        return self._answer(await self._apply([change]))
+
+    async def update(self, request: Request) -> Response:
+        """Take one ServiceRequest under an id that the client chose."""
+        resource = await _body(request, "ServiceRequest")
+        name = request.path_params["id"]
+        if not ID.match(name) or resource.get("id") != name:
+            raise FhirError(400, "value", "the resource's id must be the one of the address", "ServiceRequest.id")
+        change = order_of(resource, {}, source=_device(request), received_ns=time.time_ns(), resource_id=name)
+        return self._answer(await self._apply([change]))
+
+    async def read(self, request: Request) -> Response:
+        """Return one order."""
+        entry = await asyncio.to_thread(self._book.by_resource, request.path_params["id"])
+        if entry is None:
+            raise FhirError(404, "not-found", "there is no such order")
+        return _json(service_request(entry))
+
+    async def bundle(self, request: Request) -> Response:
+        """Take all orders of a Bundle, or none."""
+        resource = await _body(request, "Bundle")
+        found = changes_of(resource, source=_device(request), received_ns=time.time_ns())
+        entries = await self._apply([change for _, change in found])
+        by_place = {index: entry for (index, _), entry in zip(found, entries, strict=False)}
+        kind = "batch-response" if resource.get("type") == "batch" else "transaction-response"
+        answers = [_entry_answer(by_place.get(index)) for index in range(len(resource.get("entry", ())))]
+        return _json({"resourceType": "Bundle", "type": kind, "entry": answers})
+
+    async def _apply(self, changes: list[Change]) -> list[Entry]:
+        def work() -> list[Entry]:
+            return [rows[0] for rows in self._book.apply(changes)]
+
+        return await asyncio.to_thread(work)
+
+    def _answer(self, entries: list[Entry]) -> Response:
+        entry = entries[0]
+        location = {"Location": f"/fhir/ServiceRequest/{entry.resource_id}"}
+        return _json(service_request(entry), 201 if _is_new(entry) else 200, location)
+
+
+def _entry_answer(entry: Entry | None) -> dict[str, Any]:
+    if entry is None:
+        note = {"severity": "information", "code": "informational", "diagnostics": "used for the orders of this Bundle"}
+        return {"response": {"status": "200 OK", "outcome": {"resourceType": "OperationOutcome", "issue": [note]}}}
+    return {
+        "response": {
+            "status": "201 Created" if _is_new(entry) else "200 OK",
+            "location": f"ServiceRequest/{entry.resource_id}",
+            "lastModified": _instant(entry.order.changed_ns),
+        }
+    }
+
+
+def _is_new(entry: Entry) -> bool:
+    return entry.order.received_ns == entry.order.changed_ns
+
+
+async def _body(request: Request, kind: str) -> dict[str, Any]:
+    media_type = request.headers.get("content-type", _JSON).split(";")[0].strip().lower()
+    if media_type not in (_JSON, "application/json", "text/json"):
+        raise FhirError(415, "not-supported", "only JSON is taken (application/fhir+json)")
+    try:
+        resource = json.loads(await request.body())
+    except (ValueError, RecursionError):
+        raise FhirError(400, "structure", "it is not JSON") from None
+    if not isinstance(resource, dict) or resource.get("resourceType") != kind:
+        raise FhirError(400, "structure", f"a {kind} is expected here")
+    return resource
+
+
+def _device(request: Request) -> str:
+    return str(request.scope["state"]["peer"].device_id)
+
+
+def _json(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(content, status, headers, media_type=_JSON)
