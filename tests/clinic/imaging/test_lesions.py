@@ -48,6 +48,18 @@ def test_one_that_appears_elsewhere_is_a_new_one():
     assert numbers(said, best=5) == {0: [2], 5: [1], 10: [1]}
 
 
+def test_one_that_is_missed_for_two_frames_is_found_again():
+    said = {0: [lesion(60, 60)], 5: [], 10: [], 15: [lesion(62, 60)]}
+
+    assert numbers(said, best=0)[15] == [1]
+
+
+def test_one_that_was_gone_for_longer_is_a_new_one():
+    said = {0: [lesion(60, 60)], 5: [], 10: [], 15: [], 20: [lesion(60, 60)]}
+
+    assert numbers(said, best=0)[20] == [2]
+
+
 def test_new_ones_before_and_after_the_best_frame_are_different_ones():
     said = {0: [lesion(300, 200)], 5: [lesion(60, 60)], 10: [lesion(300, 200)]}
 

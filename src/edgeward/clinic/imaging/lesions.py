@@ -22,6 +22,8 @@ MAX_POINTS = 1000
 # Two outlines in neighbouring sampled frames are taken for the same lesion if their boxes share this much of their
 # union. Lower, and neighbours merge; higher, and a lesion that breathes is a new one in every frame.
 SAME_LESION_OVERLAP = 0.3
+# A lesion may be missed in a frame or two and be found again; after that it is not the same one by its place alone.
+MAX_MISSED_FRAMES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ def sightings(finding: Finding) -> list[Sighting]:
     """Return every outlined lesion of every analysed frame, ordered by number, then frame.
 
     The best frame's lesions come first and keep their order: lesion 1 of the finding is number 1 everywhere. From the
-    best frame outwards, a lesion keeps its number where its box overlaps that of the frame before.
+    best frame outwards, a lesion keeps its number where its box overlaps the one it had last.
     """
     if finding.status != "analysed":
         return []
@@ -52,25 +54,24 @@ def sightings(finding: Finding) -> list[Sighting]:
 
 
 def _followed(start: list[Sighting], frames: Iterable[FrameFinding], following: int) -> list[Sighting]:
-    found, last = [], start
-    for frame in frames:
-        if frame.status != "analysed":
-            continue
+    found: list[Sighting] = []
+    last = {s.number: (s, 0) for s in start}  # each lesion's last sighting, and in which frame from the start
+    for step, frame in enumerate((f for f in frames if f.status == "analysed"), start=1):
+        near = [s for s, seen in last.values() if step - seen <= 1 + MAX_MISSED_FRAMES]
         pairs = sorted(
-            ((_overlap(s.lesion, lesion), s.number, k) for k, lesion in enumerate(frame.lesions) for s in last),
+            ((_overlap(s.lesion, lesion), s.number, k) for k, lesion in enumerate(frame.lesions) for s in near),
             key=lambda pair: (-pair[0], pair[1], pair[2]),
         )
         numbers: dict[int, int] = {}
         for overlap, number, k in pairs:
             if overlap >= SAME_LESION_OVERLAP and k not in numbers and number not in numbers.values():
                 numbers[k] = number
-        now = []
         for k, lesion in enumerate(frame.lesions):
             if k not in numbers:
                 numbers[k], following = following, following + 1
-            now.append(Sighting(numbers[k], frame.frame, lesion))
-        found += now
-        last = now
+            sighting = Sighting(numbers[k], frame.frame, lesion)
+            found.append(sighting)
+            last[sighting.number] = sighting, step
     return found
 
 
