@@ -121,7 +121,7 @@ class Request:
         for proposed in storage:
             results.append(_accept_storage(proposed, roles.get(proposed.abstract_syntax)))
             role = asked.pop(proposed.abstract_syntax, None)  # answered once, however many contexts it is for
-            if role is not None:
+            if role is not None and role[0]:  # neither role is no answer: the context is refused
                 answers.append(_role(proposed, as_scu=bool(role[0])))
         results.sort(key=lambda context: int(context.context_id or 0))
         accepted = {
