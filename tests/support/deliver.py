@@ -8,12 +8,14 @@ import os
 import sys
 from collections.abc import Callable
 
+import msgspec
+
 from edgeward.bus import subjects
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
 from edgeward.clinic.imaging.role import run
-from edgeward.config import Pacs
-from edgeward.messages import DeliverRequest, DeliveryReport, Message, Ok, Quarantined, Refused
+from edgeward.config import Fhir, Hl7, Pacs
+from edgeward.messages import DeliverRequest, DeliveryReport, Message, Ok, Quarantined, Refused, Verdict
 from edgeward.privacy.keys import SiteKey
 from tests.support.imaging import as_file, breast_image, finding_for, request_for
 from tests.support.site import TestSite
@@ -44,7 +46,26 @@ class Gateway:
 
     def request(self, item_id: str, **attributes) -> DeliverRequest:
         image = breast_image(rows=60, columns=80, **attributes)
-        return request_for(self.site.home.vault, self.key, as_file(image), finding_for(image, item_id))
+        request = request_for(self.site.home.vault, self.key, as_file(image), finding_for(image, item_id))
+        if "StudyInstanceUID" in attributes:
+            request = msgspec.structs.replace(request, study_instance_uid=attributes["StudyInstanceUID"])
+        return request
+
+    def revised(self, request: DeliverRequest, *actions: str, label: str = "benign") -> DeliverRequest:
+        """Return the revision of an item after these verdicts."""
+        verdicts = [
+            Verdict(
+                verdict_id=f"v{n}",
+                item_id=request.item_id,
+                finding_id=request.finding.finding_id,
+                action=action,
+                label=label if action == "correct" else "",
+                by="dr.weber",
+                at_ns=request.finding.created_ns + (n + 1) * 10**9,
+            )
+            for n, action in enumerate(actions)
+        ]
+        return msgspec.structs.replace(request, revision=len(verdicts), verdicts=verdicts)
 
     async def hand_over(self, request: DeliverRequest) -> Message:
         answer: Message = await self.bus.request(subjects.DELIVER_ACCEPT, request, Ok | Refused, 10)
@@ -63,8 +84,15 @@ class Running:
         await self.task
 
 
-async def start(site: TestSite, *pacs) -> Running:
-    site.settings.pacs = list(pacs)
+def configure(site: TestSite, *destinations: Pacs | Fhir | Hl7) -> None:
+    """Make these the destinations of the site."""
+    site.settings.pacs = [one for one in destinations if isinstance(one, Pacs)]
+    site.settings.fhir = [one for one in destinations if isinstance(one, Fhir)]
+    site.settings.hl7 = [one for one in destinations if isinstance(one, Hl7)]
+
+
+async def start(site: TestSite, *destinations: Pacs | Fhir | Hl7) -> Running:
+    configure(site, *destinations)
     running = Running(await site.context("deliver"))
     await until(lambda: running.context.state().status == "ready" or running.task.done())
     if running.task.done():
@@ -78,12 +106,16 @@ async def until(condition: Callable[[], bool], seconds: float = 30) -> None:
             await asyncio.sleep(0.01)
 
 
-async def child(site: TestSite, *pacs: Pacs) -> asyncio.subprocess.Process:
+async def child(site: TestSite, *destinations: Pacs | Fhir | Hl7) -> asyncio.subprocess.Process:
     """Start the role as the supervisor does."""
+    configure(site, *destinations)
     environment = {
         **os.environ,
         "EDGEWARD_BUS__PORT": str(site.settings.bus.port),
-        "EDGEWARD_PACS": json.dumps([p.model_dump() for p in pacs]),
+        **{
+            f"EDGEWARD_{kind.upper()}": json.dumps([one.model_dump() for one in getattr(site.settings, kind)])
+            for kind in ("pacs", "fhir", "hl7")
+        },
     }
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "edgeward.cli", "_role", "deliver", "--home", str(site.home.path), env=environment

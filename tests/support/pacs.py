@@ -12,10 +12,13 @@ from typing import Any
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    ColorSoftcopyPresentationStateStorage,
     ComprehensiveSRStorage,
     ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
     ImplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
+    SegmentationStorage,
 )
 from pynetdicom import AE, evt
 
@@ -30,7 +33,13 @@ class ScriptedPacs:
     """Stores what it gets. `answer(dataset, n)` gives the status of the n-th request (from 0); it may block."""
 
     answer: Callable[[Dataset, int], int] = lambda dataset, n: OK
-    classes: tuple[str, ...] = (ComprehensiveSRStorage, SecondaryCaptureImageStorage)
+    classes: tuple[str, ...] = (
+        ComprehensiveSRStorage,
+        SegmentationStorage,
+        GrayscaleSoftcopyPresentationStateStorage,
+        ColorSoftcopyPresentationStateStorage,
+        SecondaryCaptureImageStorage,
+    )
     syntaxes: tuple[str, ...] = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
     tls: ssl.SSLContext | None = None
     called: str = ""  # the only AE title it accepts to be called, if given

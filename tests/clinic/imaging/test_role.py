@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
 
 import pytest
+from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from tests.support.deliver import Gateway, accepted, child, start, until
+from tests.support.fhir import fhir_server
+from tests.support.hl7 import acknowledge, receiver
 from tests.support.imaging import as_file, breast_image, request_for
 from tests.support.pacs import OK, scripted_pacs
 from tests.support.site import free_port
 
 from edgeward.bus import subjects
 from edgeward.clinic.imaging.ledger import Ledger, LedgerError
-from edgeward.messages import Ask, Destinations, Message, Ok, Refused, ReportText
+from edgeward.messages import Ask, Destinations, Message, Ok, Refused, ReportText, Resend, Resent
 
 
 async def test_an_item_reaches_the_pacs_and_the_gateway_hears_of_it(bus_site):
@@ -89,7 +93,7 @@ async def test_a_report_that_nobody_heard_survives_a_restart(bus_site):
 
         assert gateway.reports[0].state == "delivered"
         await deliver.stop()
-        assert len(pacs.asked) == 2, "nothing was sent twice"
+        assert len(pacs.asked) == len(pacs.held) == 4, "nothing was sent twice"
 
 
 async def test_without_a_pacs_an_item_fails_visibly_and_its_report_is_readable(bus_site):
@@ -214,16 +218,171 @@ async def test_no_name_reaches_log_quarantine_or_report(bus_site, caplog, capfd)
     assert "Paula" not in seen
 
 
+# ---------------------------------------- FHIR, HL7, verdicts
+
+
+async def test_one_finding_reaches_every_kind_of_destination_and_so_does_the_verdict(bus_site):
+    gateway = await Gateway(bus_site).start()
+    with scripted_pacs() as pacs, fhir_server() as emr, receiver() as his:
+        deliver = await start(bus_site, pacs.pacs("archive"), emr.settings("emr"), his.settings("his"))
+        request = gateway.request("item-1")
+
+        await gateway.hand_over(request)
+        await until(lambda: len(gateway.reports) == 3)
+        assert [r["status"] for r in emr.of("DiagnosticReport")] == ["preliminary"]
+        assert len(pacs.held) == 4
+
+        await gateway.hand_over(gateway.revised(request, "confirm"))
+        await until(lambda: len(gateway.reports) == 6)
+        assert [r["status"] for r in emr.of("DiagnosticReport")] == ["final"]
+        assert len(pacs.held) == 5, "one more report; pictures do not change"
+        assert len(his.latest()) == 2
+        await deliver.stop()
+
+    assert {(r.destination, r.revision, r.state) for r in gateway.reports} == {
+        (name, revision, "delivered") for name in ("archive", "emr", "his") for revision in (0, 1)
+    }
+    assert emr.problems == his.problems == []
+    assert b"|F|" in his.received[-1]
+    assert gateway.quarantined == []
+
+
+async def test_the_report_that_is_read_is_that_of_the_last_verdict(bus_site):
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    with scripted_pacs() as pacs:
+        deliver = await start(bus_site, pacs.pacs())
+        request = gateway.request("item-1")
+        await gateway.hand_over(request)
+        await gateway.hand_over(gateway.revised(request, "confirm"))
+        await until(lambda: len(gateway.reports) == 2)
+
+        answer = await console.request(subjects.DELIVER_REPORT, Ask(argument="item-1"), ReportText | Refused, 10)
+
+        assert isinstance(answer, ReportText)
+        assert "dr.weber" in answer.text
+        await deliver.stop()
+
+
+async def test_a_destination_says_what_it_takes(bus_site):
+    console = await bus_site.bus("console")
+    with scripted_pacs() as pacs, fhir_server() as emr, receiver() as his:
+        deliver = await start(bus_site, pacs.pacs("a", takes=["sr"]), emr.settings("b"), his.settings("c"))
+
+        status = await console.request(subjects.DELIVER_STATUS, Ask(), Destinations, 10)
+
+        assert {d.name: d.takes for d in status.destinations} == {"a": ["sr"], "b": ["fhir"], "c": ["oru"]}
+        await deliver.stop()
+
+
+async def test_a_class_the_pacs_does_not_accept_is_a_warning_that_says_what_to_do(bus_site):
+    gateway = await Gateway(bus_site).start()
+    with scripted_pacs(classes=(ComprehensiveSRStorage, SecondaryCaptureImageStorage)) as pacs:
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        await gateway.hand_over(gateway.request("item-1"))
+        await until(lambda: bool(gateway.reports))
+
+        assert gateway.reports[0].state == "delivered"
+        assert any("gsps, seg" in warning and "takes" in warning for warning in deliver.context.state().warnings)
+        await deliver.stop()
+
+
+# ---------------------------------------- dead letters
+
+
+async def test_a_dead_letter_is_sent_again_when_somebody_asks_and_the_gateway_learns(bus_site, monkeypatch, caplog):
+    monkeypatch.setattr("edgeward.clinic.imaging.destination.FIRST_PAUSE_S", 0.01)
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    ill = [True]
+
+    def reply(data, n):
+        return acknowledge(data, "AR" if ill[0] else "AA")
+
+    async def resend(**which) -> Message:
+        return await console.request(subjects.DELIVER_RESEND, Resend(by="dr.weber", **which), Resent | Refused, 10)
+
+    with receiver(reply=reply) as his, fhir_server() as emr:
+        deliver = await start(bus_site, his.settings("his"), emr.settings("emr"))
+        for n in range(2):
+            await gateway.hand_over(gateway.request(f"item-{n}"))
+        await until(lambda: len(gateway.reports) == 4)
+        assert {r.state for r in gateway.reports if r.destination == "his"} == {"failed"}
+        tried = len(his.received)
+
+        assert await resend(destination="emr") == Resent(count=0)
+        assert isinstance(await resend(destination="nowhere"), Refused)
+        assert isinstance(await resend(item_id="item-77"), Refused)
+        ill[0] = False
+        assert await resend(item_id="item-1") == Resent(count=1)
+        await until(lambda: len(gateway.reports) == 5)
+        assert (gateway.reports[-1].item_id, gateway.reports[-1].state) == ("item-1", "delivered")
+        assert await resend() == Resent(count=1)
+        await until(lambda: len(gateway.reports) == 6)
+
+        assert len(his.received) == tried + 2
+        assert len(his.latest()) == 2, "the same control ids: once in effect"
+        status = await console.request(subjects.DELIVER_STATUS, Ask(), Destinations, 10)
+        assert status.dead == []
+        await deliver.stop()
+    assert any(record.__dict__.get("fields", {}).get("by") == "dr.weber" for record in caplog.records)
+
+
+async def test_a_dead_letter_survives_a_restart_and_can_still_be_sent_again(bus_site, monkeypatch):
+    monkeypatch.setattr("edgeward.clinic.imaging.destination.FIRST_PAUSE_S", 0.01)
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    status = [0xC000]
+    with scripted_pacs(answer=lambda dataset, n: status[0]) as pacs:
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        await gateway.hand_over(gateway.request("item-1"))
+        await until(lambda: bool(gateway.reports))
+        await deliver.stop()
+
+        status[0] = OK
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        answer = await console.request(subjects.DELIVER_RESEND, Resend(by="x"), Resent | Refused, 10)
+        assert answer == Resent(count=1)
+        await until(lambda: gateway.reports[-1].state == "delivered")
+
+        assert len(pacs.held) == 4
+        await deliver.stop()
+
+
+async def test_the_key_of_an_erased_image_is_forgotten_with_its_dead_letter(bus_site, monkeypatch):
+    monkeypatch.setattr("edgeward.clinic.imaging.destination.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("edgeward.clinic.imaging.role._TIDY_EVERY_S", 0.1)
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    with scripted_pacs(answer=lambda dataset, n: 0xC000) as pacs:
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        request = gateway.request("item-1")
+        await gateway.hand_over(request)
+        await until(lambda: bool(gateway.reports))
+
+        os.unlink(request.object.path)
+
+        async def gone() -> bool:
+            ask = Resend(by="x", item_id="item-1")
+            return isinstance(await console.request(subjects.DELIVER_RESEND, ask, Resent | Refused, 10), Refused)
+
+        async with asyncio.timeout(20):
+            while not await gone():
+                await until(lambda: len(gateway.reports) > 1)
+                gateway.reports.pop()
+        await deliver.stop()
+
+
 # ---------------------------------------- kill -9
 
 
 @pytest.mark.fault
-async def test_kill_9_between_report_and_capture_repeats_both_under_the_same_uids(bus_site):
+async def test_kill_9_between_two_objects_of_a_result_repeats_both_under_the_same_uids(bus_site):
     gateway = await Gateway(bus_site).start()
     release = threading.Event()
 
     def answer(dataset, n):
-        if n == 1:  # the first capture: deliver dies while it waits for the answer
+        if n == 1:  # the first segmentation: deliver dies while it waits for the answer
             release.wait(60)
         return OK
 
@@ -242,7 +401,7 @@ async def test_kill_9_between_report_and_capture_repeats_both_under_the_same_uid
         assert await second.wait() == 0
 
     assert pacs.asked[:2] == pacs.asked[2:4], "the repeat carries the same identifiers, in the same order"
-    assert len(pacs.held) == 4
+    assert len(pacs.held) == 8
     assert {r.item_id: r.state for r in gateway.reports} == {"item-1": "delivered", "item-2": "delivered"}
     assert {uid for r in gateway.reports for uid in r.sop_instance_uids} == set(pacs.held)
 
@@ -265,5 +424,5 @@ async def test_kill_9_while_the_pacs_is_down_loses_nothing(bus_site):
         second.send_signal(signal.SIGTERM)
         await second.wait()
 
-    assert len(pacs.held) == 6
+    assert len(pacs.held) == 12
     assert all(report.state == "delivered" for report in gateway.reports)

@@ -26,7 +26,7 @@ import msgspec
 from edgeward.clinic.imaging import codes
 from edgeward.clinic.imaging.codes import Code
 from edgeward.clinic.imaging.header import MANUFACTURER, Source, derived_uid, local_time
-from edgeward.clinic.imaging.standing import Judged, Standing, judge
+from edgeward.clinic.imaging.standing import Judged, Standing, judge, model_name, statement
 from edgeward.messages import DeliverRequest, Lesion
 
 Resource = dict[str, Any]
@@ -145,7 +145,7 @@ class _Writer:
     def __init__(
         self, request: DeliverRequest, source: Source, zone: tzinfo, addresses: Addresses, patient: Resource | None
     ) -> None:
-        self.finding, self.source, self.addresses = request.finding, source, addresses
+        self.request, self.finding, self.source, self.addresses = request, request.finding, source, addresses
         self.item, self.revision = request.item_id, request.revision
         self.judged: Judged = judge(request)
         self.status = _STATUS[self.judged.standing]
@@ -227,7 +227,7 @@ class _Writer:
         agents = [
             {
                 "type": {"coding": [{"system": participants, "code": "author", "display": "Author"}]},
-                "who": self._refer("Device", self.device, self._model_name()),
+                "who": self._refer("Device", self.device, model_name(self.finding)),
             }
         ]
         if who := self.clinician():
@@ -261,7 +261,7 @@ class _Writer:
 
     def diagnostic_report(self, observations: list[str]) -> Resource:
         analysed = self.finding.status == "analysed"
-        conclusion = self.conclusion()
+        conclusion = " ".join(statement(self.request, self.judged))
         resource: Resource = {
             "resourceType": "DiagnosticReport",
             "text": _narrative(conclusion),
@@ -284,29 +284,6 @@ class _Writer:
         if analysed and self.judged.label in codes.LABELS and self.judged.standing is not Standing.WITHDRAWN:
             resource["conclusionCode"] = [_concept(codes.LABELS[self.judged.label])]
         return resource
-
-    def conclusion(self) -> str:
-        finding, verdict = self.finding, self.judged.verdict
-        lines = []
-        if finding.status != "analysed":
-            lines.append(f"Not analysed: {finding.reason or 'no reason was given'}.")
-        else:
-            lines.append(f"{_model_says(self.finding)} by {self._model_name()}.")
-        match self.judged.standing:
-            case Standing.PRELIMINARY:
-                lines.append("Preliminary result of an AI algorithm; not verified by a clinician.")
-            case Standing.FINAL:
-                lines.append(f"Confirmed by {verdict.by}." if verdict else "Confirmed.")
-            case Standing.WITHDRAWN:
-                lines = [
-                    f"Withdrawn: {verdict.by if verdict else 'a clinician'} rejected the result of the AI algorithm."
-                ]
-            case Standing.AMENDED:
-                changed = f"Corrected to: {self.judged.label}" if self.judged.overruled else "Confirmed after review"
-                lines.insert(0, f"{changed}, by {verdict.by if verdict else 'a clinician'}.")
-        if verdict is not None and verdict.comment:
-            lines.append(f"Comment: {verdict.comment}")
-        return " ".join(lines)
 
     def observations(self) -> dict[str, Resource]:
         """Return the Observations by key."""
@@ -377,7 +354,7 @@ class _Writer:
             "code": _concept(code),
             "subject": self.patient,
             "issued": _instant(self.at),
-            "device": self._refer("Device", self.device, self._model_name()),
+            "device": self._refer("Device", self.device, model_name(self.finding)),
             "derivedFrom": [{"reference": f"urn:uuid:{self.study}"}],
         }
         if self.finding.status == "analysed":
@@ -389,18 +366,6 @@ class _Writer:
     def _refer(self, kind: str, key: str, display: str = "") -> Resource:
         reference = {"reference": self.addresses.reference(kind, key)}
         return {**reference, "display": display} if display else reference
-
-    def _model_name(self) -> str:
-        return f"{self.finding.model or 'unnamed model'} {self.finding.model_version or ''}".strip()
-
-
-def _model_says(finding: Any) -> str:
-    said = f"Classified as {finding.label}" if finding.label else "Not classified"
-    if finding.malignancy is not None:
-        side = "at or above" if finding.suspicious else "below"
-        said += f", probability of malignancy {100 * finding.malignancy:.1f} %, {side} the operating point"
-    count = len(finding.lesions)
-    return f"{said}, {count or 'no'} lesion{'' if count == 1 else 's'} outlined,"
 
 
 def _own_identifier(*parts: str) -> Resource:

@@ -24,6 +24,7 @@ from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
 from edgeward.clinic.imaging.destination import Delivered, Destination, Watcher
 from edgeward.clinic.imaging.fhir import FhirSink, tls_context
+from edgeward.clinic.imaging.hl7 import Hl7Sink
 from edgeward.clinic.imaging.ledger import Ledger, LedgerError, Owed, Tally
 from edgeward.clinic.imaging.pacs import PacsSink
 from edgeward.clinic.imaging.results import CannotBuild, Workshop, whereabouts
@@ -87,6 +88,7 @@ def sinks(home: Home, settings: Settings) -> list[Sink]:
 
     made: list[Sink] = [PacsSink(pacs, settings.dicom.ae_title, tls(pacs.tls)) for pacs in settings.pacs]
     made += [FhirSink(fhir, tls_context(fhir, tls(fhir.client_certificate))) for fhir in settings.fhir]
+    made += [Hl7Sink(hl7, settings.site.name, tls(hl7.tls)) for hl7 in settings.hl7]
     return made
 
 

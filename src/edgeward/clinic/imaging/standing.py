@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from edgeward.messages import DeliverRequest, Verdict
+from edgeward.messages import DeliverRequest, Finding, Verdict
 
 
 class Standing(Enum):
@@ -61,6 +61,43 @@ def judge(request: DeliverRequest) -> Judged:
         verdict=last,
         at_ns=last.at_ns,
     )
+
+
+def statement(request: DeliverRequest, judged: Judged) -> list[str]:
+    """Return what a person should read of this revision, a sentence or two a line."""
+    finding, verdict = request.finding, judged.verdict
+    who = verdict.by if verdict else "a clinician"
+    if finding.status != "analysed":
+        lines = [f"Not analysed: {finding.reason or 'no reason was given'}."]
+    else:
+        lines = [f"{_what_the_model_says(finding)} by {model_name(finding)}."]
+    match judged.standing:
+        case Standing.PRELIMINARY:
+            lines.append("Preliminary result of an AI algorithm; not verified by a clinician.")
+        case Standing.FINAL:
+            lines.append(f"Confirmed by {who}.")
+        case Standing.AMENDED:
+            changed = f"Corrected to: {judged.label}" if judged.overruled else "Confirmed after review"
+            lines.insert(0, f"{changed}, by {who}.")
+        case Standing.WITHDRAWN:
+            lines = [f"Withdrawn: {who} rejected the result of the AI algorithm."]
+    if verdict is not None and verdict.comment:
+        lines.append(f"Comment: {verdict.comment}")
+    return lines
+
+
+def model_name(finding: Finding) -> str:
+    """Return the model with its version."""
+    return f"{finding.model or 'unnamed model'} {finding.model_version}".strip()
+
+
+def _what_the_model_says(finding: Finding) -> str:
+    said = f"Classified as {finding.label}" if finding.label else "Not classified"
+    if finding.malignancy is not None:
+        side = "at or above" if finding.suspicious else "below"
+        said += f", probability of malignancy {100 * finding.malignancy:.1f} %, {side} the operating point"
+    count = len(finding.lesions)
+    return f"{said}, {count or 'no'} lesion{'' if count == 1 else 's'} outlined,"
 
 
 def _standing(verdicts: Sequence[Verdict]) -> Standing:
