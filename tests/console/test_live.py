@@ -7,6 +7,7 @@ import json
 import struct
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import websockets
@@ -92,6 +93,37 @@ async def test_a_browser_that_takes_nothing_is_given_up(monkeypatch: pytest.Monk
 
     with pytest.raises(TimeoutError):
         await connection.pump()
+
+
+async def test_who_looks_at_what_is_told_to_all_and_ends_with_the_socket(served: Served) -> None:
+    admin = await served.logged_in()
+    nurse = await served.person(admin, "nurse", "clinician")
+
+    def open_socket(client: httpx.AsyncClient) -> Any:
+        cookie = f"edgeward={client.cookies['edgeward']}"
+        return websockets.connect(
+            served.url.replace("http", "ws") + "/live", origin=served.url, additional_headers={"cookie": cookie}
+        )  # type: ignore[arg-type]
+
+    async def told(socket: Any) -> dict[str, list[str]]:
+        while True:
+            message = json.loads(await asyncio.wait_for(socket.recv(), 10))
+            if message["k"] == "presence":
+                return dict(message["items"])
+
+    async with open_socket(admin) as watching:
+        async with open_socket(nurse) as looking:
+            await looking.send('{"item": "item-1"}')
+            assert await told(watching) == {"item-1": ["nurse"]}
+            async with open_socket(admin) as late:
+                assert await told(late) == {"item-1": ["nurse"]}, "told at once to who comes later"
+            await looking.send('{"item": "<script>"}')
+            assert await told(watching) == {}
+            await looking.send('{"item": "item-2"}')
+            assert await told(watching) == {"item-2": ["nurse"]}
+        assert await told(watching) == {}
+    for client in (admin, nurse):
+        await client.aclose()
 
 
 def test_a_trace_frame_can_be_read_back() -> None:

@@ -96,7 +96,7 @@ async def fresh_page(visit: Visit) -> AsyncIterator[Visit]:
     hospital = visit.hospital
     kept = {
         name: copy.copy(getattr(hospital, name))
-        for name in ("items", "previews", "dead", "orders", "quarantine", "deep", "unrendered")
+        for name in ("items", "previews", "dead", "orders", "quarantine", "deep", "inverse", "missing", "unrendered")
     }
     for seen in (hospital.verdicts, hospital.frame_queries, hospital.queries, hospital.resends):
         seen.clear()

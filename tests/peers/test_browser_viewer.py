@@ -328,6 +328,58 @@ async def test_what_cannot_be_rendered_is_said_and_the_kept_preview_is_shown(vis
     assert all("404" in problem for problem in visit.problems), visit.problems
 
 
+async def test_a_frame_that_cannot_be_had_is_an_empty_stage_not_the_frame_before(visit: Visit) -> None:
+    item_id = item_where(visit.hospital, lambda f: f.frames > 1)
+    page = visit.page
+    visit.hospital.missing[item_id] = {5}
+    await shown(visit, item_id)
+    await ink(page)
+
+    await page.keyboard.press("ArrowRight")
+    await page.wait_for_function(f"() => ({GREY})() > 5")
+    await page.keyboard.press("ArrowRight")
+
+    await expect(page.locator("[data-note]")).to_contain_text("Frame 6 could not be fetched")
+    await page.wait_for_function(f"() => ({GREY})() === 0")
+    await page.keyboard.press("ArrowRight")
+    await page.wait_for_function(f"() => ({GREY})() > 5")
+    await expect(page.locator("[data-note]")).to_be_hidden()
+    await page.keyboard.press("Home")
+    await page.keyboard.press("Space")
+    await expect(page.locator("[data-note]")).to_contain_text("Frame 6 could not be fetched")
+    await expect(page.locator("[data-counter]")).to_have_text("6 / 24")
+    assert all("404" in problem for problem in visit.problems), visit.problems
+
+
+async def test_a_busy_engine_is_asked_again(visit: Visit) -> None:
+    item_id = item_where(visit.hospital, lambda f: f.suspicious)
+    visit.hospital.unrendered[item_id] = "busy"
+    async with visit.page.expect_response(lambda r: "/frames/" in r.url and r.status == 503):
+        await visit.page.goto(f"{visit.url}/images/{item_id}")
+
+    del visit.hospital.unrendered[item_id]
+
+    assert await ink(visit.page) > 5
+    await expect(visit.page.locator("[data-note]")).to_be_hidden()
+    assert all("503" in problem for problem in visit.problems), visit.problems
+
+
+async def test_where_higher_values_are_darker_brighter_is_still_brighter(visit: Visit, page: Page) -> None:
+    item_id = item_where(visit.hospital, lambda f: f.frames == 1 and f.status == "analysed")
+    visit.hospital.deep.add(item_id)
+    visit.hospital.inverse.add(item_id)
+    await shown(visit, item_id)
+    before = await ink(page)
+
+    for _ in range(6):
+        await page.keyboard.press("ArrowUp")
+    moved = await grey(page, before, brighter=True)
+    await page.wait_for_function("() => performance.getEntriesByType('resource').some(e => e.name.includes('center='))")
+    await page.wait_for_function("() => !document.querySelector('.pane[data-loading]')")
+
+    assert await ink(page) == pytest.approx(moved, abs=3), "the browser guessed what the server then rendered"
+
+
 async def test_help_lists_the_keys_and_typing_is_never_taken_for_a_key(visit: Visit, page: Page) -> None:
     await shown(visit, item_where(visit.hospital, lambda f: f.suspicious))
 

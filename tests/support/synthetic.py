@@ -346,6 +346,8 @@ class SyntheticHospital:
     frame_queries: list[FrameQuery] = field(default_factory=list)
     resends: list[Resend] = field(default_factory=list)
     deep: set[str] = field(default_factory=set)  # items whose pixels have twelve bits
+    inverse: set[str] = field(default_factory=set)  # items whose higher values are darker
+    missing: dict[str, set[int]] = field(default_factory=dict)  # frames that cannot be decoded
     unrendered: dict[str, str] = field(default_factory=dict)  # items that are not rendered, and why
     dead: list[DeliveryReport] = field(default_factory=list)
     acknowledged: list[AlarmAck] = field(default_factory=list)
@@ -440,6 +442,8 @@ class SyntheticHospital:
         frames = finding.frames if finding else 1
         if not 0 <= query.frame < frames:
             return Refused(reason="there is no such frame")
+        if query.frame in self.missing.get(query.item_id, ()):
+            return Refused(reason="the frame is truncated")
         pixels = np.roll(pixels, 4 * query.frame, axis=1)
         deep = query.item_id in self.deep
         if deep:
@@ -453,7 +457,9 @@ class SyntheticHospital:
         )
         if center is not None and width is not None:
             pixels = 255 * ((pixels - (center - 0.5)) / (width - 1) + 0.5)
-        picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+        inverse = query.item_id in self.inverse
+        grey = np.clip(pixels, 0, 255).astype(np.uint8)
+        picture = Image.fromarray(255 - grey if inverse else grey)
         rows, columns = picture.height, picture.width
         if query.max_width and query.max_width < columns:
             picture = picture.resize((query.max_width, max(1, rows * query.max_width // columns)))
@@ -461,7 +467,7 @@ class SyntheticHospital:
         picture.save(out, "PNG" if query.media_type == "image/png" else "JPEG")
         return Rendered(
             data=out.getvalue(), media_type=query.media_type, width=picture.width, height=picture.height, scale=picture.width / columns, rows=rows, columns=columns,
-            frame=query.frame, frames=frames, frame_time_ms=40.0 if frames > 1 else 0.0, window_center=center, window_width=width, lowest=0.0, highest=4095.0 if deep else 255.0,
+            frame=query.frame, frames=frames, frame_time_ms=40.0 if frames > 1 else 0.0, window_center=center, window_width=width, lowest=0.0, highest=4095.0 if deep else 255.0, inverted=inverse,
             spacing_mm=finding.spacing_mm if finding else None, spacing_source=finding.spacing_source if finding else "",
         )  # fmt: skip
 

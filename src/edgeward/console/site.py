@@ -50,12 +50,13 @@ _CACHE_BYTES = 24 * 1024 * 1024
 
 
 class Unavailable(Exception):
-    """The role that owns the answer did not give one."""
+    """The role that owns the answer did not give one; `refused` says that it answered, and why not."""
 
-    def __init__(self, role: str, reason: str) -> None:
+    def __init__(self, role: str, reason: str, *, refused: bool = False) -> None:
         super().__init__(f"{role}: {reason}")
         self.role = role
         self.reason = reason
+        self.refused = refused
 
 
 class Site:
@@ -73,7 +74,7 @@ class Site:
         except (BusError, MessageError) as error:
             raise Unavailable(role, str(error)) from error
         if isinstance(reply, Refused):
-            raise Unavailable(role, reply.reason)
+            raise Unavailable(role, reply.reason, refused=True)
         return cast("Answer", reply)
 
     async def items(self, query: ItemsQuery) -> Items:

@@ -22,6 +22,7 @@ from edgeward.messages import FrameQuery, Refused
 router = APIRouter()
 Clinician = Annotated[Visitor, Depends(access.clinician)]
 PRIVATE = {"cache-control": "private, no-store"}
+PASSING = ("busy", "the engine is stopping")  # refusals that another attempt may not meet
 MAX_FRAME = 1_000_000
 MAX_PX = 16_384
 
@@ -40,7 +41,8 @@ async def frame(
 ) -> Response:
     """Return one frame, rendered; the header ``x-picture`` says what it is (JSON).
 
-    404 with the reason if there is no such picture. `center` and `width` are a window (PS3.3, C.11.2.1.2).
+    404 with the reason if there is no such picture, 503 if there may be one a little later. `center` and `width` are a
+    window (PS3.3, C.11.2.1.2).
     """
     windowed = center is not None and width is not None
     if not TOKEN.fullmatch(item_id) or not 0 <= number <= MAX_FRAME or not 0 <= max <= MAX_PX:
@@ -57,7 +59,8 @@ async def frame(
     )
     answer = await console_of(request).site.frame(query)
     if isinstance(answer, Refused):
-        return JSONResponse({"error": answer.reason}, status_code=404, headers=PRIVATE)
+        passing = answer.reason in PASSING or answer.reason.endswith("try again")
+        return JSONResponse({"error": answer.reason}, status_code=503 if passing else 404, headers=PRIVATE)
     media_type = "image/png" if answer.media_type == "image/png" else "image/jpeg"
     facts = msgspec.json.encode(picture_facts(answer)).decode("ascii", "replace")
     return Response(answer.data, media_type=media_type, headers={**PRIVATE, "x-picture": facts})

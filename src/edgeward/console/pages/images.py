@@ -83,8 +83,8 @@ async def one_image(
             return ""
         try:
             return (await console.site.report(item_id)).text
-        except Unavailable:
-            return None
+        except Unavailable as error:
+            return "" if error.refused else None
 
     async def others() -> Views | None:
         if not visitor.clinician:

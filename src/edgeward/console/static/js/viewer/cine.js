@@ -75,10 +75,15 @@ export class Cine {
     requestAnimationFrame(tick);
   }
 
-  stop() {
-    if (!this.playing) return;
+  /** Stop where it is. */
+  halt() {
     this.playing = false;
     this.tell();
+  }
+
+  stop() {
+    if (!this.playing) return;
+    this.halt();
     this.pane.go(this.pane.frame); // in full resolution
   }
 }

@@ -1,6 +1,7 @@
 // Frames of one item: asked for, decoded, and kept in memory up to a limit while the page is open. Nothing is stored.
 
 const CONCURRENT = 3;
+const RETRIES = 4;
 const MEGABYTE = 1024 * 1024;
 
 /** How much memory the decoded frames of one item may take. */
@@ -65,7 +66,12 @@ export class Frames {
     if (center !== undefined && center !== null) { query.set("center", center); query.set("width", width); }
     if (max) query.set("max", max);
     if (form) query.set("form", form);
-    const answer = await fetch(`/api/items/${this.itemId}/frames/${frame}?${query}`, { cache: "no-store", headers: { accept: "image/*, application/json" } });
+    let answer;
+    for (let attempt = 0; ; attempt += 1) {
+      answer = await fetch(`/api/items/${this.itemId}/frames/${frame}?${query}`, { cache: "no-store", headers: { accept: "image/*, application/json" } });
+      if (answer.status !== 503 || attempt === RETRIES) break;
+      await new Promise((done) => { setTimeout(done, 200 * 2 ** attempt); }); // busy with more urgent work
+    }
     if (answer.status === 401) { location.reload(); throw new NoPicture(""); }
     if (!answer.ok) throw new NoPicture((await answer.json().catch(() => ({}))).error ?? "");
     const facts = JSON.parse(answer.headers.get("x-picture"));

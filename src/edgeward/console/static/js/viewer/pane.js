@@ -55,6 +55,7 @@ export class Pane extends EventTarget {
     this.inverted = false;
     this.settled = null;
     this.fallback = "";
+    this.failed = new Map(); // frame -> why it cannot be had
     this.view = null; // null: fitted
     this.off = new Set(); // lesions switched off on this frame
     this.measurements.list = [];
@@ -111,7 +112,7 @@ export class Pane extends EventTarget {
       const picture = await this.store.get(wanted, this.#wish(true));
       if (this.frame === wanted && !this.cine.playing) this.#take(picture);
     } catch (error) {
-      await this.#fail(error);
+      await this.#fail(error, wanted);
     } finally {
       if (this.frame === wanted) delete this.root.dataset.loading;
     }
@@ -119,6 +120,7 @@ export class Pane extends EventTarget {
 
   /** Show a frame of a running loop if it is there. */
   showKept(frame) {
+    if (this.failed.has(frame)) { this.cine.halt(); this.go(frame); return false; }
     const picture = this.store.peek(frame, this.#wish(false)) ?? this.store.peek(frame, this.#wish(true));
     if (!picture) return false;
     if (frame !== this.frame) this.off.clear();
@@ -130,7 +132,9 @@ export class Pane extends EventTarget {
 
   prefetch(frame) {
     const wish = this.#wish(false);
-    if (!this.store.has(frame, wish)) this.store.get(frame, wish, false).catch((error) => this.#fail(error));
+    if (this.store.has(frame, wish) || this.failed.has(frame)) return;
+    // Told when the loop gets there, not now.
+    this.store.get(frame, wish, false).catch((error) => { this.failed.set(frame, error.message); });
   }
 
   #take(picture) {
@@ -150,15 +154,22 @@ export class Pane extends EventTarget {
     }
     this.root.dataset.frame = String(this.frame);
     this.raw = null;
+    this.failed.delete(this.frame);
+    if (!this.fallback) this.#note("");
     this.draw();
     this.#tell();
     this.dispatchEvent(new Event("shown"));
   }
 
-  async #fail(error) {
+  async #fail(error, frame) {
     if (!(error instanceof NoPicture) && !(error instanceof TypeError)) throw error;
-    this.cine.stop();
-    if (this.picture) { this.#note(t("viewer.frame_missing", { n: this.frame + 1, reason: reasonText(error.message) })); return; }
+    if (this.picture) {
+      this.failed.set(frame, error.message);
+      if (frame !== this.frame) return;
+      this.#note(t("viewer.frame_missing", { n: frame + 1, reason: reasonText(error.message) }));
+      this.draw(); // nothing: another frame's picture must not pass for this one
+      return;
+    }
     const reason = error instanceof NoPicture ? error.message : "";
     try {
       if (!this.data.preview) throw new NoPicture("");
@@ -197,10 +208,14 @@ export class Pane extends EventTarget {
     }, SETTLE_MS);
   }
 
-  shiftTone(level, width) {
+  /** Move the window: `light` up is brighter, `width` up is less contrast; 256 of either is the whole window. */
+  shiftTone(light, width) {
     const { center, width: now } = this.wanted;
-    const range = this.deep && this.picture ? Math.max(1, this.picture.facts.highest - this.picture.facts.lowest) : 256;
-    this.tone({ center: center + (level * range) / 256, width: Math.max(1, now + (width * range) / 256) });
+    const range = this.picture ? Math.max(1, this.picture.facts.highest - this.picture.facts.lowest) : 256;
+    const unit = Math.max(now, range / 16) / 256; // a narrow window moves in small steps
+    // Where higher values are darker, brighter is the other way.
+    const up = Boolean(this.picture?.facts.dark) === this.inverted ? -1 : 1;
+    this.tone({ center: center + up * light * unit, width: Math.max(1, now + width * unit) });
   }
 
   invert() { this.inverted = !this.inverted; this.draw(); }
@@ -307,7 +322,7 @@ export class Pane extends EventTarget {
     context.setTransform(density, 0, 0, density, 0, 0);
     context.clearRect(0, 0, width, height);
     const { scale } = this.place;
-    if (this.picture) {
+    if (this.picture && !this.failed.has(this.frame)) {
       const surface = this.#surface();
       const [left, top] = this.screen([-0.5, -0.5]);
       context.imageSmoothingEnabled = scale * density < 4; // beyond that, pixels are shown as they are
@@ -350,14 +365,16 @@ export class Pane extends EventTarget {
       const over = made.getBBox().x + made.getBBox().width - (width - 4);
       if (over > 0) made.setAttribute("x", Math.max(4, Number(made.getAttribute("x")) - over));
     };
-    drawLesions(this.lesions, this.found, this.shared.layers, this.off, this.spacing, label);
+    // Until the frame itself is on the screen, nothing is drawn over the one before it.
+    const here = this.picture?.facts.frame === this.frame && !this.failed.has(this.frame);
+    drawLesions(this.lesions, here ? this.found : null, this.shared.layers, this.off, this.spacing, label);
     this.measurements.draw(this.frame, this.spacing, this.shared.tool, label);
     const fit = this.fitScale;
     const corner = this.root.querySelector("[data-corner]");
     const { center, width: span } = this.wanted;
     const digits = this.deep && span < 10 ? 2 : 0;
     corner.textContent = [`${Math.round((100 * scale) / (1 / devicePixelRatio))} %${Math.abs(scale - fit) < 1e-6 ? "" : " *"}`,
-      this.picture ? t("viewer.window_at", { c: number(center, digits), w: number(span, digits) }) : "", this.inverted ? t("viewer.inverted") : ""].filter(Boolean).join("   ");
+      this.picture && (this.window || !this.colour) ? t("viewer.window_at", { c: number(center, digits), w: number(span, digits) }) : "", this.inverted ? t("viewer.inverted") : ""].filter(Boolean).join("   ");
   }
 
   // ------------------------------------ words
@@ -380,7 +397,7 @@ export class Pane extends EventTarget {
     const { data, found } = this;
     const line = this.root.querySelector("[data-said]");
     const parts = [];
-    if (this.frames > 1) parts.push(t("viewer.frame_of", { n: this.frame + 1, m: this.frames }) + (found && this.frame === data.frame && data.found.length > 1 ? ` (${t("viewer.best")})` : ""));
+    if (this.frames > 1) parts.push(t("viewer.frame_of", { n: this.frame + 1, m: this.frames }) + (found?.status === "analysed" && this.frame === data.frame && data.found.length > 1 ? ` (${t("viewer.best")})` : ""));
     if (!data.found.length) parts.push(t("viewer.waiting"));
     else if (!found) parts.push(t("viewer.not_sampled"));
     else if (found.status !== "analysed") parts.push(`${t("viewer.refused")}: ${reasonText(found.reason)}`);

@@ -44,7 +44,7 @@ export function listen(pane, shared, activate) {
       if (pinch.apart > 0) pane.zoom(now.apart / pinch.apart, now.middle);
       pinch = now;
     } else if (deed === "pan") pane.pan(dx, dy);
-    else if (deed === "window") pane.shiftTone(dy, dx); // up: brighter; to the right: less contrast
+    else if (deed === "window") pane.shiftTone(-dy, dx); // up: brighter; to the right: less contrast
     else if (deed === "measure") { pane.measurements.move(pane.source(at)); pane.draw(); }
   });
 

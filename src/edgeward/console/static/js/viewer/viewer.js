@@ -99,7 +99,7 @@ class Viewer {
       contour: () => this.#layer("contour"), box: () => this.#layer("box"), axes: () => this.#layer("axes"),
       invert: () => pane.invert(), reset: () => pane.reset(), loupe: () => { this.shared.loupe = !this.shared.loupe; },
       remove: () => pane.measurements.remove(), selectNext: () => pane.measurements.next(pane.frame),
-      brighter: () => pane.shiftTone(-TONE_STEP, 0), darker: () => pane.shiftTone(TONE_STEP, 0),
+      brighter: () => pane.shiftTone(TONE_STEP, 0), darker: () => pane.shiftTone(-TONE_STEP, 0),
       harder: () => pane.shiftTone(0, -2 * TONE_STEP), softer: () => pane.shiftTone(0, 2 * TONE_STEP),
       play: () => pane.cine.toggle(), next: () => { pane.cine.stop(); pane.go(pane.frame + 1); }, previous: () => { pane.cine.stop(); pane.go(pane.frame - 1); },
       first: () => { pane.cine.stop(); pane.go(0); }, last: () => { pane.cine.stop(); pane.go(pane.frames - 1); }, best: () => { pane.cine.stop(); pane.go(pane.data.frame); },
