@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 ARGS   ?=
 
 # Debian packages that the tests talk to. `make run` needs none of them.
-PEERS := orthanc dcmtk dicom3tools mosquitto mosquitto-clients chromium fonts-noto-cjk
+PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools mosquitto mosquitto-clients chromium fonts-noto-cjk
 
 .PHONY: help run demo test setup setup-dev peers lint types imports check unit faults bench lock clean
 

@@ -185,7 +185,7 @@ async def test_a_full_disk_is_told_and_nothing_is_kept(tmp_path: Path) -> None:
         (f'multipart/related; type="application/dicom+json"; boundary={BOUNDARY}', 415),
         (f'multipart/related; type="application/dicom+xml"; boundary={BOUNDARY}', 415),
         ('multipart/related; type="application/dicom"', 400),
-        ('multipart/related; type="application/dicom"; boundary="' + "x" * 100 + '"', 400),
+        ('multipart/related; type="application/dicom"; boundary="' + "x" * 300 + '"', 400),
         ("", 415),
         ("nonsense;;;", 415),
     ],

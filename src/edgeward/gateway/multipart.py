@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 _NAME = r"[!#$%&'*+\-.^_`|~0-9A-Za-z/]+"
 _PARAMETER = re.compile(rf';\s*({_NAME})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|({_NAME}|[^\s;,"]+))\s*')
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")  # RFC 2046, 5.1.1
+# RFC 2046, 5.1.1 allows 70 characters; Orthanc writes 73.
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,199}[0-9A-Za-z'()+_,\-./:=?]")
 _HEADERS = 16 << 10  # bytes of the headers of one part
 _PREAMBLE = 64 << 10  # bytes before the first boundary
 
