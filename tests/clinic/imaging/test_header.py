@@ -11,7 +11,15 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UltrasoundImageStorage
 from tests.support.imaging import CREATED_NS, as_file, breast_image, finding_for
 
-from edgeward.clinic.imaging.header import derived_uid, local_time, new_instance, read_source, widen_charset
+from edgeward.clinic.imaging.header import (
+    SERIES,
+    derived_uid,
+    local_time,
+    new_instance,
+    read_source,
+    series_uid,
+    widen_charset,
+)
 
 
 def result_of(image: Dataset, **changes):
@@ -170,6 +178,39 @@ def test_identifiers_depend_on_item_and_model_and_on_nothing_else():
     assert result_of(image, model_version="1.0.1").SOPInstanceUID != first.SOPInstanceUID
     assert result_of(image, item_id="item-2").SeriesInstanceUID == first.SeriesInstanceUID
     assert result_of(image, model_version="1.0.1").SeriesInstanceUID != first.SeriesInstanceUID
+
+
+def test_one_series_per_study_model_kind_and_body_part():
+    first = breast_image()
+    other = breast_image(StudyInstanceUID=first.StudyInstanceUID, SeriesNumber=9, Laterality="R")
+    elsewhere = breast_image(StudyInstanceUID=first.StudyInstanceUID, BodyPartExamined="AXILLA")
+
+    def series(image: Dataset, kind: str = "sr") -> str:
+        finding = finding_for(image)
+        return series_uid(read_source(image, finding), finding, kind, "SR")
+
+    assert series(first) == series(other)
+    assert len({series(first), series(first, "seg"), series(elsewhere), series(breast_image())}) == 4
+
+
+@pytest.mark.parametrize(
+    ("series", "instance", "expected"),
+    [(2, 7, 2007), (None, 7, 7), (5, None, 5001), (99999, 12, 12), (-3, 4, 4), (2, 12_345_678, 345_678)],
+)
+def test_results_are_numbered_as_their_images(series, instance, expected):
+    image = breast_image(SeriesNumber=series, InstanceNumber=instance)
+
+    number = result_of(image).InstanceNumber
+
+    assert number == expected
+    assert 0 < number < 2**31
+
+
+def test_series_of_results_have_names_and_numbers_of_their_own():
+    numbers = [number for number, _ in SERIES.values()]
+
+    assert len(set(numbers)) == len(SERIES) == 4
+    assert all(len(name) <= 64 and name.startswith("Edgeward AI: ") for _, name in SERIES.values())
 
 
 def test_derived_uids_do_not_confuse_their_parts():
