@@ -7,11 +7,13 @@ from datetime import UTC, timedelta, timezone
 
 import pydicom
 import pytest
+from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.uid import UltrasoundImageStorage
 from tests.support.imaging import CREATED_NS, as_file, breast_image, finding_for
 
 from edgeward.clinic.imaging.header import (
+    INHERITED,
     SERIES,
     derived_uid,
     local_time,
@@ -178,6 +180,30 @@ def test_identifiers_depend_on_item_and_model_and_on_nothing_else():
     assert result_of(image, model_version="1.0.1").SOPInstanceUID != first.SOPInstanceUID
     assert result_of(image, item_id="item-2").SeriesInstanceUID == first.SeriesInstanceUID
     assert result_of(image, model_version="1.0.1").SeriesInstanceUID != first.SeriesInstanceUID
+
+
+class Asked(Dataset):
+    """A data set that remembers what it was asked for."""
+
+    def get(self, key, default=None):
+        if isinstance(key, str):
+            self.__dict__.setdefault("asked", set()).add(key)
+        return super().get(key, default)
+
+    def __getattr__(self, name):
+        if tag_for_keyword(name) is not None:
+            self.__dict__.setdefault("asked", set()).add(name)
+        return super().__getattr__(name)
+
+
+def test_everything_that_is_looked_for_is_read_from_the_file():
+    image = Asked()
+    image.update(breast_image())
+
+    read_source(image, finding_for(breast_image()))
+
+    assert len(image.asked) > 40
+    assert image.asked <= set(INHERITED)
 
 
 def test_one_series_per_study_model_kind_and_body_part():

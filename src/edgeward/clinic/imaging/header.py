@@ -65,14 +65,17 @@ _OPTIONAL = (
     "InstitutionName",
     "TimezoneOffsetFromUTC",
 )
-# All that is read of an image: the rest, private elements above all, is skipped.
+# All that is read of an image: the rest, private elements above all, is skipped. Whatever `read_source` asks for must be
+# here (a test compares), or it is never found.
 INHERITED = [*_TYPE_2, *_OPTIONAL]
 INHERITED += ["SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
 INHERITED += ["SeriesNumber", "InstanceNumber", "NumberOfFrames", "Modality", "BodyPartExamined", "BurnedInAnnotation"]
 INHERITED += ["ImageLaterality", "FrameLaterality", "Laterality", "Rows", "Columns", "PhotometricInterpretation"]
 INHERITED += ["LossyImageCompression", "LossyImageCompressionMethod", "LossyImageCompressionRatio", "PixelAspectRatio"]
 INHERITED += ["PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"]
-INHERITED += ["WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"]
+INHERITED += ["WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ProcedureCodeSequence"]
+INHERITED += ["PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"]
+INHERITED += ["AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "ContentDate", "ContentTime"]
 _REVISION_STEP = 1_000_000  # between the instance numbers of a report and of its next revision
 _LONGEST = {"LO": 64, "SH": 16, "TM": 14, "AS": 4, "DS": 16}  # characters, PS3.5 table 6.2-1
 _FORM = {

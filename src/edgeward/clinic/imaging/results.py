@@ -18,7 +18,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta, timezone
 from typing import Any
 
 import pydicom
@@ -26,7 +25,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
 
 from edgeward.clinic.imaging.capture import build_capture
-from edgeward.clinic.imaging.header import INHERITED, Source, derived_uid, encode_dataset, read_source
+from edgeward.clinic.imaging.header import INHERITED, Source, derived_uid, encode_dataset, host_zone, read_source
 from edgeward.clinic.imaging.presentation import build_presentation
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.report_text import as_text
@@ -237,16 +236,16 @@ def _result(kind: str, dataset: Dataset | None) -> Result | None:
 
 
 def _report(request: DeliverRequest, source: Source) -> Result | None:
-    zone = _zone(request.finding.created_ns)
+    zone = host_zone(request.finding.created_ns)
     return _result("sr", build_report(request.finding, source, zone, request.revision, request.verdicts))
 
 
 def _segmentation(request: DeliverRequest, source: Source) -> Result | None:
-    return _result("seg", build_segmentation(request.finding, source, _zone(request.finding.created_ns)))
+    return _result("seg", build_segmentation(request.finding, source, host_zone(request.finding.created_ns)))
 
 
 def _presentation(request: DeliverRequest, source: Source) -> Result | None:
-    return _result("gsps", build_presentation(request.finding, source, _zone(request.finding.created_ns)))
+    return _result("gsps", build_presentation(request.finding, source, host_zone(request.finding.created_ns)))
 
 
 def _capture(request: DeliverRequest, source: Source) -> Result | None:
@@ -256,7 +255,7 @@ def _capture(request: DeliverRequest, source: Source) -> Result | None:
 
 def _drawn(file: Any, finding: Finding, source: Source) -> Result | None:
     frame = decode_frame(file, finding.frame)
-    return _result("capture", build_capture(finding, source, frame.pixels, _zone(finding.created_ns)))
+    return _result("capture", build_capture(finding, source, frame.pixels, host_zone(finding.created_ns)))
 
 
 _MAKERS: dict[str, Callable[[DeliverRequest, Source], Result | None]] = {"seg": _segmentation, "gsps": _presentation}
@@ -299,7 +298,7 @@ def _warm_up() -> None:
     )
     for _ in range(2):
         source = _source(io.BytesIO(buffer.getvalue()), finding)
-        zone = _zone(0)
+        zone = host_zone(0)
         as_text(build_report(finding, source, zone))
         for kind, made in (
             ("sr", build_report(finding, source, zone)),
@@ -308,8 +307,3 @@ def _warm_up() -> None:
         ):
             _result(kind, made)
         _drawn(io.BytesIO(buffer.getvalue()), finding, source)
-
-
-def _zone(at_ns: int) -> timezone:
-    """Return this host's offset from UTC as it was at `at_ns`: the same on every repeat, also across a clock change."""
-    return timezone(timedelta(seconds=time.localtime(at_ns // 1_000_000_000).tm_gmtoff))
