@@ -56,6 +56,7 @@ class Decoded:
     signed: bool = False
 
 
+_MOST_OF_A_BYTE = 64  # a run of PackBits: two bytes stand for 128
 Decoder = Callable[[bytes, Expected], Decoded]
 
 
@@ -143,6 +144,8 @@ def _rle(stream: bytes, expected: Expected) -> Decoded:
     if edges[0] != 64 or any(b <= a for a, b in itertools.pairwise(edges)):
         raise DecodeError("the RLE frame has impossible segment offsets")
     count = expected.rows * expected.columns
+    if any((b - a) * _MOST_OF_A_BYTE < count for a, b in itertools.pairwise(edges)):
+        raise DecodeError(f"truncated: a segment of the RLE frame is too short for {count} bytes")
     planes = np.empty((expected.samples, count, width), np.uint8)
     for number in range(wanted):
         plain = np.empty(count + 256, np.uint8)  # a run may reach a little beyond; more is refused by the codec
@@ -163,6 +166,8 @@ def _deflated(stream: bytes, expected: Expected) -> Decoded:
         plain = inflater.decompress(stream, expected.size + 2)
     except zlib.error as error:
         raise CodestreamError("the deflated frame is damaged") from error
+    if len(plain) > expected.size + 1:
+        raise DecodeError(f"the deflated frame inflates to more than the {expected.size} bytes of a frame")
     return _plain(plain, expected)
 
 

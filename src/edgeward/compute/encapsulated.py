@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import BinaryIO
 
 from edgeward.compute.codestream import DecodeError
@@ -46,7 +47,9 @@ class Encapsulated:
         self._basic: tuple[int, ...] = ()
         if length == 4 * frames and length > 4:  # of a single frame the table says nothing new
             table = self._read(start + 8, length)
-            self._basic = struct.unpack(f"<{frames}I", table)
+            offsets = struct.unpack(f"<{frames}I", table)
+            if offsets[0] == 0 and all(a < b for a, b in pairwise(offsets)):
+                self._basic = offsets
         self._groups: list[list[tuple[int, int]]] | None = None
 
     def frame(self, index: int) -> bytes:
@@ -81,7 +84,7 @@ class Encapsulated:
 
     def _by_basic_table(self, index: int) -> list[tuple[int, int]] | None:
         """Return the frame's fragments, or None if the table contradicts the items."""
-        if not self._basic or self._basic[0] != 0:
+        if not self._basic:
             return None
         place = self._first + self._basic[index]
         last = index + 1 == self._frames
