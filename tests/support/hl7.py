@@ -60,6 +60,7 @@ class Receiver:
     _loop: Any = None
     _thread: Any = None
     _writers: list[Any] = field(default_factory=list)
+    _tasks: list[Any] = field(default_factory=list)
 
     def start(self) -> None:
         started = threading.Event()
@@ -79,6 +80,8 @@ class Receiver:
                 server.close()
                 for writer in self._writers:
                     writer.transport.abort()
+                if self._tasks:
+                    await asyncio.wait(self._tasks, timeout=2)
 
         self._thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
         self._thread.start()
@@ -107,6 +110,7 @@ class Receiver:
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._tasks.append(asyncio.current_task())
         self._writers.append(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
             while True:

@@ -68,6 +68,8 @@ class ScriptedPacs:
 
     def stop(self) -> None:
         if self._server is not None:
+            for association in self._server.active_associations:
+                association.abort()
             self._server.shutdown()
             self._server.server_close()
             self._server = None
