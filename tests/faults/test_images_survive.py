@@ -84,8 +84,10 @@ def count_items(path: Path) -> int:
 
 
 def half_written(home: Home) -> list[str]:
-    """Return files of the vault that are not a whole object."""
-    return [str(path) for path in home.vault.rglob("*") if path.suffix == ".part"]
+    """Return files of the vault that no item knows."""
+    with contextlib.closing(sqlite3.connect(f"file:{home.db('journal')}?mode=ro", uri=True, timeout=10)) as db:
+        known = {row[0] for row in db.execute("SELECT object_id FROM items UNION SELECT preview_id FROM items")}
+    return [str(path) for path in home.vault.rglob("*") if path.is_file() and path.stem not in known]
 
 
 async def test_the_pacs_is_away(tmp_path: Path, campaign: bool) -> None:

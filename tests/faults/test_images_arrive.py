@@ -1,0 +1,221 @@
+"""Objects on their way in when the gateway is killed, the power is cut, or the disk fills: counted from outside.
+
+The receiver is the DICOM door with vault and journal in a process of its own; whoever sends remembers what it was told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
+from pynetdicom.dsutils import encode
+from tests.gateway.door import frame
+from tests.gateway.spoken import Spoken, request
+
+from edgeward.config import Budgets
+from edgeward.gateway import command as dimse
+from edgeward.gateway.reception import Reception
+from edgeward.home import Home
+from edgeward.privacy.journal import Journal
+from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.vault import FileVault, read
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(600)]
+
+RECEIVER = """
+import sys, threading
+from pathlib import Path
+from tests.gateway.door import open_door
+from tests.gateway.spoken import LEGACY
+with open_door(Path(sys.argv[1]), min_free_mb=int(sys.argv[2]), dicom={"legacy": [LEGACY]}) as door:
+    print(door.dicom.ports["plain"], flush=True)
+    threading.Event().wait()
+"""
+SIZES = ((24, 24), (60, 80), (700, 900))  # one in the journal's commit, one in a file of one chunk, one of two
+
+
+@dataclass
+class Receiver:
+    """The door in a process of its own. Has what `Spoken` needs of a door."""
+
+    home: Path
+    min_free_mb: int = 0
+    ports: dict[str, int] = field(default_factory=dict)
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def dicom(self) -> Receiver:
+        return self
+
+    def start(self) -> None:
+        root = str(Path(__file__).parents[2])
+        arguments = [sys.executable, "-c", RECEIVER, str(self.home), str(self.min_free_mb)]
+        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, cwd=root)
+        assert self.process.stdout is not None
+        self.ports["plain"] = int(self.process.stdout.readline())
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+
+@contextlib.contextmanager
+def receiving(home: Path, min_free_mb: int = 0) -> Iterator[Receiver]:
+    receiver = Receiver(home, min_free_mb)
+    receiver.start()
+    try:
+        yield receiver
+    finally:
+        receiver.kill()
+
+
+def store(peer: Spoken, uid: str, data: bytes) -> int:
+    """Send an object and return the status; raise `ConnectionError` if there was none."""
+    peer.send(1, request(dimse.C_STORE, UltrasoundImageStorage, data_set=True, uid=uid))
+    for pdu in dimse.pdus(1, b"", data, 60_000):
+        peer.socket.sendall(pdu)
+    kind, pdu = peer.pdu()
+    if kind != 0x04:
+        raise ConnectionError
+    return dimse.Command(pdu[12:]).status
+
+
+def pour(receiver: Receiver, told: dict[str, bytes], seed: int) -> None:
+    """Send objects over one association until it breaks; remember those we were told are stored."""
+    rng = random.Random(seed)
+    peer = Spoken(receiver, (UltrasoundImageStorage, ExplicitVRLittleEndian))  # type: ignore[arg-type]
+    with contextlib.suppress(OSError):
+        while True:
+            rows, columns = rng.choice(SIZES)
+            image = frame(rows, columns, seed=rng.randrange(1 << 30))
+            data = encode(image, False, True)
+            assert data
+            if store(peer, image.SOPInstanceUID, data) == dimse.SUCCESS:
+                told[image.SOPInstanceUID] = data
+
+
+@dataclass
+class Kept:
+    """What a gateway finds at its next start."""
+
+    objects: dict[str, bytes]
+    files: int
+    rows: int
+
+
+def next_start(home_path: Path) -> Kept:
+    """Recover and sweep as the role does, and read everything back."""
+    home = Home(home_path)
+    key = SiteKey.load(home)
+    journal, vault = Journal(home.db("journal"), key), FileVault(home.vault, key)
+    try:
+        Reception(vault, journal, key, Budgets()).recover()
+        vault.sweep(journal.knows_object)
+        assert journal.unsettled() == []
+        with contextlib.closing(sqlite3.connect(home.db("journal"))) as db:
+            rows = db.execute("SELECT sop_instance_uid, object_id, wrapped_key, size FROM items").fetchall()
+        objects = {}
+        for uid, object_id, wrapped, size in rows:
+            reference = vault.reference(object_id, wrapped, size)
+            objects[uid] = read(reference.path, reference.data_key)
+    finally:
+        journal.close()
+    return Kept(objects, sum(path.is_file() for path in home.vault.rglob("*")), len(rows))
+
+
+def check(kept: Kept, told: dict[str, bytes]) -> None:
+    for uid, data in told.items():
+        assert kept.objects[uid].endswith(data), "an acknowledged object is not what was sent"
+    assert kept.files == kept.rows == len(kept.objects), "something half done remains"
+
+
+@pytest.mark.parametrize("senders", [1, 6])
+def test_killed_in_mid_stream_nothing_acknowledged_is_lost_and_nothing_half_done_remains(
+    tmp_path: Path, senders: int, campaign: bool
+) -> None:
+    rng = random.Random(senders)
+    for turn in range(25 if campaign else 3):
+        told: dict[str, bytes] = {}
+        with receiving(tmp_path / f"home{turn}") as receiver:
+            pouring = [
+                threading.Thread(target=pour, args=(receiver, told, 1000 * turn + number)) for number in range(senders)
+            ]
+            for thread in pouring:
+                thread.start()
+            while len(told) < 4:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0.0, 0.1))
+            receiver.kill()
+            for thread in pouring:
+                thread.join(30)
+        check(next_start(receiver.home), told)
+
+
+def test_after_a_power_cut_small_objects_come_back_from_the_journal(tmp_path: Path) -> None:
+    """What was never synced is taken away by hand: the file of a small object is lost, emptied or cut."""
+    told: dict[str, bytes] = {}
+    with receiving(tmp_path / "home") as receiver:  # nobody settles here: everything small waits in the journal
+        peer = Spoken(receiver, (UltrasoundImageStorage, ExplicitVRLittleEndian))  # type: ignore[arg-type]
+        for number in range(9):
+            image = frame(24, 24, seed=number)
+            data = encode(image, False, True)
+            assert data
+            assert store(peer, image.SOPInstanceUID, data) == dimse.SUCCESS
+            told[image.SOPInstanceUID] = data
+        receiver.kill()
+    files = [path for path in (tmp_path / "home" / "vault").rglob("*") if path.is_file()]
+    assert len(files) == len(told)
+    for number, path in enumerate(files):
+        if number % 3 == 0:
+            path.unlink()
+        else:
+            os.truncate(path, 0 if number % 3 == 1 else 100)
+
+    check(next_start(tmp_path / "home"), told)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, check=False)
+    if done.returncode:
+        pytest.fail(f"this test needs to mount a tmpfs (run as root): {done.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("min_free_mb", [0, 4])
+def test_a_disk_that_fills_in_mid_stream_refuses_and_keeps_what_it_promised(small_disk: Path, min_free_mb: int) -> None:
+    told: dict[str, bytes] = {}
+    statuses = []
+    with receiving(small_disk / "home", min_free_mb) as receiver:
+        peer = Spoken(receiver, (UltrasoundImageStorage, ExplicitVRLittleEndian))  # type: ignore[arg-type]
+        for number in range(12):
+            image = frame(1000, 1200, seed=number)  # 3.6 MB
+            data = encode(image, False, True)
+            assert data
+            status = store(peer, image.SOPInstanceUID, data)
+            statuses.append(status)
+            if status == dimse.SUCCESS:
+                told[image.SOPInstanceUID] = data
+        assert statuses[0] == dimse.SUCCESS
+        assert statuses[-1] == 0xA700
+        assert set(statuses) == {dimse.SUCCESS, 0xA700}
+
+    check(next_start(small_disk / "home"), told)
