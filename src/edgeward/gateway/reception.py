@@ -23,7 +23,7 @@ from edgeward.privacy.vaultfile import CHUNK
 
 _log = logging.getLogger("edgeward.gateway")
 
-_SMALL = 1 << 16  # bytes; a larger object is looked up before it is written
+_SMALL = 384 << 10  # bytes; a larger object is looked up before it is written
 _SETTLE_S = 1.0
 
 # Where the rest of an object goes that is refused already. Written by all, read by nobody.

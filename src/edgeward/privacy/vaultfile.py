@@ -25,6 +25,7 @@ CHUNK = 1 << 20
 TAG = 16
 _BLOCK = 4096  # what writing past the page cache must be a multiple of
 _DIRECT_FROM = 192 << 10  # smaller objects go through the page cache: there is little to win
+_UNSYNCED_TO = 384 << 10  # larger objects are synced here in any case: a journal would take more time than the syncs
 _SPARE = 8  # pairs of buffers kept for the next objects
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -114,7 +115,7 @@ class VaultFileWriter:
         Parameters
         ----------
         sync
-            If False, a file below `_DIRECT_FROM` is not synced; its content is returned for the caller to keep.
+            If False, a file below `_UNSYNCED_TO` is not synced; its content is returned for the caller to keep.
 
         Returns
         -------
@@ -122,7 +123,7 @@ class VaultFileWriter:
             The whole file, if it was not synced.
         """
         content = b""
-        if not sync and not self._index and self._filled < _DIRECT_FROM:
+        if not sync and not self._index and self._filled < _UNSYNCED_TO:
             self._encrypt(final=True)
             content = bytes(self._out[: self._pending])
             self._open(direct=False)
