@@ -17,6 +17,7 @@ import hashlib
 import ipaddress
 import logging
 import re
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +40,7 @@ KINDS = ("emr", "monitor", "other")  # who may speak HL7 to us
 _HANDSHAKE_S = 10.0
 _MESSAGE_S = 30.0  # a message that was begun must be complete within this
 _ENFORCE_S = 0.5
+_ACCEPT_AGAIN_S = 0.1
 _CLOSE_S = 5.0
 _PIECE = 1 << 16
 _YOUNG = 128  # connections within their TLS handshake at one time
@@ -88,7 +90,9 @@ class MllpDoor:
         self._registry, self._quarantine, self._count = registry, quarantine, count
         self._handlers = dict(handlers)
         self._codes = {key.split("^")[0] for key in handlers}
-        self._servers: list[asyncio.Server] = []
+        self._listeners: list[socket.socket] = []
+        self._accepting: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._live: set[_Connection] = set()
         self._young = 0
         self._enforcing: asyncio.Task[None] | None = None
@@ -124,9 +128,16 @@ class MllpDoor:
         """Stop listening and end every connection; a message without its acknowledgement is the sender's to repeat."""
         if self._enforcing:
             self._enforcing.cancel()
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        for accepting in self._accepting:
+            accepting.cancel()
+        if self._accepting:
+            await asyncio.wait(self._accepting)
+        self._accepting.clear()
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        for task in self._tasks - {one.task for one in self._live}:
+            task.cancel()  # within its TLS handshake
         # Cut, not cancelled: a message that is being kept is kept whole, and its sender will repeat it.
         for one in self._live:
             one.writer.transport.abort()
@@ -141,21 +152,36 @@ class MllpDoor:
         ]
 
     async def _listen(self, door: str, port: int, context: ssl.SSLContext | None) -> None:
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._connected(reader, writer, context)
-
-        server = await asyncio.start_server(connected, self._settings.host, port, limit=_PIECE)
-        self._servers.append(server)
-        self.ports[door] = server.sockets[0].getsockname()[1]
+        family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
+        listener = socket.create_server((self._settings.host, port), family=family, backlog=_YOUNG)
+        listener.setblocking(False)
+        self._listeners.append(listener)
+        self._accepting.append(asyncio.create_task(self._accept(listener, context)))
+        self.ports[door] = listener.getsockname()[1]
 
     # ------------------------------------------------------------ connections
 
-    async def _connected(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, context: ssl.SSLContext | None
-    ) -> None:
-        address = str((writer.get_extra_info("peername") or ("unknown",))[0])
+    async def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, address = await loop.sock_accept(listener)
+            except OSError as error:  # no file handles left
+                _log.error("an HL7 connection could not be accepted: %s", error.strerror)
+                await asyncio.sleep(_ACCEPT_AGAIN_S)
+                continue
+            task = loop.create_task(self._connected(client, str(address[0]), context))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _connected(self, client: socket.socket, address: str, context: ssl.SSLContext | None) -> None:
+        streams = await self._streams(client, address, context)
+        if streams is None:
+            client.close()
+            return
+        reader, writer = streams
         try:
-            found = await (self._secured(writer, context, address) if context else self._plain(address))
+            found = self._secured(writer, address) if context else self._plain(address)
             if found is None or not self._has_room(found[0]):
                 return
             connection = _Connection(writer, *found, asyncio.current_task())
@@ -172,24 +198,41 @@ class MllpDoor:
                 async with asyncio.timeout(1.0):
                     await writer.wait_closed()
 
-    async def _secured(
-        self, writer: asyncio.StreamWriter, context: ssl.SSLContext, address: str
-    ) -> tuple[Sender, str] | None:
-        if self._young >= _YOUNG:
+    async def _streams(
+        self, client: socket.socket, address: str, context: ssl.SSLContext | None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """Return reader and writer of a connection, within TLS if there is a context; None if that failed.
+
+        TLS begins with the first byte: with ``start_tls``, a client that had spoken before that was called would have
+        lost its first message.
+        """
+        if context is not None and self._young >= _YOUNG:
             self._refuse(address, "too many connections that have not said who they are", "find out what knocks there")
             return None
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_PIECE)
+        protocol = asyncio.StreamReaderProtocol(reader)
         self._young += 1
         try:
-            await writer.start_tls(context, ssl_handshake_timeout=_HANDSHAKE_S)
-        except (OSError, ssl.SSLError) as error:
-            self._refuse(
-                address,
-                f"no TLS 1.3 connection with a certificate of this site ({type(error).__name__})",
-                "let the system use its enrolment, or list it under [[mllp.legacy]]",
-            )
+            if context is None:
+                transport, _ = await loop.connect_accepted_socket(lambda: protocol, client)
+            else:
+                transport, _ = await loop.connect_accepted_socket(
+                    lambda: protocol, client, ssl=context, ssl_handshake_timeout=_HANDSHAKE_S
+                )
+        except OSError as error:
+            if context is not None:
+                self._refuse(
+                    address,
+                    f"no TLS 1.3 connection with a certificate of this site ({type(error).__name__})",
+                    "let the system use its enrolment, or list it under [[mllp.legacy]]",
+                )
             return None
         finally:
             self._young -= 1
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+    def _secured(self, writer: asyncio.StreamWriter, address: str) -> tuple[Sender, str] | None:
         tls = writer.get_extra_info("ssl_object")
         device_id = device_of(self._site, uri_of(tls.getpeercert()))
         fingerprint = hashlib.sha256(tls.getpeercert(binary_form=True) or b"").hexdigest()
@@ -198,7 +241,7 @@ class MllpDoor:
             return None
         return Sender(device_id, address), fingerprint
 
-    async def _plain(self, address: str) -> tuple[Sender, str] | None:
+    def _plain(self, address: str) -> tuple[Sender, str] | None:
         for entry in self._settings.legacy:
             if _same_address(entry.address, address):
                 return Sender(entry.name, address), ""
