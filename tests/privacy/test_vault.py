@@ -15,7 +15,7 @@ import pytest
 from edgeward.messages import ObjectRef
 from edgeward.privacy import vault as vault_module
 from edgeward.privacy.keys import SiteKey, WrongKey
-from edgeward.privacy.vault import FileVault, Vault, VaultDamaged, VaultFull, read
+from edgeward.privacy.vault import FileVault, Vault, VaultDamaged, VaultError, VaultFull, read
 from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG
 
 SIZES = (0, 1, 1000, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17)
@@ -54,6 +54,66 @@ class VaultContract:
 
         reference = vault.reference(stored.object_id, stored.wrapped_key, stored.size)
         assert read(reference.path, reference.data_key) == data
+
+    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize("piece", [1000, 131_060, 5 * CHUNK])
+    def test_what_arrives_in_pieces_is_what_opens(self, vault: Vault, size: int, piece: int) -> None:
+        data = os.urandom(size)
+        intake = vault.begin()
+        for at in range(0, size, piece):
+            intake.write(memoryview(data)[at : at + piece])
+
+        stored = intake.commit()
+        intake.abort()  # does nothing any more
+
+        reference = vault.reference(stored.object_id, stored.wrapped_key, stored.size)
+        assert read(reference.path, reference.data_key) == data
+        assert stored.content == b"", "nobody promised to keep it"
+
+    def test_bytes_may_be_put_where_they_belong(self, vault: Vault) -> None:
+        data, intake = os.urandom(2 * CHUNK + 5), vault.begin()
+        rest = memoryview(data)
+        while rest:
+            room = intake.room()
+            count = min(len(room), len(rest), 70_001)
+            room[:count] = rest[:count]
+            intake.filled(count)
+            rest = rest[count:]
+
+        stored = intake.commit()
+
+        reference = vault.reference(stored.object_id, stored.wrapped_key, stored.size)
+        assert read(reference.path, reference.data_key) == data
+
+    @pytest.mark.parametrize("size", [0, 10, CHUNK, 3 * CHUNK + 17])
+    def test_an_aborted_intake_leaves_nothing(self, vault: Vault, size: int) -> None:
+        intake = vault.begin()
+        intake.write(bytes(size))
+
+        intake.abort()
+        intake.abort()
+
+        assert vault.sweep(lambda _: False) == (0, 0)
+        with pytest.raises(VaultError):
+            intake.commit()
+
+    @pytest.mark.parametrize("size", [0, 5000, 300_000, CHUNK + 1])
+    def test_a_journalled_object_comes_back_from_what_the_journal_keeps(self, vault: Vault, size: int) -> None:
+        data, intake = os.urandom(size), vault.begin()
+        intake.write(data)
+
+        stored = intake.commit(journalled=True)
+
+        reference = vault.reference(stored.object_id, stored.wrapped_key, stored.size)
+        assert read(reference.path, reference.data_key) == data, "it can be read at once"
+        vault.settle()
+        if stored.content:
+            assert self.stored_bytes(reference) == stored.content
+            vault.erase(stored.object_id)
+            vault.restore(stored.object_id, stored.content)
+            vault.restore(stored.object_id, stored.content)
+        assert read(reference.path, reference.data_key) == data
+        assert size >= CHUNK or stored.content
 
     def test_the_same_bytes_twice_are_two_objects_under_two_keys(self, vault: Vault) -> None:
         one, two = vault.put(b"frame"), vault.put(b"frame")

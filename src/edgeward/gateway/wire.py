@@ -232,7 +232,7 @@ class TlsWire(Wire):
                 self._wait(want, deadline, got)
             except OSError as error:
                 raise Gone from error
-            if deadline and time.monotonic() > deadline:
+            if got < wanted and deadline and time.monotonic() > deadline:
                 raise TooSlow(got)
 
     def send(self, data: bytes | bytearray | memoryview, timeout_s: float) -> None:
