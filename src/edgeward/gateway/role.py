@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from edgeward.bus.role import RoleContext
 from edgeward.gateway import dicomweb, mqtt
+from edgeward.gateway.catchup import catch_up
 from edgeward.gateway.dicom import DicomDoor
 from edgeward.gateway.dispatch import Dispatcher
 from edgeward.gateway.qido import Qido
@@ -104,6 +105,7 @@ async def run(context: RoleContext) -> None:
                 reception.keep_settling,
             )
         ]
+        background.append(asyncio.create_task(catch_up(journal, vault, key)))
         door = await mqtt.start(context)
         services = Services(
             context,

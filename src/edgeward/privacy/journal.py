@@ -21,9 +21,10 @@ from typing import Any
 import msgspec
 
 from edgeward.messages import DeliveryReport, Finding, ItemsQuery, ItemSummary, Quarantined, Verdict, decode, encode
+from edgeward.privacy.carryover import CarryOver, standing
 from edgeward.privacy.catalogue import Catalogue
 from edgeward.privacy.database import Database
-from edgeward.privacy.items import COLUMNS, CONFLICT, NO_DESTINATION, Identity, Item, NewItem, item_of
+from edgeward.privacy.items import COLUMNS, CONFLICT, NO_DESTINATION, Item, NewItem, item_of
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.refusals import QuarantineLog
 from edgeward.privacy.schema import APPLICATION_ID, MIGRATIONS
@@ -45,8 +46,9 @@ class Journal:
 
     Attributes
     ----------
-    worklist, catalogue, studies
-        Other views of the same file: for people, for systems that ask for objects, and of studies as they grow.
+    worklist, catalogue, studies, past
+        Other views of the same file: for people, for systems that ask for objects, of studies as they grow, and of what
+        older versions left to be learned.
 
     Raises
     ------
@@ -61,7 +63,8 @@ class Journal:
         self._db = Database(path, name="journal", application_id=APPLICATION_ID, migrations=MIGRATIONS)
         self.worklist, self.catalogue = Worklist(self._db, site_key), Catalogue(self._db, site_key)
         self.studies, self._quarantine = StudyLog(self._db), QuarantineLog(self._db)
-        self._carry_over()
+        self.past = CarryOver(self._db, site_key)
+        self.past.carry_over()
 
     def close(self) -> None:
         """Close the file."""
@@ -191,7 +194,7 @@ class Journal:
             "UPDATE items SET state = 'analysed', finding = ?, analysed_ns = ?, preview_id = ?, preview_key = ?, "
             "preview_size = ?, preview_scale = ?, suspicious = ?, rank = ?, urgency = ? "
             "WHERE item_id = ? AND state IN ('admitted', 'dispatched')",
-            (encode(finding), now_ns, *held, *_standing(finding, 0), item_id),
+            (encode(finding), now_ns, *held, *standing(finding, 0), item_id),
         )
 
     def closed(self, item_id: str, reason: str) -> Item:
@@ -329,7 +332,7 @@ class Journal:
             )
             db.execute(
                 "UPDATE items SET revision = ?, suspicious = ?, rank = ?, urgency = ? WHERE item_id = ?",
-                (revision, *_standing(finding, revision), verdict.item_id),
+                (revision, *standing(finding, revision), verdict.item_id),
             )
             return revision
 
@@ -438,33 +441,6 @@ class Journal:
 
         self._db.write(work)
         return self.item(str(values[-1]))
-
-    def _carry_over(self) -> None:
-        """Fill in what version 2 derives from sealed values, in a file that was written by version 1."""
-        statement = "UPDATE items SET patient_key = ?, suspicious = ?, rank = ?, urgency = ? WHERE item_id = ?"
-        while True:
-            rows = self._db.all(
-                "SELECT item_id, identity, finding, revision FROM items WHERE patient_key IS NULL LIMIT 500"
-            )
-            if not rows:
-                return
-            changes: list[tuple[Any, ...]] = []
-            for item_id, sealed, blob, revision in rows:
-                plain = self._site_key.open(sealed, bound("identity", item_id))
-                identity = msgspec.msgpack.decode(plain, type=Identity)
-                standing = _standing(decode(Finding, blob) if blob else None, revision)
-                changes.append((patient_key(self._site_key, identity), *standing, item_id))
-            self._db.write(lambda db, changes=changes: db.executemany(statement, changes))  # type: ignore[misc]
-
-
-def _standing(finding: Finding | None, revision: int) -> tuple[int | None, int, float]:
-    """Return (suspicious, rank, urgency): where an item stands in the worklist by priority."""
-    if finding is None or finding.status != "analysed":
-        return None, 2, 0.0
-    suspicious = int(finding.suspicious)
-    if revision:
-        return suspicious, 2, 0.0
-    return suspicious, 1 - suspicious, (finding.malignancy or 0.0) if suspicious else 0.0
 
 
 def _not_delivered(report: DeliveryReport) -> str:
