@@ -332,6 +332,8 @@ class MllpDoor:
                     await self._send(connection, answer)
 
     async def _send(self, connection: _Connection, answer: bytes) -> None:
+        if connection.writer.is_closing():  # writing to a transport that is gone is an error of the program in uvloop
+            raise ConnectionResetError("the peer is gone")
         connection.writer.write(frame(answer))
         async with asyncio.timeout(_MESSAGE_S):  # a peer that does not read its answers holds nothing for ever
             await connection.writer.drain()
