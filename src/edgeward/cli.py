@@ -37,6 +37,7 @@ SIMULATORS = {
     "ultrasound": "edgeward.device.ultrasound",
     "ward": "edgeward.device.ward",
     "pacs": "edgeward.device.pacs",
+    "emr": "edgeward.device.emr",
 }
 
 
@@ -416,7 +417,7 @@ def parser() -> argparse.ArgumentParser:
     verb("list", device_list, "list devices", into=devices)
     added = verb("revoke", device_revoke, "revoke a device; its connections are cut within a second", into=devices)
     added.add_argument("name")
-    added = devices.add_parser("simulate", help="run a simulated device: ultrasound, ward or pacs", add_help=False)
+    added = devices.add_parser("simulate", help="run a simulated device: ultrasound, ward, pacs or emr", add_help=False)
     added.add_argument("which", choices=tuple(SIMULATORS), nargs="?")
     added.add_argument("rest", nargs=argparse.REMAINDER)
     added.set_defaults(action=simulate)

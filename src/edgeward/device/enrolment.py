@@ -50,6 +50,14 @@ class DicomAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """Where something else is: HL7 v2 (MLLP), or DICOMweb and FHIR (HTTPS)."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Enrolment:
     """What a device may know.
 
@@ -61,7 +69,7 @@ class Enrolment:
         Who the device is.
     ae_title
         Its own application entity title; empty for a device without DICOM.
-    mqtt, dicom
+    mqtt, dicom, mllp, web
         Addresses of the site; ``None`` when the folder gives none.
     """
 
@@ -72,6 +80,8 @@ class Enrolment:
     ae_title: str
     mqtt: MqttAddress | None
     dicom: DicomAddress | None
+    mllp: Address | None = None
+    web: Address | None = None
 
     def context(self) -> ssl.SSLContext:
         """Return a TLS 1.3 client context with the device's certificate, trusting the site's authority alone.
@@ -107,6 +117,18 @@ class Enrolment:
         if self.mqtt is None:
             raise EnrolmentError(f"{self.folder / DESCRIPTION} has no address under 'mqtt'; {_AGAIN}")
         return self.mqtt
+
+    def require_mllp(self) -> Address:
+        """Return the address for HL7 v2.
+
+        Raises
+        ------
+        EnrolmentError
+            If the folder gives none.
+        """
+        if self.mllp is None:
+            raise EnrolmentError(f"{self.folder / DESCRIPTION} has no address under 'mllp'; {_AGAIN}")
+        return self.mllp
 
     def require_dicom(self) -> DicomAddress:
         """Return the DICOM address.
@@ -187,6 +209,8 @@ def _describe(folder: Path) -> Enrolment:
             ae_title=str(data.get("ae_title", "")),
             mqtt=_mqtt(data.get("mqtt")),
             dicom=_dicom(data.get("dicom")),
+            mllp=_address(data.get("mllp")),
+            web=_address(data.get("web")),
         )
     except KeyError as error:
         raise EnrolmentError(f"{path} lacks {error}; {_AGAIN}") from error
@@ -211,6 +235,12 @@ def _dicom(data: Any) -> DicomAddress | None:
     if not isinstance(data, dict) or not data.get("host"):
         return None
     return DicomAddress(host=str(data["host"]), port=_port(data["port"]), ae_title=str(data["ae_title"]))
+
+
+def _address(data: Any) -> Address | None:
+    if not isinstance(data, dict) or not data.get("host"):
+        return None
+    return Address(host=str(data["host"]), port=_port(data["port"]))
 
 
 def _check_certificate(enrolment: Enrolment, now: dt.datetime) -> None:

@@ -22,7 +22,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from edgeward.device.phantom import Kind, Phantom, phantom
-from edgeward.device.ultrasound_image import Session, identify, ultrasound_image
+from edgeward.device.ultrasound_image import IMAGES_PER_STUDY, Session, identify, ultrasound_image
 
 PICTURES = (".png", ".jpg", ".jpeg")
 _MASKS = ("mask", "masks")
@@ -49,10 +49,13 @@ class Exposure:
         SOP Instance UID.
     build
         Makes the data set; called again when a send is repeated, and then gives the same object.
+    study
+        Number of its study in the session; -1 for an object that is sent as it is.
     """
 
     uid: str
     build: Callable[[], Dataset]
+    study: int = -1
 
 
 def built_in(session: Session) -> Iterator[Exposure]:
@@ -77,7 +80,7 @@ def built_in(session: Session) -> Iterator[Exposure]:
                 image = np.repeat(drawn.image[:, :, None], 3, axis=2) if turn % 2 else drawn.image
                 return ultrasound_image(image, session.exam(number), session.station, drawn.spacing_mm)
 
-        yield Exposure(who.sop_uid, build)
+        yield Exposure(who.sop_uid, build, number // IMAGES_PER_STUDY)
         number += 1
 
 
@@ -135,7 +138,7 @@ def _walk(pictures: list[Path], objects: list[Path], session: Session) -> Iterat
             def build(path: Path = path, number: int = number) -> Dataset:
                 return ultrasound_image(_pixels(path), session.exam(number), session.station)
 
-            yield Exposure(session.exam(number).sop_uid, build)
+            yield Exposure(session.exam(number).sop_uid, build, number // IMAGES_PER_STUDY)
             number += 1
         first_round = False
 

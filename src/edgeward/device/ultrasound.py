@@ -1,7 +1,8 @@
 """A simulated ultrasound machine: sends by C-STORE over TLS 1.3 and repeats until it is told that the image is stored.
 
 Responsible for the modality's queue: an image leaves it only on a Success (or warning) status; everything else is tried
-again with the same SOP Instance UID. Not responsible for the images (`exposures`, `ultrasound_image`).
+again with the same SOP Instance UID. Not responsible for the images (`exposures`, `ultrasound_image`) or for what is
+said about examinations (`ultrasound_workflow`).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from edgeward.device.backoff import Backoff
 from edgeward.device.enrolment import Enrolment, EnrolmentError, load
 from edgeward.device.exposures import Exposure, ExposureError, built_in, from_folder
 from edgeward.device.ultrasound_image import Session
+from edgeward.device.ultrasound_workflow import Workflow, assigned_before
 
 _RESPONSE_S = 20.0
 _GIVE_UP_AFTER = 3  # refusals of one image that no repetition will change (PS3.4 B.2.3: A9xx, Cxxx)
@@ -100,6 +102,8 @@ class Machine:
         Where acknowledgements are written, JSON lines.
     done
         SOP Instance UIDs that were acknowledged in an earlier run: not sent again.
+    workflow
+        Talks about the examinations; ``None``: the machine only sends images.
     """
 
     enrolment: Enrolment
@@ -110,9 +114,11 @@ class Machine:
     repeat_every: int
     state: TextIO | None
     done: set[str]
+    workflow: Workflow | None = None
     summary: Summary = field(default_factory=Summary)
     _queue: deque[_Waiting] = field(default_factory=deque)
     _association: Association | None = None
+    _copies: dict[str, Exposure] = field(default_factory=dict)  # of a machine with a workflow, until they are committed
 
     def run(self, stopping: threading.Event) -> None:
         """Image and send until `stopping` is set, or until all is taken and acknowledged or refused."""
@@ -127,7 +133,12 @@ class Machine:
                 taken += 1
                 if exposure is not None and exposure.uid not in self.done:
                     self._queue.append(_Waiting(exposure))
-            if not self._queue and not more:
+                    self._examine(exposure)
+            if self.workflow is not None:
+                if not more:
+                    self.workflow.close_all()
+                self.workflow.work_off()
+            if not self._queue and not more and not (self.workflow and self.workflow.busy):
                 break
             if self._queue and now >= not_before and (len(self._queue) >= self.burst or not more):
                 # The library tells why a connection fails, with a traceback: once an outage is enough.
@@ -144,6 +155,20 @@ class Machine:
                 due = min(due, not_before)
             stopping.wait(max(0.0, min(due - now, 1.0)))
         self.summary.pending = len(self._queue)
+
+    def _examine(self, exposure: Exposure) -> None:
+        if self.workflow is not None:
+            self._copies[exposure.uid] = exposure
+            self.workflow.taken(exposure.study, exposure.uid)
+
+    def send_again(self, uid: str) -> None:
+        """Send an image once more that was not committed."""
+        if uid in self._copies:
+            self._queue.append(_Waiting(self._copies[uid], repeat=True))
+
+    def delete(self, uid: str) -> None:
+        """Delete the machine's own copy: the site has committed to keep the image."""
+        self._copies.pop(uid, None)
 
     def hang_up(self) -> None:
         """Break off what is going on, so that a stop takes no longer than a second."""
@@ -197,6 +222,7 @@ class Machine:
                 log.warning("an image can no longer be read and is not sent: %s", type(error).__name__)
                 self._queue.remove(waiting)
                 self.summary.refused += 1
+                self._given_up(waiting)
         return batch
 
     def _associate(self, datasets: list[Dataset]) -> Association:
@@ -242,6 +268,8 @@ class Machine:
         status = int(answer.Status)
         if status == 0x0000 or status >> 12 == 0xB:
             self._acknowledge(waiting, status)
+            if self.workflow is not None:
+                self.workflow.stored(waiting.exposure.study, waiting.exposure.uid, str(dataset.SOPClassUID))
             return True
         if status >> 8 == 0xA7 or status in (0x0110, 0x0124):  # out of resources, processing failure, not authorised
             log.warning("the site answered %04x: the image is sent again", status)
@@ -274,7 +302,12 @@ class Machine:
         log.warning("the site does not take an image (%s): given up after %d attempts", reason, waiting.attempts)
         if not waiting.repeat:
             self.summary.refused += 1
+        self._given_up(waiting)
         return True
+
+    def _given_up(self, waiting: _Waiting) -> None:
+        if self.workflow is not None:
+            self.workflow.refused(waiting.exposure.study, waiting.exposure.uid)
 
 
 def _no_delay(event: evt.Event) -> None:
@@ -338,6 +371,12 @@ something else, which the site must refuse to interpret. Patients are invented: 
         metavar="FILE",
         help="note each acknowledgement (JSON lines); with the same --seed a later run goes on from there",
     )
+    parser.add_argument(
+        "--workflow",
+        action="store_true",
+        help="work as a real machine does: take patients from the worklist if there are any, tell what is performed\n"
+        "(MPPS), and delete an image only after the site has committed to keep it",
+    )
     parser.add_argument("--json", action="store_true", help="print a summary as one JSON object at the end")
     process.add_arguments(parser)
     return parser
@@ -372,10 +411,15 @@ def main(argv: list[str] | None = None) -> int:
         machine = Machine(
             enrolment, exposures, arguments.rate, arguments.count, arguments.burst, arguments.repeat_every, state, done
         )
+        if arguments.workflow:
+            if arguments.state is not None:
+                session.assigned.update(assigned_before(arguments.state))
+            machine.workflow = Workflow(enrolment, session, machine.send_again, machine.delete, state)
         stopping = process.stop_on_signal(lambda: _hang_up_soon(machine))
         machine.run(stopping)
     if arguments.json:
-        print(json.dumps({**asdict(machine.summary), "seed": seed}))
+        told = {"workflow": asdict(machine.workflow.counts)} if machine.workflow else {}
+        print(json.dumps({**asdict(machine.summary), **told, "seed": seed}))
     return 0
 
 

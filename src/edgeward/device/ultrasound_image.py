@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,32 @@ _NAMES = [
     "Sara",
     "Uma",
 ]
+_PERFORMED_STEP = "1.2.840.10008.3.1.2.3.3"
 _CENTIMETRES = 3  # Physical Units X Direction, C.8.5.5.1.15
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduled:
+    """What a worklist entry tells of an examination; empty where it tells nothing.
+
+    Attributes
+    ----------
+    patient_name
+        DICOM PN.
+    step_id, procedure_id
+        Scheduled Procedure Step ID and Requested Procedure ID.
+    """
+
+    patient_name: str
+    patient_id: str
+    study_uid: str
+    accession: str = ""
+    birth_date: str = ""
+    sex: str = ""
+    step_id: str = ""
+    procedure_id: str = ""
+    procedure: str = ""
+    referring_physician: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +82,8 @@ class Exam:
     laterality: str
     study_at: dt.datetime
     taken_at: dt.datetime
+    performed_uid: str = ""  # of the performed procedure step it belongs to
+    scheduled: Scheduled | None = None
 
 
 def uid(*parts: object) -> str:
@@ -83,18 +110,24 @@ class Session:
         When exposure 0 was taken.
     spacing_s
         Time between two exposures.
+    assigned
+        The worklist entries of studies that were scheduled, by number of the study.
+    performed
+        UIDs of the performed procedure steps, by number of the study.
     """
 
     seed: int
     station: str
     began: dt.datetime
     spacing_s: float
+    assigned: dict[int, Scheduled] = field(default_factory=dict, compare=False)
+    performed: dict[int, str] = field(default_factory=dict, compare=False)
 
     def exam(self, number: int) -> Exam:
         """Return the identifiers of exposure `number`; three exposures make a study."""
         seed, study = self.seed, number // IMAGES_PER_STUDY
         patient = study % len(_NAMES)
-        return Exam(
+        unscheduled = Exam(
             patient_name=f"SIM^{_NAMES[patient]}",
             patient_id=f"SIM-{patient + 1:04d}",
             birth_date=f"{1940 + patient * 2}0{1 + patient % 9}15",
@@ -106,6 +139,19 @@ class Session:
             laterality="LR"[study % 2],
             study_at=self.began + dt.timedelta(seconds=study * IMAGES_PER_STUDY * self.spacing_s),
             taken_at=self.began + dt.timedelta(seconds=number * self.spacing_s),
+            performed_uid=self.performed.get(study, ""),
+        )
+        entry = self.assigned.get(study)
+        if entry is None:
+            return unscheduled
+        return replace(
+            unscheduled,
+            patient_name=entry.patient_name,
+            patient_id=entry.patient_id,
+            birth_date=entry.birth_date,
+            accession=entry.accession,
+            study_uid=entry.study_uid,
+            scheduled=entry,
         )
 
 
@@ -114,7 +160,7 @@ def identify(dataset: Dataset, who: Exam) -> None:
     dataset.PatientName = who.patient_name
     dataset.PatientID = who.patient_id
     dataset.PatientBirthDate = who.birth_date
-    dataset.PatientSex = "F"
+    dataset.PatientSex = who.scheduled.sex if who.scheduled else "F"
     dataset.StudyInstanceUID = who.study_uid
     dataset.SeriesInstanceUID = who.series_uid
     dataset.SOPInstanceUID = who.sop_uid
@@ -126,8 +172,23 @@ def identify(dataset: Dataset, who: Exam) -> None:
     dataset.ContentTime = dataset.AcquisitionTime = f"{who.taken_at:%H%M%S.%f}"
     dataset.SeriesNumber = 1
     dataset.InstanceNumber = who.instance
+    if who.performed_uid:
+        dataset.ReferencedPerformedProcedureStepSequence = [_reference(_PERFORMED_STEP, who.performed_uid)]
+    if entry := who.scheduled:
+        request = Dataset()
+        request.RequestedProcedureID, request.ScheduledProcedureStepID = entry.procedure_id, entry.step_id
+        request.RequestedProcedureDescription = request.ScheduledProcedureStepDescription = entry.procedure
+        dataset.RequestAttributesSequence = [request]
+        dataset.ReferringPhysicianName = entry.referring_physician
+        dataset.StudyDescription = entry.procedure
     if "file_meta" in dataset.__dict__:
         dataset.file_meta.MediaStorageSOPInstanceUID = who.sop_uid
+
+
+def _reference(sop_class: str, instance: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, instance
+    return item
 
 
 def ultrasound_image(
@@ -164,9 +225,9 @@ def ultrasound_image(
     dataset.SpecificCharacterSet = "ISO_IR 192"
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "", "0001"]  # 2D imaging, C.8.5.6.1.1
     dataset.SOPClassUID = UltrasoundImageStorage
-    identify(dataset, who)
     dataset.ReferringPhysicianName = ""
     dataset.StudyDescription = "Breast ultrasound (simulated)"
+    identify(dataset, who)
     dataset.SeriesDescription = "B-mode"
     dataset.Modality = "US"
     dataset.Manufacturer = "Edgeward"
