@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward.messages import ObjectRef
 from edgeward.privacy.keys import SiteKey
-from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, VaultFileWriter, bound, nonce
+from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, VaultFileWriter, bound, nonce, sync_directory
 
 _log = logging.getLogger("edgeward.vault")
 
@@ -221,7 +221,7 @@ class FileVault(Vault):
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for number in range(256):  # all at once: a sync for each would fall to the first objects
             (root / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
-        _sync(root)
+        sync_directory(root)
 
     def begin(self) -> Intake:
         """See `Vault.begin`."""
@@ -239,7 +239,7 @@ class FileVault(Vault):
             path.unlink()
         except FileNotFoundError:
             return
-        _sync(path.parent)
+        sync_directory(path.parent)
 
     def settle(self) -> None:
         """See `Vault.settle`. One sync of the whole file system: cheaper than one each."""
@@ -263,7 +263,7 @@ class FileVault(Vault):
                 os.fsync(handle)
             finally:
                 os.close(handle)
-            _sync(path.parent)
+            sync_directory(path.parent)
         except OSError as error:
             raise self.told(error) from error
 
@@ -284,7 +284,7 @@ class FileVault(Vault):
                 path.unlink()
                 removed += 1
             if removed:
-                _sync(shard)
+                sync_directory(shard)
         if unfinished or unknown:
             _log.warning("swept %d unfinished and %d unacknowledged objects", unfinished, unknown)
         return unfinished, unknown
@@ -322,7 +322,6 @@ class _FileIntake(Intake):
         self._vault = vault
         self._object_id, self._data_key = secrets.token_hex(16), AESGCM.generate_key(256)
         self._path = f"{vault.root}/{self._object_id[:2]}/{self._object_id}{_SUFFIX}"
-        self._shard = self._path[: -len(self._object_id) - len(_SUFFIX) - 1]
         try:
             vault.check_room(CHUNK)
         except OSError as error:
@@ -345,8 +344,6 @@ class _FileIntake(Intake):
         writer = self._open
         try:
             content = writer.seal(sync=not journalled)
-            if not content:
-                _sync(self._shard)
         except OSError as error:
             raise self._vault.told(error) from error
         self._writer = None
@@ -405,11 +402,3 @@ def read(path: Path | str, data_key: bytes) -> bytes:
     except OSError as error:
         raise VaultDamaged(f"{name} cannot be read: {error.strerror}") from error
     return bytes(plain)
-
-
-def _sync(directory: Path | str) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,6 +17,7 @@ import mmap
 import os
 import struct
 import threading
+from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -38,6 +39,15 @@ def nonce(index: int) -> bytes:
 def bound(index: int, *, final: bool) -> bytes:
     """Return what is authenticated with a chunk besides its content."""
     return MAGIC + struct.pack(">Q?", index, final)
+
+
+def sync_directory(directory: Path | str) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class _Buffers:
@@ -89,7 +99,7 @@ class VaultFileWriter:
         self._pending = len(MAGIC)  # bytes at the start of the out buffer that are not written yet
         self._out[: len(MAGIC)] = MAGIC
         self._handle = -1
-        self._direct = False
+        self._direct = self._named = False
         self._written = 0
         self._reserving = True
 
@@ -110,7 +120,7 @@ class VaultFileWriter:
         self.size += count
 
     def seal(self, *, sync: bool = True) -> bytes:
-        """Write the rest; the file is durable on return, though not yet its name.
+        """Write the rest; the file and its name are durable on return.
 
         Parameters
         ----------
@@ -131,6 +141,8 @@ class VaultFileWriter:
         else:
             self._flush(final=True)
             os.fsync(self._handle)
+            if not self._named:
+                self._sync_name()
         self._close()
         return content
 
@@ -153,6 +165,8 @@ class VaultFileWriter:
     def _flush(self, *, final: bool) -> None:
         if self._handle < 0:
             self._open(direct=not final or self._filled >= _DIRECT_FROM)
+            if not final:  # while the rest arrives: one wait less at the end
+                self._sync_name()
         self._encrypt(final=final)
         if not self._direct:
             self._write(self._out[: self._pending])
@@ -185,6 +199,10 @@ class VaultFileWriter:
                 with contextlib.suppress(FileNotFoundError):  # some file systems make it before they refuse
                     os.unlink(self._path)  # noqa: PTH108
         self._handle = os.open(self._path, flags, 0o600)
+
+    def _sync_name(self) -> None:
+        sync_directory(self._path.rpartition("/")[0])
+        self._named = True
 
     def _reserve(self, end: int) -> None:
         """Allocate room: a file that grows as it is written costs the file system more."""
