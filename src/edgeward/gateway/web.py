@@ -42,6 +42,7 @@ PER_DEVICE = 16  # requests at once
 CONNECTIONS = 256
 _LOOK_S = 0.5
 _STOP_S = 2.0
+_HANDSHAKE_S = 10.0
 
 
 class WebError(RuntimeError):
@@ -126,7 +127,7 @@ class WebDoor:
         config.load()
         config.ssl = server_context(self._home, "gateway")
         self._server = _Server(config, listener)
-        self._serving = asyncio.create_task(self._server.serve([listener]))
+        self._serving = asyncio.create_task(self._server.serve())
         up = asyncio.create_task(self._server.up.wait())
         await asyncio.wait({up, self._serving}, return_when=asyncio.FIRST_COMPLETED)
         up.cancel()
@@ -328,8 +329,25 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.up, self.listener = asyncio.Event(), listener
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the base's signature
+        """Listen; as the base class does, but a stranger has less time for the TLS handshake."""
+        config = self.config
+
+        def connection() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            connection,
+            sock=self.listener,
+            ssl=config.ssl,
+            backlog=config.backlog,
+            ssl_handshake_timeout=_HANDSHAKE_S,
+            ssl_shutdown_timeout=_STOP_S,
+        )
+        self.servers, self.started = [server], True
         self.up.set()
 
     @contextlib.contextmanager
