@@ -155,6 +155,25 @@ def test_results_of_a_loop_are_clean_in_grey_and_colour(photometric, tmp_path):
         assert errors(dataset, tmp_path) == [], dataset.SOPClassUID.name
 
 
+@pytest.mark.parametrize(
+    ("part", "side"),
+    [
+        ("BREAST", None),
+        ("AXILLA", "R"),
+        ("CHEST", "B"),
+        ("ABDOMEN", None),
+        ("KIDNEY", "L"),
+        ("HEAD", "L"),
+        ("MAMMA", "L"),
+    ],
+)
+def test_results_of_paired_and_unpaired_organs_are_clean(part, side, tmp_path):
+    image = breast_image(BodyPartExamined=part, Laterality=side)
+
+    for dataset in objects(image, finding_for(image)):
+        assert errors(dataset, tmp_path) == [], dataset.SOPClassUID.name
+
+
 def test_a_grey_image_with_look_up_tables_gives_a_clean_presentation_state(tmp_path):
     image = breast_image(
         RescaleSlope="1", RescaleIntercept="-12.5", RescaleType="US", WindowCenter=[40, 50], WindowWidth=[80, 90]
@@ -165,9 +184,13 @@ def test_a_grey_image_with_look_up_tables_gives_a_clean_presentation_state(tmp_p
     modality.ModalityLUTType = "US"
     voi.add_new("LUTDescriptor", "US", [256, 0, 8])
     voi.add_new("LUTData", "US", list(range(256)))
+    twelve = Dataset()
+    twelve.add_new("LUTDescriptor", "US", [256, 0, 12])
+    twelve.add_new("LUTData", "US", list(range(0, 4096, 16)))
     tables = breast_image(ModalityLUTSequence=[modality], VOILUTSequence=[voi])
+    odd = breast_image(VOILUTSequence=[twelve])
 
-    for source in (image, tables):
+    for source in (image, tables, odd):
         finding = finding_for(source)
         assert errors(build_presentation(finding, read_source(source, finding), UTC), tmp_path) == []
 

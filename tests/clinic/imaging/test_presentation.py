@@ -179,6 +179,15 @@ def test_a_voi_table_is_repeated_entry_by_entry(sent, entries):
     assert np.frombuffer(made.LUTData, "u1" if made.LUTDescriptor[2] == 8 else "<u2").tolist() == entries
 
 
+def test_a_voi_table_of_twelve_bits_is_stretched_to_sixteen():
+    image = breast_image(VOILUTSequence=[table([0, 1, 2048, 4095], 12)])
+
+    (made,) = state_of(image, finding_for(image)).SoftcopyVOILUTSequence[0].VOILUTSequence
+
+    assert list(made.LUTDescriptor) == [4, 0, 16]
+    assert np.frombuffer(made.LUTData, "<u2").tolist() == [0, 16, 32776, 65535]
+
+
 def test_what_the_image_does_not_state_is_not_invented():
     image = breast_image(WindowCenter="40", WindowWidth="0", RescaleSlope="0", RescaleIntercept="1")
 

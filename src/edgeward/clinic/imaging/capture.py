@@ -77,7 +77,7 @@ def build_capture(finding: Finding, source: Source, pixels: NDArray[np.uint8], z
     result.PatientOrientation = []  # Type 2C: not known for a hand-held probe
     if source.laterality:
         result.ImageLaterality = source.laterality
-        del result.Laterality  # one of the two, PS3.3 C.7.3.1
+        result.pop("Laterality", None)  # one of the two, PS3.3 C.7.3.1
     # What a machine burned into the frame is still in it. Where it does not say, we cannot say there is nothing.
     result.BurnedInAnnotation = source.burned_in or "YES"
     if source.lossy:

@@ -81,7 +81,8 @@ def _table(dataset: Dataset, keyword: str) -> Table | None:
         raise ValueError("a look-up table with an impossible descriptor")
     if signed and first >= 2**15:
         first -= 2**16
-    return Table(entries, first, bits, first < 0, data, _word(item, "ModalityLUTType"))
+    kind = _word(item, "ModalityLUTType") or "US" if keyword == "ModalityLUTSequence" else ""
+    return Table(entries, first, bits, first < 0, data, kind)
 
 
 def _words(value: Any, entries: int, *, little: bool) -> bytes:

@@ -65,8 +65,8 @@ _OPTIONAL = (
     "InstitutionName",
     "TimezoneOffsetFromUTC",
 )
-# All that is read of an image: the rest, private elements above all, is skipped. Whatever `read_source` asks for must be
-# here (a test compares), or it is never found.
+# All that is read of an image: the rest, private elements above all, is skipped. Whatever `read_source` asks for must
+# be here (a test compares), or it is never found.
 INHERITED = [*_TYPE_2, *_OPTIONAL]
 INHERITED += ["SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"]
 INHERITED += ["SeriesNumber", "InstanceNumber", "NumberOfFrames", "Modality", "BodyPartExamined", "BurnedInAnnotation"]
@@ -76,6 +76,26 @@ INHERITED += ["PixelRepresentation", "RescaleSlope", "RescaleIntercept", "Rescal
 INHERITED += ["WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ProcedureCodeSequence"]
 INHERITED += ["PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"]
 INHERITED += ["AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "ContentDate", "ContentTime"]
+# Defined terms of Body Part Examined (PS3.16 annex L) of which there is one: they have no side. Any other, also a word
+# of the modality's own, may have.
+_UNPAIRED = {"ABDOMEN", "ABDOMENPELVIS", "AORTA", "BLADDER", "BRAIN", "CSPINE", "CHEST", "CHESTABDOMEN"}
+_UNPAIRED |= {"CHESTABDPELVIS", "CIRCLEOFWILLIS", "COCCYX", "COLON", "DUODENUM", "ESOPHAGUS", "GALLBLADDER", "HEAD"}
+_UNPAIRED |= {
+    "HEADNECK",
+    "HEART",
+    "JAW",
+    "LARYNX",
+    "LIVER",
+    "LSPINE",
+    "LSSPINE",
+    "MEDIASTINUM",
+    "MOUTH",
+    "NECK",
+    "NOSE",
+}
+_UNPAIRED |= {"PANCREAS", "PELVIS", "PENIS", "PHARYNX", "PROSTATE", "RECTUM", "SKULL", "SPINE", "SPLEEN", "SSPINE"}
+_UNPAIRED |= {"STERNUM", "STOMACH", "THYMUS", "THYROID", "TONGUE", "TRACHEA", "TLSPINE", "TSPINE", "UTERUS", "VAGINA"}
+_UNPAIRED |= {"VULVA", "WHOLEBODY"}
 _REVISION_STEP = 1_000_000  # between the instance numbers of a report and of its next revision
 _LONGEST = {"LO": 64, "SH": 16, "TM": 14, "AS": 4, "DS": 16}  # characters, PS3.5 table 6.2-1
 _FORM = {
@@ -243,8 +263,9 @@ def new_instance(
     if kind != "sr":  # General Series; SR Document Series has neither
         if source.body_part:
             result.BodyPartExamined = source.body_part
-        # Type 2C of a paired organ. An attribute of the series, which may hold results of both sides.
-        result.Laterality = ""
+        if source.body_part not in _UNPAIRED:
+            # Type 2C. An attribute of the series, which may hold results of both sides.
+            result.Laterality = ""
     result.InstanceNumber = _instance_number(source) + _REVISION_STEP * min(revision, 1000)
     result.Manufacturer = MANUFACTURER
     result.ManufacturerModelName = _plain(finding.model or "unnamed model")

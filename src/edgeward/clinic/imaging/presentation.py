@@ -204,10 +204,16 @@ def _greyscale(result: Dataset, grey: Grey, *, inverse: bool) -> None:
 
 
 def _table(table: Table) -> Dataset:
+    """Return a look-up table as a presentation state may have it: of 8 or 16 bits (PS3.3 C.11.1.1.1, C.11.2.1.1)."""
+    words, bits = np.frombuffer(table.data, "<u2"), table.bits
+    if bits not in (8, 16):
+        # The output of a VOI table counts in parts of its range, that of a modality table in units.
+        words = words if table.kind else np.rint(words * (65535 / (2**bits - 1))).clip(0, 65535).astype("<u2")
+        bits = 16
     item = Dataset()
-    item.add_new(0x00283002, "SS" if table.signed else "US", [table.entries & 0xFFFF, table.first, table.bits])
+    item.add_new(0x00283002, "SS" if table.signed else "US", [table.entries & 0xFFFF, table.first, bits])
     if table.kind:
         item.ModalityLUTType = table.kind
-    data = table.data[::2] if table.bits == 8 else table.data  # 8 bits: two entries in a word, PS3.3 C.11.1.1.1
+    data = words.astype("u1").tobytes() if bits == 8 else words.tobytes()  # two entries of 8 bits in a word
     item.add_new(0x00283006, "OW", data + b"\0" * (len(data) % 2))
     return item

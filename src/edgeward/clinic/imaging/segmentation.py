@@ -74,7 +74,7 @@ def _series(result: Dataset, source: Source, frames: Sequence[Sighting]) -> None
     """Enhanced General Equipment, Common Instance Reference and what this object is called."""
     result.ImageType = ["DERIVED", "PRIMARY"]
     result.PatientOrientation = []  # Type 2C: not known for a hand-held probe
-    del result.Laterality
+    result.pop("Laterality", None)
     if source.laterality:
         result.ImageLaterality = source.laterality
     result.DeviceSerialNumber = derived_uid("observer", result.ManufacturerModelName, *result.SoftwareVersions)
