@@ -424,7 +424,7 @@ def test_the_same_questions_get_the_same_answers_from_dcmtk(three, tmp_path):
     files = tmp_path / "files" / "EDGEWARD"
     files.mkdir(parents=True)
     (files / "lockfile").touch()
-    from edgeward.gateway.worklist import entry_dataset
+    from edgeward.gateway.worklist_entry import entry_dataset
 
     for number, entry in enumerate(three.book.steps()):
         if entry.order.accession_number == "A3":

@@ -14,6 +14,8 @@ _PACKAGES = {
     "storescu": "dcmtk",
     "echoscu": "dcmtk",
     "dcmdump": "dcmtk",
+    "findscu": "dcmtk",
+    "wlmscpfs": "dcmtk",
     "dcm2pnm": "dcmtk",
     "dcmp2pgm": "dcmtk",
     "mosquitto_pub": "mosquitto-clients",

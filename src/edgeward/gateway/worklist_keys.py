@@ -21,6 +21,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
 from edgeward.gateway.matching import wild
+from edgeward.gateway.worklist_entry import example
 
 _CHARSET = Tag(0x0008, 0x0005)
 _STEPS = Tag(0x0040, 0x0100)
@@ -128,13 +129,7 @@ def _read(keys: Dataset, question: Question, path: tuple[BaseTag, ...], depth: i
 
 def _model(path: tuple[BaseTag, ...]) -> Dataset | None:
     """Return an entry at a level, to look up which attributes are supported there."""
-    from edgeward.gateway.order_entry import Code, Entry
-    from edgeward.gateway.worklist import entry_dataset
-    from edgeward.messages import Order
-
-    code = Code(value="1", scheme="L", meaning="1")
-    order = Order(order_id="", accession_number="", status="scheduled", patient_id="", patient_name="")
-    level = entry_dataset(Entry(order=order, procedure_code=code, step_code=code))
+    level = example()
     for tag in path:
         if tag not in level or not level[tag].value:
             return None
