@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Seque
 from dataclasses import dataclass
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -306,7 +307,20 @@ class _Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._moved = time.monotonic()
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except UnicodeDecodeError:  # h11 lets a target pass that is not ASCII, uvicorn does not
+            self.send_400_response("the request's target is not ASCII")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP. A request in work has lost its client; an answer that was begun ends where it is."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     @property
     def idle(self) -> bool:
