@@ -62,6 +62,9 @@ async def test_an_engineer_gets_no_frame_no_facts_and_no_search(served: Served) 
     assert (await tech.get(f"/api/items/{item}/viewer")).status_code == 403
     assert (await tech.post("/images/search", data={"csrf": token, "text": "Lindqvist"})).status_code == 403
     assert (await tech.post("/orders/search", data={"csrf": token, "text": "Lindqvist"})).status_code == 403
+    decided = next(i for i in served.hospital.items if i.verdicts)
+    assert decided.verdicts[0].comment not in (await tech.get(f"/images/{decided.item_id}")).text, "free text"
+    assert decided.verdicts[0].comment in (await admin.get(f"/images/{decided.item_id}")).text
     image = await tech.get(f"/images/{item}")
     orders = await tech.get("/orders")
 

@@ -290,7 +290,7 @@ async def test_a_verdict_is_given_kept_and_shown_with_name_and_comment(visit: Vi
     await page.locator("[data-correct]").click()
     await page.locator("#correction input[value=benign]").check()
     await page.fill("[name=comment]", "fibroadenoma, known since 2019")
-    await page.locator("#correction button").click()
+    await page.locator("#correction button[value=correct]").click()
 
     await expect(page.locator(".message-ok")).to_be_visible()
     history = page.locator(".history li").first

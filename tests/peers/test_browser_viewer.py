@@ -56,6 +56,11 @@ async def shown(visit: Visit, item_id: str, query: str = "") -> None:
     await expect(visit.page.locator(".pane[data-frame]").first).to_be_visible()
 
 
+async def drawn(page: Page) -> None:
+    """Wait until what the last key or movement did is on the screen."""
+    await page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 async def grey(page: Page, than: float, *, brighter: bool) -> float:
     """Wait until the middle is brighter or darker than it was; return how bright it is now."""
     await page.wait_for_function(
@@ -220,6 +225,7 @@ async def test_a_distance_is_measured_in_millimetres_with_the_pointer_and_with_t
     label = page.locator(".measure-label")
     expected = math.hypot(120 / fit * finding.spacing_mm[1], 90 / fit * finding.spacing_mm[0])
     await expect(label).to_have_count(1)
+    await drawn(page)
     assert float((await label.text_content() or "").split()[0]) == pytest.approx(expected, abs=0.1)
 
     await page.keyboard.press("Enter")
@@ -228,6 +234,7 @@ async def test_a_distance_is_measured_in_millimetres_with_the_pointer_and_with_t
         await page.keyboard.press("Shift+ArrowRight")
     await page.keyboard.press("Enter")
     await expect(label).to_have_count(2)
+    await drawn(page)
     assert float((await label.last.text_content() or "").split()[0]) == pytest.approx(
         30 * finding.spacing_mm[1], abs=0.06
     )
@@ -240,6 +247,7 @@ async def test_a_distance_is_measured_in_millimetres_with_the_pointer_and_with_t
     await page.mouse.move(x - 160, y - 140, steps=3)
     await page.mouse.up()
     await expect(label).to_have_count(2)
+    await drawn(page)
     wide, high = 100 / fit * finding.spacing_mm[1], 80 / fit * finding.spacing_mm[0]
     text = (await label.last.text_content() or "").split()
     assert [float(text[0]), float(text[2])] == pytest.approx([wide, high], abs=0.1)
@@ -269,6 +277,7 @@ async def test_wheel_zooms_at_the_pointer_and_two_fingers_pinch(visit: Visit, pa
     await page.mouse.move(before[0], before[1])
     await page.mouse.wheel(0, -200)
     await page.wait_for_function(f"before => ({OUTLINE})()[2] > before * 1.2", arg=before[2])
+    await drawn(page)
     after = await page.evaluate(OUTLINE)
     assert after[:2] == pytest.approx(before[:2], abs=2), "what lies under the pointer stays there"
 
@@ -373,7 +382,9 @@ async def test_where_higher_values_are_darker_brighter_is_still_brighter(visit: 
 
     for _ in range(6):
         await page.keyboard.press("ArrowUp")
-    moved = await grey(page, before, brighter=True)
+    await expect(page.locator("[data-corner]")).to_contain_text("C 2816", ignore_case=False)
+    moved = await ink(page)
+    assert moved > before + 2
     await page.wait_for_function("() => performance.getEntriesByType('resource').some(e => e.name.includes('center='))")
     await page.wait_for_function("() => !document.querySelector('.pane[data-loading]')")
 

@@ -321,7 +321,7 @@ def make_item(i: int, kind: str = "", *, name: str | None = None) -> tuple[ItemS
 def urgency(item: ItemSummary) -> tuple[int, float]:
     """Sort key of the order by priority, as `ItemsQuery` describes it."""
     finding = item.finding
-    if finding is None or item.verdicts:
+    if finding is None or finding.status != "analysed" or item.verdicts:
         return 2, -item.received_ns
     if finding.suspicious:
         return 0, -(finding.malignancy or 0)

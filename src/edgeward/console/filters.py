@@ -202,11 +202,11 @@ async def walk(
         answer = await ask(here.query(text=text, study_instance_uid=study_instance_uid))
         first = first or answer
         for item in answer.items:
-            if wish.show == "open" and wish.ordered == "priority" and (item.finding is None or item.verdicts):
-                # Undecided findings come first: here "the rest" begins, and nothing in it waits for anybody.
-                return Found([row for row, _ in rows], None, _uncounted(first))
             at = _after(here, item)
             one = view(item)
+            if wish.show == "open" and wish.ordered == "priority" and not one.open:
+                # Undecided findings come first: here "the rest" begins, and nothing in it waits for anybody.
+                return Found([row for row, _ in rows], None, _uncounted(first))
             if chosen(one, wish.show):
                 if len(rows) == PAGE:
                     return Found([row for row, _ in rows], rows[-1][1], _uncounted(first) if wish.local else first)

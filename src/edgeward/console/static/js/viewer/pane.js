@@ -4,11 +4,10 @@
 import { Frames, NoPicture, preview } from "./frames.js";
 import { Cine } from "./cine.js";
 import { Measurements } from "./measure.js";
-import { drawLesions, element, sizeText } from "./overlay.js";
+import { chips, corner, head, tell } from "./captions.js";
+import { drawLesions, element } from "./overlay.js";
 import { WHOLE, apply, same, table } from "./tone.js";
-import { number } from "./geometry.js";
-import { reasonText, t, word } from "../texts.js";
-import { localTime } from "../times.js";
+import { reasonText, t } from "../texts.js";
 
 const SETTLE_MS = 140; // a window that is still being dragged is not asked of the server
 const NARROW = 64; // below this, 8-bit pixels from a JPEG show its blocks: the server renders the window itself
@@ -62,7 +61,7 @@ export class Pane extends EventTarget {
     this.cine ??= new Cine(this.root.querySelector("[data-cine]"), this);
     this.cine.stop();
     this.cine.lay();
-    this.#head();
+    head(this);
     return this.go(this.frame);
   }
 
@@ -72,7 +71,7 @@ export class Pane extends EventTarget {
     this.data = data;
     if (!before.preview && data.preview) { this.spacing ??= data.spacing; this.spacingSource ||= data.spacingSource; this.go(data.frame); }
     this.cine.lay();
-    this.#head();
+    head(this);
     this.draw();
   }
 
@@ -105,7 +104,7 @@ export class Pane extends EventTarget {
     if (wanted !== this.frame) this.off.clear();
     this.frame = wanted;
     this.cine.tell();
-    this.#tell();
+    tell(this);
     if (this.fallback) { this.draw(); return; }
     this.root.dataset.loading = "";
     try {
@@ -157,7 +156,7 @@ export class Pane extends EventTarget {
     this.failed.delete(this.frame);
     if (!this.fallback) this.#note("");
     this.draw();
-    this.#tell();
+    tell(this);
     this.dispatchEvent(new Event("shown"));
   }
 
@@ -369,76 +368,13 @@ export class Pane extends EventTarget {
     const here = this.picture?.facts.frame === this.frame && !this.failed.has(this.frame);
     drawLesions(this.lesions, here ? this.found : null, this.shared.layers, this.off, this.spacing, label);
     this.measurements.draw(this.frame, this.spacing, this.shared.tool, label);
-    const fit = this.fitScale;
-    const corner = this.root.querySelector("[data-corner]");
-    const { center, width: span } = this.wanted;
-    const digits = this.deep && span < 10 ? 2 : 0;
-    corner.textContent = [`${Math.round((100 * scale) / (1 / devicePixelRatio))} %${Math.abs(scale - fit) < 1e-6 ? "" : " *"}`,
-      this.picture && (this.window || !this.colour) ? t("viewer.window_at", { c: number(center, digits), w: number(span, digits) }) : "", this.inverted ? t("viewer.inverted") : ""].filter(Boolean).join("   ");
-  }
-
-  // ------------------------------------ words
-
-  #head() {
-    const { data } = this;
-    const when = localTime(new Date(data.received), "full");
-    this.root.querySelector("[data-title]").textContent = [data.study || data.modality, when].filter(Boolean).join(" · ");
-    const badge = this.root.querySelector("[data-badge]");
-    badge.hidden = !data.verification;
-    badge.className = `badge-ai badge-${data.verification}`;
-    const said = data.verification === "correct" ? word("label", data.label) : "";
-    badge.textContent = data.verification ? t(`viewer.verified.${data.verification}`, { name: data.by, label: said }) : "";
-    this.root.classList.toggle("rejected", data.verification === "reject");
-    this.#tell();
-  }
-
-  /** What the AI says of the frame that is shown, or that it has not looked at it. */
-  #tell() {
-    const { data, found } = this;
-    const line = this.root.querySelector("[data-said]");
-    const parts = [];
-    if (this.frames > 1) parts.push(t("viewer.frame_of", { n: this.frame + 1, m: this.frames }) + (found?.status === "analysed" && this.frame === data.frame && data.found.length > 1 ? ` (${t("viewer.best")})` : ""));
-    if (!data.found.length) parts.push(t("viewer.waiting"));
-    else if (!found) parts.push(t("viewer.not_sampled"));
-    else if (found.status !== "analysed") parts.push(`${t("viewer.refused")}: ${reasonText(found.reason)}`);
-    else {
-      parts.push(word("label", found.label) + (found.malignancy === null ? "" : `, ${t("viewer.malignancy", { p: percent(found.malignancy) })}`));
-      parts.push(found.lesions.length ? "" : t("viewer.no_lesion"));
-      if (data.verification === "preliminary") parts.push(t("viewer.preliminary"));
-    }
-    const text = parts.filter(Boolean).join(" · ");
-    if (line.textContent !== text) line.textContent = text;
-    line.classList.toggle("said-suspicious", Boolean(found?.suspicious));
-    this.#chips();
-    this.root.querySelector("[data-scale]").textContent = this.spacing
-      ? t("viewer.spacing", { mm: number(this.spacing[1], 3), source: this.spacingSource || "—" }) : t("viewer.no_spacing");
-    this.root.querySelector("[data-model]").textContent = data.model;
-  }
-
-  #chips() {
-    const box = this.root.querySelector("[data-lesions]");
-    const lesions = this.found?.lesions ?? [];
-    const key = `${this.frame}:${lesions.length}:${[...this.off]}:${this.data.id}`;
-    if (box.dataset.key === key) return;
-    const focused = box.contains(document.activeElement) ? document.activeElement.dataset.index : null;
-    box.dataset.key = key;
-    box.replaceChildren(...lesions.map((lesion, index) => {
-      const chip = document.createElement("button");
-      chip.type = "button";
-      chip.className = "chip";
-      chip.dataset.index = String(index);
-      chip.setAttribute("aria-pressed", String(!this.off.has(index)));
-      chip.textContent = `${t("viewer.lesion", { n: index + 1 })}  ${sizeText(lesion)}  ${percent(lesion.probability)}`;
-      chip.addEventListener("click", () => this.toggleLesion(index));
-      return chip;
-    }));
-    if (focused !== null) box.querySelector(`[data-index="${focused}"]`)?.focus();
+    corner(this);
   }
 
   toggleLesion(index) {
     if (index >= (this.found?.lesions.length ?? 0)) return;
     if (!this.off.delete(index)) this.off.add(index);
-    this.#chips();
+    chips(this);
     this.draw();
   }
 
@@ -447,10 +383,4 @@ export class Pane extends EventTarget {
     const next = step > 0 ? places.find((place) => place > this.frame) : places.findLast((place) => place < this.frame);
     if (next !== undefined) this.go(next);
   }
-}
-
-function percent(p) {
-  if (!Number.isFinite(p)) return "—";
-  if (p < 0.01) return "<1 %";
-  return p > 0.99 ? ">99 %" : `${Math.round(p * 100)} %`;
 }
