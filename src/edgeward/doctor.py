@@ -74,7 +74,7 @@ def _machine() -> Iterator[Check]:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     ok = files == resource.RLIM_INFINITY or files >= 4096
     yield Check("open files", ok=ok, found=str(files), do="raise the limit: ulimit -n 20000")
-    for library in ("onnxruntime", "highdicom", "imagecodecs", "numba"):
+    for library in ("onnxruntime", "pydicom", "imagecodecs", "numba"):
         yield _imports(library)
 
 
