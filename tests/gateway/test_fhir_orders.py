@@ -158,7 +158,7 @@ async def test_the_same_order_again_is_the_same_resource_also_from_hl7(tmp_path)
         assert (first.status_code, again.status_code) == (201, 200)
         assert first.json()["id"] == again.json()["id"]
 
-        assert Hl7Orders(door.book).take(er7.parse(orm("CA", at="20990101000000")), "his", 1).outcome == "AA"
+        assert Hl7Orders(door.book).take(er7.parse(orm("CA", at="20990101000000")), "his", 4 * 10**18).outcome == "AA"
         assert (await client.get(first.headers["location"])).json()["status"] == "revoked"
 
 

@@ -21,6 +21,8 @@ from edgeward.messages import OrdersQuery
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.keys import SiteKey
 
+LATER = 4_102_444_800 * 10**9  # the year 2100: messages here are never from the future
+
 
 class Desk:
     """An order book, and messages to it."""
@@ -39,7 +41,7 @@ class Desk:
         self.open()
 
     def take(self, text):
-        return self.orders.take(er7.parse(text), "his", self.now)
+        return self.orders.take(er7.parse(text), "his", LATER)
 
     def all(self):
         return self.book.query(OrdersQuery(limit=1000)).orders
@@ -158,6 +160,16 @@ def test_a_late_older_update_changes_nothing_that_is_known(desk):
 
     order = desk.one()
     assert (order.scheduled, order.patient_name) == ("20260309100000", "Muster^Erika")
+
+
+def test_a_clock_that_is_ahead_does_not_silence_the_others(desk):
+    now = time.time_ns()
+    desk.orders.take(er7.parse(orm(at="20991231000000")), "ahead", now)
+    desk.orders.take(
+        er7.parse(orm("CA", at=time.strftime("%Y%m%d%H%M%S", time.localtime(now / 1e9 + 5)))), "his", now + 5 * 10**9
+    )
+
+    assert desk.one().status == "cancelled"
 
 
 def test_a_cancellation_that_overtakes_its_order_holds(desk):

@@ -131,7 +131,8 @@ def order_of(
         raise FhirError(
             422, "required", "the patient's identifier and name must come with the order", "ServiceRequest.subject"
         )
-    at = _moment(_table(resource.get("meta")).get("lastUpdated")) or received_ns
+    # Never later than now, or a clock that is ahead would silence all others.
+    at = min(_moment(_table(resource.get("meta")).get("lastUpdated")) or received_ns, received_ns)
     entry = Entry(
         order=order,
         issuer_of_patient_id=patient["issuer"],

@@ -375,8 +375,9 @@ def _first(*texts: str) -> str:
 
 
 def _message_time(message: Message, received_ns: int) -> int:
+    """Return when a message was written; never later than now, or a clock that is ahead would silence all others."""
     at = values.time(message.header.text(7))
-    return values.nanoseconds(at) if at else received_ns
+    return min(values.nanoseconds(at), received_ns) if at else received_ns
 
 
 def handled(orders: Hl7Orders) -> dict[str, Handler]:
