@@ -82,6 +82,7 @@ class Running:
     async def stop(self) -> None:
         self.context.stopping.set()
         await self.task
+        await self.context.bus.close()  # as the end of the process would: a later instance alone serves
 
 
 def configure(site: TestSite, *destinations: Pacs | Fhir | Hl7) -> None:

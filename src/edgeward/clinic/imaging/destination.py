@@ -125,6 +125,8 @@ class Destination:
         Returns an item's objects in the making.
     call
         Runs a ledger method off the event loop, in order.
+    look
+        The same for methods that only read, which need not wait for those that write.
     """
 
     def __init__(
@@ -134,6 +136,8 @@ class Destination:
         prepare: Callable[[DeliverRequest], Prepared],
         call: Callable[..., Awaitable[Any]],
         watcher: Watcher,
+        *,
+        look: Callable[..., Awaitable[Any]] | None = None,
     ) -> None:
         self.name = sink.name
         self.sink = sink
@@ -142,6 +146,7 @@ class Destination:
         self._ledger = ledger
         self._prepare = prepare
         self._call = call
+        self._look = look or call
         self._watcher = watcher
         self._awake = asyncio.Event()
         self._failures = 0
@@ -219,10 +224,10 @@ class Destination:
         await self._settled()  # or what was just delivered would seem to be owed
         self._taken += 1
         fresh = self._taken % OLDEST_EVERY != 0
-        return await self._call(self._due, fresh, after)  # type: ignore[no-any-return]
+        return await self._look(self._due, fresh, after)  # type: ignore[no-any-return]
 
     def _due(self, fresh: bool, after: int) -> tuple[Owed, DeliverRequest | None] | None:
-        """In the ledger's thread: what comes next, with its request."""
+        """Return what comes next, with its request. Reads the ledger."""
         owed = self._ledger.due(self.name, time.time_ns(), fresh=fresh, after=after)
         return None if owed is None else (owed, self._ledger.request(owed.item_id, owed.revision))
 
@@ -393,7 +398,7 @@ class Destination:
 
     async def _idle(self) -> None:
         """Wait for something new or due; give the connection back meanwhile."""
-        due_ns: int | None = await self._call(self._ledger.next_due_ns, self.name)
+        due_ns: int | None = await self._look(self._ledger.next_due_ns, self.name)
         wait_s = None if due_ns is None else max(0.01, (due_ns - time.time_ns()) / 1e9)
         if wait_s is None or wait_s > REST_AFTER_S:
             if await self._woken(REST_AFTER_S):

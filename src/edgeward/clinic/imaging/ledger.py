@@ -20,6 +20,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ _SETTLED = "state IN ('confirmed', 'dead')"
 NOWHERE = "none"
 """Destination of an item when none is configured: the item still comes to a visible end."""
 
+_RECENT = 32  # requests kept at hand
 _uids = msgspec.msgpack.Decoder(list[str])
 _stages = msgspec.msgpack.Decoder(list[StageTime])
 
@@ -90,10 +92,15 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA secure_delete=ON")  # a request that is done with is overwritten, not only unlinked
             prepare(self._db)
+            self._reader = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._reader.execute("PRAGMA query_only=1")
+        self._read_lock = threading.Lock()
+        self._recent: OrderedDict[tuple[str, int], DeliverRequest] = OrderedDict()
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self._lock, self._read_lock:
+            self._reader.close()
             self._db.close()
 
     # ------------------------------------ what is owed
@@ -128,6 +135,7 @@ class Ledger:
                    VALUES (?, ?, ?, ?, ?, ?, ?)""",
                 [(seq, name, study, request.deadline_ns, state, reason, now_ns) for name in destinations],
             )
+        self._remember(request)
         return True
 
     def due(self, destination: str, now_ns: int, *, fresh: bool = False, after: int = 0) -> Owed | None:
@@ -174,10 +182,25 @@ class Ledger:
 
     def request(self, item_id: str, revision: int = 0) -> DeliverRequest | None:
         """Return the request, or None if it is unknown, not needed any more, or damaged beyond reading."""
+        with self._read_lock:
+            recent = self._recent.get((item_id, revision))
+        if recent is not None:
+            return recent
         row = self._one("SELECT request FROM item WHERE item_id = ? AND revision = ?", item_id, revision)
         if row is None or row[0] is None:
             return None
         return self._opened(item_id, revision, row[0])
+
+    def _remember(self, request: DeliverRequest) -> None:
+        """Keep what just came: it is asked for at once, by every destination."""
+        with self._read_lock:
+            self._recent[request.item_id, request.revision] = request
+            while len(self._recent) > _RECENT:
+                self._recent.popitem(last=False)
+
+    def _disremember(self, item_id: str, revision: int) -> None:
+        with self._read_lock:
+            self._recent.pop((item_id, revision), None)
 
     # ------------------------------------ what happened
 
@@ -276,6 +299,7 @@ class Ledger:
                    (SELECT 1 FROM delivery WHERE seq = item.seq AND (reported = 0 OR state <> 'confirmed'))""",
                 row,
             )
+        self._disremember(report.item_id, report.revision)  # it is read again if another destination still needs it
 
     def forget(self, before_ns: int, is_there: Callable[[str], bool] | None = None) -> int:
         """Overwrite the requests of dead letters that were given up before `before_ns`, or whose object is gone.
@@ -305,6 +329,7 @@ class Ledger:
             request = self._opened(item_id, revision, sealed)
             if dead_ns < before_ns or request is None or (is_there is not None and not is_there(request.object.path)):
                 done.append((seq,))
+                self._disremember(item_id, revision)
         with self._write() as db:
             db.executemany("UPDATE item SET request = NULL WHERE seq = ?", done)
         return len(done)
@@ -415,8 +440,8 @@ class Ledger:
         return rows[0] if rows else None
 
     def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock, _explained():
-            return self._db.execute(query, values).fetchall()
+        with self._read_lock, _explained():  # not held up by a commit that waits for the disk
+            return self._reader.execute(query, values).fetchall()
 
 
 def _pack(value: Sequence[Any]) -> bytes:

@@ -99,8 +99,11 @@ class Deliver(Watcher):
         self._context = context
         self._ledger = ledger
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._readers = ThreadPoolExecutor(2, thread_name_prefix="ledger-read")
         self._workshop = Workshop(frozenset().union(*(sink.takes for sink in sinks)))
-        self._destinations = [Destination(sink, ledger, self._workshop.prepare, self._call, self) for sink in sinks]
+        self._destinations = [
+            Destination(sink, ledger, self._workshop.prepare, self._call, self, look=self._look) for sink in sinks
+        ]
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._away_warnings: dict[str, str] = {}
@@ -147,6 +150,7 @@ class Deliver(Watcher):
         await asyncio.gather(*(destination.sink.close() for destination in self._destinations))
         self._workshop.close()
         self._ledger_thread.shutdown(wait=True)
+        self._readers.shutdown(wait=True)
         self._ledger.close()
 
     # ------------------------------------ requests
@@ -184,7 +188,7 @@ class Deliver(Watcher):
         return ReportText(text=text)
 
     async def _status(self, _: Ask) -> Message:
-        tallies: dict[str, Tally] = await self._call(self._ledger.tally)
+        tallies: dict[str, Tally] = await self._look(self._ledger.tally)
         states = []
         for destination in self._destinations:
             tally = tallies.get(destination.name, Tally())
@@ -201,7 +205,7 @@ class Deliver(Watcher):
                     stored_ns=tally.stored_ns,
                 )
             )
-        return Destinations(destinations=states, dead=await self._call(self._ledger.dead_letters))
+        return Destinations(destinations=states, dead=await self._look(self._ledger.dead_letters))
 
     async def _resend(self, ask: Resend) -> Message:
         """Put dead letters back into their queues; the gateway hears when they arrive, or fail again."""
@@ -360,6 +364,9 @@ class Deliver(Watcher):
 
     async def _call(self, function: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._ledger_thread, function, *arguments)
+
+    async def _look(self, function: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, function, *arguments)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Stop the role if one of its tasks breaks: the supervisor restarts it, and the ledger knows what is owed."""
