@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -224,3 +225,28 @@ def test_a_large_journal_is_paged_by_its_indexes(tmp_path: Path) -> None:
     assert journal.worklist.devices() == [f"us{n}" for n in range(7)]
     assert time.process_time() - started < 5
     journal.close()
+
+
+def test_a_long_search_holds_up_neither_a_single_row_nor_the_work(journal: Journal) -> None:
+    searching, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def execute(self, *_: object) -> None:
+            searching.set()
+            assert go_on.wait(20)
+            raise RuntimeError("enough")
+
+    viewer, journal._db._viewer = journal._db._viewer, Slow()  # type: ignore[assignment]
+    search = threading.Thread(
+        target=lambda: pytest.raises(RuntimeError, journal.worklist.page, ItemsQuery(text="x"), 0)
+    )
+    search.start()
+    assert searching.wait(20)
+
+    assert journal.item("item1").item_id == "item1"
+    assert journal.summary("item1", 0) is not None
+    assert journal.verdict(verdict(3)) == 1
+
+    go_on.set()
+    search.join()
+    journal._db._viewer = viewer

@@ -94,7 +94,7 @@ class Catalogue:
             else:
                 raise ValueError(f"{column} cannot be searched here")
             values += allowed
-        rows = self._db.all(
+        rows = self._db.view(
             "SELECT i.item_id, i.identity, i.study_instance_uid, i.series_instance_uid, i.sop_instance_uid, "  # noqa: S608
             "i.sop_class_uid, i.transfer_syntax_uid, i.modality, i.rows, i.columns, i.frames, "
             "g.series, g.instances, g.modalities, g.classes, g.last_ns FROM ("
@@ -126,7 +126,7 @@ class Catalogue:
     def held(self, study: str, series: str = "", instance: str = "") -> list[Held]:
         """Return the objects of a study, of one series or one instance of it, series by series as they arrived."""
         where, values = _path(study, series, instance)
-        rows = self._db.all(
+        rows = self._db.view(
             "SELECT item_id, object_id, wrapped_key, size, sop_class_uid, sop_instance_uid, study_instance_uid, "  # noqa: S608
             f"series_instance_uid, transfer_syntax_uid, rows, columns, frames FROM items WHERE {_LISTED} AND {where} "
             "ORDER BY series_instance_uid, seq",
@@ -138,7 +138,7 @@ class Catalogue:
     def copies(self, sop_instance_uid: str) -> list[Held]:
         """Return every object under a SOP Instance UID that was not erased, also several with different content."""
         names = tuple(Held.__dataclass_fields__)
-        rows = self._db.all(
+        rows = self._db.view(
             f"SELECT {', '.join(names)} FROM items WHERE sop_instance_uid = ? AND wrapped_key IS NOT NULL "  # noqa: S608
             "ORDER BY seq",
             (sop_instance_uid,),

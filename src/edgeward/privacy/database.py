@@ -51,7 +51,8 @@ class _Job:
 class Database:
     """One SQLite file in WAL mode with ``synchronous = FULL``: a commit returns after it has reached the disk.
 
-    Thread-safe: one connection writes, under a lock; another reads, under its own, and is not held up by a commit.
+    Thread-safe: one connection writes, under a lock; another reads, under its own, and is not held up by a commit; a
+    third is for long queries (`view`).
     Those who want to write while a commit is on its way to the disk share the next one.
 
     Parameters
@@ -74,7 +75,7 @@ class Database:
 
     def __init__(self, path: Path, *, name: str, application_id: int, migrations: Sequence[str]) -> None:
         self.path, self._name = path, name
-        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._write_lock, self._read_lock, self._view_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._queue: list[_Job] = []
         self._queue_lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -82,8 +83,9 @@ class Database:
             self._check_is_ours(application_id, len(migrations))
             self._writer = self._connect()
             self._migrate(application_id, migrations)
-            self._reader = self._connect()
-            self._reader.execute("PRAGMA query_only = 1")
+            self._reader, self._viewer = self._connect(), self._connect()
+            for connection in (self._reader, self._viewer):
+                connection.execute("PRAGMA query_only = 1")
         except sqlite3.DatabaseError as error:
             raise DatabaseError(
                 f"{path} is not a usable {name} ({error}). Restore it from a backup, or move it away to start with an "
@@ -93,7 +95,8 @@ class Database:
 
     def close(self) -> None:
         """Close the file."""
-        with self._write_lock, self._read_lock:
+        with self._write_lock, self._read_lock, self._view_lock:
+            self._viewer.close()
             self._reader.close()
             self._writer.close()
 
@@ -148,6 +151,11 @@ class Database:
         """Return all rows of a query."""
         with self._read_lock:
             return self._reader.execute(query, values).fetchall()
+
+    def view(self, query: str, values: Row = ()) -> list[Row]:
+        """Return all rows of a query that may look at many: on a connection of its own, so that it holds up nobody."""
+        with self._view_lock:
+            return self._viewer.execute(query, values).fetchall()
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)

@@ -6,14 +6,16 @@ carry identity: they are for the console only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from edgeward.messages import DeliveryReport, Finding, ItemsQuery, ItemSummary, Verdict, decode
-from edgeward.privacy.database import Database
+from edgeward.privacy.database import Database, Row
 from edgeward.privacy.items import STATES, Identity
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.sealing import opened_identity, opened_verdict
 
+Read = Callable[[str, Row], list[Row]]
 ROWS = 500  # at most, whatever a query's limit says
 SEARCHED = 50_000  # identities that one text search opens at most, about 5 µs each
 _COLUMNS = (
@@ -56,39 +58,41 @@ class Worklist:
         tuple
             The rows, and the number of matching rows; -1 if a text search had to end before it had seen all.
         """
+        read = self._db.all if query.item_id else self._db.view  # one row does not wait for somebody's long search
         where, values = self._conditions(query, now_ns)
         order, limit, offset = _ORDER[query.order], max(0, min(query.limit, ROWS)), max(0, query.offset)
         if query.text.strip():
             names, total = self._search(query.text, where, values, order)
             page = names[offset : offset + limit]
             marks = ", ".join("?" * len(page))
-            rows = self._db.all(
+            rows = self._db.view(
                 f"SELECT {_COLUMNS} FROM items WHERE item_id IN ({marks}) ORDER BY {order}",  # noqa: S608
                 tuple(page),
             )
-            return self._summaries(rows, now_ns), total
-        rows = self._db.all(
+            return self._summaries(rows, now_ns, read), total
+        rows = read(
             f"SELECT {_COLUMNS} FROM items WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
             (*values, limit, offset),
         )
-        return self._summaries(rows, now_ns), self._total(where, values)
+        total = len(rows) if query.item_id else self._total(where, values)
+        return self._summaries(rows, now_ns, read), total
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows per state; every state is there."""
-        rows = self._db.all("SELECT state, count(*) FROM items GROUP BY state")
+        rows = self._db.view("SELECT state, count(*) FROM items GROUP BY state")
         return dict.fromkeys(STATES, 0) | {str(state): int(count) for state, count in rows}
 
     def modalities(self) -> list[str]:
         """Return the modalities that occur."""
-        return [str(value) for (value,) in self._db.all(_DISTINCT.format("modality"))]
+        return [str(value) for (value,) in self._db.view(_DISTINCT.format("modality"))]
 
     def devices(self) -> list[str]:
         """Return the devices that sent something."""
-        return [str(value) for (value,) in self._db.all(_DISTINCT.format("device"))]
+        return [str(value) for (value,) in self._db.view(_DISTINCT.format("device"))]
 
     def _total(self, where: str, values: tuple[Any, ...]) -> int:
-        row = self._db.one(f"SELECT count(*) FROM items WHERE {where}", values)  # noqa: S608 - our own conditions
-        return int(row[0]) if row else 0
+        ((count,),) = self._db.view(f"SELECT count(*) FROM items WHERE {where}", values)  # noqa: S608 - our own conditions
+        return int(count)
 
     def _conditions(self, query: ItemsQuery, now_ns: int) -> tuple[str, tuple[Any, ...]]:
         where, values = ["1 = 1"], list[Any]()
@@ -130,7 +134,7 @@ class Worklist:
         return ("study_instance_uid = ? AND patient_key = x''", [study]) if study else ("item_id = ?", [item_id])
 
     def _search(self, text: str, where: str, values: tuple[Any, ...], order: str) -> tuple[list[str], int]:
-        rows = self._db.all(
+        rows = self._db.view(
             f"SELECT item_id, identity FROM items WHERE {where} ORDER BY {order} LIMIT ?",  # noqa: S608
             (*values, SEARCHED + 1),
         )
@@ -142,17 +146,17 @@ class Worklist:
         ]
         return found, len(found) if len(rows) <= SEARCHED else -1
 
-    def _summaries(self, rows: list[tuple[Any, ...]], now_ns: int) -> list[ItemSummary]:
+    def _summaries(self, rows: list[Row], now_ns: int, read: Read) -> list[ItemSummary]:
         names = tuple(row[0] for row in rows)
         marks = ", ".join("?" * len(names))
         verdicts: dict[str, list[Verdict]] = {}
         deliveries: dict[str, list[DeliveryReport]] = {}
-        for item_id, verdict_id, sealed in self._db.all(
+        for item_id, verdict_id, sealed in read(
             f"SELECT item_id, verdict_id, verdict FROM verdicts WHERE item_id IN ({marks}) ORDER BY revision",  # noqa: S608
             names,
         ):
             verdicts.setdefault(item_id, []).append(opened_verdict(self._site_key, verdict_id, sealed))
-        for item_id, blob in self._db.all(
+        for item_id, blob in read(
             f"SELECT item_id, report FROM deliveries WHERE item_id IN ({marks}) AND report IS NOT NULL "  # noqa: S608
             "ORDER BY revision, destination",
             names,
