@@ -22,6 +22,7 @@ from tests.support.peers import require
 
 from edgeward.gateway.dimse import DimseRequest, Operation
 from edgeward.gateway.worklist import MODALITY_WORKLIST, Worklist
+from edgeward.gateway.worklist_entry import SHORTCUTS, entry_dataset
 from edgeward.gateway.worklist_keys import plain
 
 
@@ -345,6 +346,15 @@ def test_other_operations_are_not_answered_as_a_query(desk):
     assert [reply.status for reply in Worklist(desk.book).serve(request)] == [0x0211]
 
 
+def test_the_shortcuts_lead_to_what_an_entry_holds(desk):
+    desk.take(omi(steps=[("ACC1", "RP1", "1.2.3", "STEP1", "US", "US1")]))
+    [entry] = desk.book.steps()
+    whole = entry_dataset(entry)
+    for (of_step, name), value_of in SHORTCUTS.items():
+        where = whole.ScheduledProcedureStepSequence[0] if of_step else whole
+        assert str(where[name].value) == value_of(entry), name
+
+
 def test_names_are_plain_without_case_and_marks():
     assert plain("MÜLLER") == plain("muller") == "muller"
     assert plain("Ångström") == "angstrom"
@@ -424,8 +434,6 @@ def test_the_same_questions_get_the_same_answers_from_dcmtk(three, tmp_path):
     files = tmp_path / "files" / "EDGEWARD"
     files.mkdir(parents=True)
     (files / "lockfile").touch()
-    from edgeward.gateway.worklist_entry import entry_dataset
-
     for number, entry in enumerate(three.book.steps()):
         if entry.order.accession_number == "A3":
             continue  # in a character set that dcmtk's server does not compare

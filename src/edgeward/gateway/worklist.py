@@ -17,7 +17,6 @@ from collections.abc import Iterator
 
 from edgeward.gateway.dimse import DimseRequest, DimseService, Operation, Reply
 from edgeward.gateway.orders import OrderBook
-from edgeward.gateway.worklist_entry import entry_dataset
 from edgeward.gateway.worklist_keys import BadIdentifier, Question, ask
 
 MODALITY_WORKLIST = "1.2.840.10008.5.1.4.31"
@@ -59,7 +58,7 @@ class Worklist(DimseService):
             if request.cancelled():
                 yield Reply(status=CANCELLED)
                 return
-            found = question.answer(entry_dataset(entry))
+            found = question.answer(entry)
             if found is None:
                 continue
             if sent == self._most:

@@ -5,6 +5,7 @@ Pure. Not responsible for which entries are asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 from pydicom.dataset import Dataset
@@ -98,6 +99,24 @@ def _codes(code: Code) -> Sequence:
     item.CodingSchemeDesignator = code.scheme or "L"
     item.CodeMeaning = code.meaning or code.value
     return Sequence([item])
+
+
+# The attributes that most queries select by, without making a data set first: (of the step, keyword).
+SHORTCUTS: dict[tuple[bool, str], Callable[[Entry], str]] = {
+    (False, "PatientName"): lambda entry: entry.order.patient_name,
+    (False, "PatientID"): lambda entry: entry.order.patient_id,
+    (False, "PatientBirthDate"): lambda entry: entry.order.birth_date,
+    (False, "PatientSex"): lambda entry: entry.order.sex,
+    (False, "AccessionNumber"): lambda entry: entry.order.accession_number,
+    (False, "StudyInstanceUID"): lambda entry: entry.order.study_instance_uid,
+    (False, "RequestedProcedureID"): lambda entry: entry.procedure_id,
+    (True, "ScheduledStationAETitle"): lambda entry: entry.order.station_ae_title,
+    (True, "Modality"): lambda entry: entry.order.modality,
+    (True, "ScheduledProcedureStepStartDate"): lambda entry: entry.order.scheduled[:8],
+    (True, "ScheduledProcedureStepStartTime"): lambda entry: entry.order.scheduled[8:14],
+    (True, "ScheduledPerformingPhysicianName"): lambda entry: entry.performing_physician,
+    (True, "ScheduledProcedureStepID"): lambda entry: entry.step_id,
+}
 
 
 def example() -> Dataset:

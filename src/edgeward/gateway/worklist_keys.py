@@ -21,7 +21,8 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
 from edgeward.gateway.matching import wild
-from edgeward.gateway.worklist_entry import example
+from edgeward.gateway.order_entry import Entry
+from edgeward.gateway.worklist_entry import SHORTCUTS, entry_dataset, example
 
 _CHARSET = Tag(0x0008, 0x0005)
 _STEPS = Tag(0x0040, 0x0100)
@@ -33,7 +34,6 @@ _WILD = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
 _LONGEST = 1024  # characters of one key
 _MOST_KEYS = 500
 _DEEPEST = 6
-_FIRST, _LAST = "00000000", "99999999"
 
 Test = Callable[[Dataset], bool]
 
@@ -52,14 +52,18 @@ class Question:
 
     keys: Dataset = field(repr=False)
     calling: str
+    shortcuts: list[Callable[[Entry], bool]] = field(default_factory=list)
     tests: list[Test] = field(default_factory=list)
     all_supported: bool = True
 
-    def answer(self, entry: Dataset) -> Dataset | None:
+    def answer(self, entry: Entry) -> Dataset | None:
         """Return what the query asked for of an entry, or None if the entry does not match."""
-        if not all(test(entry) for test in self.tests):
+        if not all(test(entry) for test in self.shortcuts):
             return None
-        answer = _returned(self.keys, entry)
+        found = entry_dataset(entry)
+        if not all(test(found) for test in self.tests):
+            return None
+        answer = _returned(self.keys, found)
         answer.SpecificCharacterSet = "ISO_IR 192"
         for step in answer.get("ScheduledProcedureStepSequence") or ():
             self._assign(step)
@@ -122,9 +126,13 @@ def _read(keys: Dataset, question: Question, path: tuple[BaseTag, ...], depth: i
         elif path == (_STEPS,) and tag in (_DATE, _TIME):
             continue  # together, below
         elif test := _test(element):
-            question.tests.append(_within(path, tag, test))
+            shortcut = SHORTCUTS.get((bool(path), element.keyword)) if path in ((), (_STEPS,)) else None
+            if shortcut is not None:
+                question.shortcuts.append(_direct(shortcut, test, open_to_all=tag in (_STATION, _MODALITY)))
+            else:
+                question.tests.append(_within(path, tag, test))
     if path == (_STEPS,) and (moment := _moment(keys)):
-        question.tests.append(lambda entry: any(moment(step) for step in _items(entry, path)))
+        question.shortcuts.append(lambda entry: moment(entry.order.scheduled[:8], entry.order.scheduled[8:14]))
 
 
 def _model(path: tuple[BaseTag, ...]) -> Dataset | None:
@@ -137,19 +145,21 @@ def _model(path: tuple[BaseTag, ...]) -> Dataset | None:
     return level
 
 
-def _within(path: tuple[BaseTag, ...], tag: BaseTag, test: Callable[[str], bool]) -> Test:
-    open_to_all = path == (_STEPS,) and tag in (_STATION, _MODALITY)
+def _direct(
+    value_of: Callable[[Entry], str], test: Callable[[str], bool], *, open_to_all: bool
+) -> Callable[[Entry], bool]:
+    def matches(entry: Entry) -> bool:
+        value = value_of(entry)
+        return (open_to_all and not value) or test(value)
 
+    return matches
+
+
+def _within(path: tuple[BaseTag, ...], tag: BaseTag, test: Callable[[str], bool]) -> Test:
     def matches(entry: Dataset) -> bool:
-        for item in _items(entry, path):
-            values = _texts(item[tag]) if tag in item else []
-            if not values:
-                values = [""]
-            if open_to_all and values == [""]:
-                return True
-            if any(test(value) for value in values):
-                return True
-        return False
+        return any(
+            test(value) for item in _items(entry, path) for value in (_texts(item[tag]) if tag in item else []) or [""]
+        )
 
     return matches
 
@@ -231,37 +241,27 @@ def _range(text: str, vr: str) -> tuple[str, str]:
     return _padded(low, vr) if low else "", _padded(high, vr, "9") if high else "~"
 
 
-def _moment(keys: Dataset) -> Callable[[Dataset], bool] | None:
+def _moment(keys: Dataset) -> Callable[[str, str], bool] | None:
     """Return the test of the step's start (K.6-1): two ranges, of date and time, are one from moment to moment."""
     date, time = _single(keys, _DATE), _single(keys, _TIME)
     for text, longest in ((date, 17), (time, 33)):
         if text and (len(text) > longest or not set(text) <= set("0123456789-.: ")):
             raise BadIdentifier(0xA900, "the start date or time is not one")
-    tests: list[Callable[[Dataset], bool]] = []
+    if not date and not time:
+        return None
+    (first, last), (early, late) = _ends(date, "DA"), _ends(time, "TM")
     if "-" in date and "-" in time:
-        (date_low, date_high), (time_low, time_high) = _range(date, "DA"), _range(time, "TM")
-        low = (date_low or _FIRST) + (time_low or _padded("", "TM"))
-        high = (date_high if date_high != "~" else _LAST) + (time_high if time_high != "~" else _padded("", "TM", "9"))
-
-        def within(step: Dataset) -> bool:
-            start = str(step[_DATE].value or "")
-            return bool(start) and low <= start + _padded(str(step[_TIME].value or ""), "TM") <= high
-
-        return within
-    for tag, text, vr in ((_DATE, date, "DA"), (_TIME, time, "TM")):
-        if not text:
-            continue
-        low, high = _range(text, vr) if "-" in text else (_padded(text, vr), _padded(text, vr, "9"))
-        tests.append(_between(tag, vr, low, high))
-    return (lambda step: all(test(step) for test in tests)) if tests else None
+        return lambda day, at: bool(day) and first + early <= day + _padded(at, "TM") <= last + late
+    return lambda day, at: (
+        (not date or (bool(day) and first <= day <= last))
+        and (not time or (bool(at) and early <= _padded(at, "TM") <= late))
+    )
 
 
-def _between(tag: BaseTag, vr: str, low: str, high: str) -> Callable[[Dataset], bool]:
-    def within(step: Dataset) -> bool:
-        value = str(step[tag].value or "")
-        return bool(value) and low <= _padded(value, vr) <= high
-
-    return within
+def _ends(text: str, vr: str) -> tuple[str, str]:
+    """Return the first and last value that a date or time key takes in."""
+    low, high = _range(text, vr) if "-" in text else (_padded(text, vr), _padded(text, vr, "9"))
+    return low or _padded("", vr), high if high != "~" else _padded("", vr, "9")
 
 
 # ---------------------------------------- the answer
