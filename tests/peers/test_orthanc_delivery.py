@@ -20,8 +20,10 @@ from tests.support.peers import require
 from edgeward.clinic.imaging.capture import build_capture
 from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.pacs import PacsSink
+from edgeward.clinic.imaging.presentation import build_presentation
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.report_text import as_text, walk
+from edgeward.clinic.imaging.segmentation import build_segmentation
 from edgeward.clinic.imaging.sink import Result
 from edgeward.messages import Finding
 
@@ -32,6 +34,8 @@ def results(image: Dataset, finding: Finding) -> list[Result]:
     source = read_source(image, finding)
     return [
         Result("sr", build_report(finding, source, UTC)),
+        Result("seg", build_segmentation(finding, source, UTC)),
+        Result("gsps", build_presentation(finding, source, UTC)),
         Result("capture", build_capture(finding, source, pixels_of(image), UTC)),
     ]
 
@@ -44,15 +48,16 @@ def contour_of(report: Dataset) -> np.ndarray:
 async def test_report_and_capture_come_back_as_they_were_sent(orthanc: Orthanc):
     image = breast_image(rows=480, columns=640, PatientName="Müller^Erika")
     finding = finding_for(image)
-    report, capture = results(image, finding)
+    report, segmentation, presentation, capture = results(image, finding)
     sink = PacsSink(orthanc.pacs(), "EDGEWARD")
 
-    await sink.send(report)
-    await sink.send(capture)
+    for result in (report, segmentation, presentation, capture):
+        await sink.send(result)
     await sink.close()
 
     held = orthanc.by_uid()
-    assert set(held) == {report.uid, capture.uid}
+    assert set(held) == {report.uid, segmentation.uid, presentation.uid, capture.uid}
+    assert held[segmentation.uid].PixelData == segmentation.dataset.PixelData
     back = held[report.uid]
     assert back.SOPClassUID == ComprehensiveSRStorage
     assert as_text(back) == as_text(report.dataset)
@@ -74,10 +79,10 @@ async def test_the_results_lie_in_the_study_of_the_image(orthanc: Orthanc):
 
     objects = orthanc.objects()
 
-    assert len(objects) == 3
+    assert len(objects) == 5
     assert {o.StudyInstanceUID for o in objects} == {image.StudyInstanceUID}
     assert {o.PatientID for o in objects} == {image.PatientID}
-    assert len({o.SeriesInstanceUID for o in objects}) == 3
+    assert len({o.SeriesInstanceUID for o in objects}) == 5
 
 
 async def test_sending_again_leaves_one_object(orthanc: Orthanc):
@@ -89,12 +94,12 @@ async def test_sending_again_leaves_one_object(orthanc: Orthanc):
             await sink.send(result)
     await sink.close()
 
-    assert len(orthanc.identifiers()) == 2
+    assert len(orthanc.identifiers()) == 4
 
 
 async def test_dsrdump_reads_the_report(orthanc: Orthanc, tmp_path):
     image = breast_image()
-    report, _ = results(image, finding_for(image))
+    report, *_ = results(image, finding_for(image))
     sink = PacsSink(orthanc.pacs(), "EDGEWARD")
     await sink.send(report)
     await sink.close()
@@ -160,7 +165,7 @@ async def test_killed_again_and_again_deliver_brings_everything_exactly_once_in_
     told = {r.item_id: set(r.sop_instance_uids) for r in gateway.reports}
     assert all(r.state == "delivered" for r in gateway.reports)
     assert set(orthanc.by_uid()) == set().union(*told.values())
-    assert len(orthanc.identifiers()) == 2 * len(requests)
+    assert len(orthanc.identifiers()) == 4 * len(requests)
 
 
 async def test_what_orthanc_stores_is_what_the_gateway_is_told(bus_site, orthanc: Orthanc):
