@@ -162,16 +162,18 @@ class Attacker:
         outcome, answers = Outcome(case, "closed"), Deaf() if case.deaf else self._dialect()
         try:
             raw = self._connect(case)
-        except OSError:
+        except OSError as error:
             outcome.how = "refused"
+            outcome.fault = f"no connection ({error})" if case.expect else ""
             return outcome
         line = raw
         try:
             if case.tls:
                 try:
                     line = self._context(case.tls).wrap_socket(raw)
-                except (OSError, ValueError):
+                except (OSError, ValueError) as error:
                     outcome.how = "handshake"
+                    outcome.fault = f"no TLS connection ({error})" if case.expect else ""
                     return outcome
             broken = self._talk(case, line, answers)
             outcome.how = self._finish(case, line, answers, broken=broken)
@@ -314,6 +316,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
         "facts": Counter(fact for outcome in outcomes for fact in outcome.facts.get("met", ())),
         "examples": {fact: outcome.case.number for outcome in outcomes for fact in outcome.facts.get("met", ())},
         "stored": [uid for outcome in outcomes for uid in outcome.facts.get("stored", ())],
+        "kept": sum(len(outcome.case.expect) for outcome in outcomes if not outcome.fault),
         "unsure": [outcome.case.number for outcome in outcomes if not outcome.sure],
         "faults": [[outcome.fault, outcome.case.to_json()] for outcome in outcomes if outcome.fault],
     }

@@ -33,8 +33,10 @@ def send(target: Target, door: str, seed: int, number: int) -> list[dict[str, An
     title = (target.settings["good_title"] if door == "tls" else target.settings["good_legacy"]).encode()
     rows: list[dict[str, Any]] = []
     began, answers, trouble = time.monotonic(), words.Answers(), ""
-    line = socket.create_connection((target.host, target.ports[door]), timeout=PATIENCE_S)
+    line = socket.socket()
     try:
+        line.settimeout(PATIENCE_S)
+        line.connect((target.host, target.ports[door]))
         if door == "tls":
             line = target.context("good").wrap_socket(line)
 

@@ -50,9 +50,9 @@ CONTEXTS: dict[int, tuple[str, tuple[str, ...]]] = {
     9: (CT, (BIG,)),
     11: (US, (DEFLATED,)),
     13: (US, (RLE,)),
-    15: (WORKLIST, (IMPLICIT, EXPLICIT)),
-    17: (PERFORMED, (IMPLICIT, EXPLICIT)),
-    19: (COMMITMENT, (IMPLICIT, EXPLICIT)),
+    15: (WORKLIST, (IMPLICIT,)),
+    17: (PERFORMED, (IMPLICIT,)),
+    19: (COMMITMENT, (IMPLICIT,)),
     21: (FIND, (EXPLICIT,)),
     23: ("1.2.3.4.5", (EXPLICIT,)),
 }

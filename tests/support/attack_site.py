@@ -63,6 +63,8 @@ class Siege:
         What the well-behaved device was told, per UID.
     unsure
         Numbers of cases that ended before the door had its say.
+    kept
+        How many things that had to be acknowledged were.
     """
 
     site: TestSite
@@ -79,6 +81,7 @@ class Siege:
     vitals: list[Vitals] = field(default_factory=list)
     saved: list[Path] = field(default_factory=list)
     associations: int = 0
+    kept: int = 0
     _devices: int = 0
 
     # ------------------------------------------------------------ processes
@@ -156,6 +159,7 @@ class Siege:
             self.examples.update(result["examples"])
             self.stored.update(result["stored"])
             self.unsure.update(result["unsure"])
+            self.kept += result["kept"]
             for fault, case in result["faults"]:
                 wrong.append(f"case {case['number']} ({case['kind']}): {fault}; saved as {self.save([case], fault)}")
         if not self.alive:
@@ -242,24 +246,29 @@ class Siege:
         wrong += [f"a patient's name is in clear in {name}" for name in clear]
         return wrong
 
+    def orders(self) -> int:
+        """How many procedure steps the order book holds."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.site.home.db('orders')}?mode=ro", uri=True)) as db:
+            return int(db.execute("SELECT count(*) FROM steps").fetchone()[0])
+
     # ------------------------------------------------------------ the smallest attack
 
-    async def harms(self, cases: list[Case]) -> bool:
+    async def harms(self, cases: list[Case], source: str = "tests.support.attack_dicom") -> bool:
         """Whether these cases kill a fresh gateway process or leave a traceback."""
         await self.end_gateway()
         self.log.write_bytes(b"")
         await self.start_gateway()
-        worker = await self._worker("tests.support.attack_dicom", 4)
+        worker = await self._worker(source, 4)
         await _ask(worker, {"cases": [case.to_json() for case in cases]})
         await asyncio.sleep(0.3)
         return not self.alive or b"Traceback" in self.log.read_bytes()
 
-    async def smallest(self, cases: list[Case]) -> list[Case]:
+    async def smallest(self, cases: list[Case], source: str = "tests.support.attack_dicom") -> list[Case]:
         """Halve `cases` as long as one half alone does the harm, then cut the bytes of what is left."""
         while len(cases) > 1:
             half = len(cases) // 2
             for part in (cases[:half], cases[half:]):
-                if await self.harms(part):
+                if await self.harms(part, source):
                     cases = part
                     break
             else:
@@ -272,7 +281,7 @@ class Siege:
                     shorter = Case.from_json(
                         {**case.to_json(), "steps": Case(**{**_fields(case), "steps": steps}).to_json()["steps"]}
                     )
-                    if await self.harms([shorter]):
+                    if await self.harms([shorter], source):
                         case = shorter
                         break
             else:
@@ -315,11 +324,17 @@ async def besieged(path: Path, **dicom: object) -> AsyncIterator[Siege]:
         for n in range(1, LEGACY + 1)
     ]
     limits = {"max_associations": 400, "max_object_mb": 4, "idle_timeout_s": 4.0, "pdu_timeout_s": 3.0}
-    async with running_bus(
-        path / "home", dicom={"legacy": legacy, **limits, **dicom}, vault={"min_free_mb": 0}
-    ) as site:
+    hl7 = {"legacy": [{"name": one["name"], "address": one["address"]} for one in legacy[1:]], "max_connections": 400}
+    sections: dict[str, dict[str, object]] = {
+        "dicom": {"legacy": legacy, **limits, **dicom},
+        "vault": {"min_free_mb": 0},
+        "mllp": hl7,
+        "web": {"max_body_mb": 4},
+    }
+    async with running_bus(path / "home", **sections) as site:
         folders = {"good": site.enrol("good", "ultrasound", "GOOD")}
         folders |= {f"evil{n}": site.enrol(f"evil{n}", "ultrasound", f"EVIL{n}") for n in range(1, EVIL + 1)}
+        folders |= {f"emr{n}": site.enrol(f"emr{n}", "emr") for n in range(1, EVIL + 1)}
         elsewhere = TestSite(*new_home(path / "elsewhere"))
         folders["stranger"] = elsewhere.enrol("evil1", "ultrasound", "EVIL1")
         settings = site.settings
@@ -328,11 +343,13 @@ async def besieged(path: Path, **dicom: object) -> AsyncIterator[Siege]:
                 "tls": settings.dicom.port,
                 "plain": settings.dicom.legacy_port,
                 "mllp": settings.mllp.port,
+                "mllp-plain": settings.mllp.legacy_port,
                 "web": settings.web.port,
             },
             {name: str(folder) for name, folder in folders.items()},
             settings={
                 "certificates": [f"evil{n}" for n in range(1, EVIL + 1)],
+                "emr": [f"emr{n}" for n in range(1, EVIL + 1)],
                 "titles": {f"evil{n}": f"EVIL{n}" for n in range(1, EVIL + 1)},
                 "legacy": [[one["ae_title"], one["address"]] for one in legacy[1:]],
                 "good_title": "GOOD",
