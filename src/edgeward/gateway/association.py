@@ -21,7 +21,7 @@ from edgeward.gateway.admission import Peer, Refusal, Rejection
 from edgeward.gateway.command import Command
 from edgeward.gateway.conversation import Conversation
 from edgeward.gateway.dimse import DimseService, Operation
-from edgeward.gateway.negotiation import APPLICATION_CONTEXT, Context, Request, Unacceptable
+from edgeward.gateway.negotiation import APPLICATION_CONTEXT, Context, Unacceptable, read_request
 from edgeward.gateway.reception import NOWHERE, Arrival
 from edgeward.gateway.wire import Broken, Ended, Gone, Interrupted, TooSlow, Wire
 
@@ -165,7 +165,7 @@ class Association:
         pdu[:6] = head
         if length:
             self.wire.read(memoryview(pdu)[6:], self.host.pdu_timeout_s)
-        request = Request(pdu)
+        request = read_request(pdu)
         try:
             if not request.protocol_version & 1:
                 raise Refusal(_NO_PROTOCOL_VERSION, self.who, "it speaks another version of the DICOM protocol", "")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -50,6 +51,7 @@ _SERVICE_SYNTAXES = [
 _STANDARD, _STANDARD_OBJECTS = "1.2.840.10008.", "1.2.840.10008.5.1.4."
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _ACCEPTED, _NO_ROLE = 0x00, 0x01
+_REMEMBERED_BYTES = 1 << 15
 
 
 class Unacceptable(ValueError):
@@ -81,6 +83,7 @@ class Request:
     def __init__(self, pdu: bytes | bytearray) -> None:
         if len(pdu) < 74:
             raise Unacceptable("an A-ASSOCIATE-RQ that is too short")
+        self._answers: dict[tuple[tuple[str, ...], int], tuple[bytes, dict[int, Context]]] = {}
         (self.protocol_version,) = struct.unpack_from(">H", pdu, 6)
         try:
             decoded = A_ASSOCIATE_RQ()
@@ -106,14 +109,21 @@ class Request:
         max_length
             The longest P-DATA-TF the peer may send.
         """
+        key = (tuple(services), max_length)
+        if key not in self._answers:
+            self._answers[key] = self._negotiate(*key)
+        return self._answers[key]
+
+    def _negotiate(self, services: tuple[str, ...], max_length: int) -> tuple[bytes, dict[int, Context]]:
         offered = {str(uid) for uid in services} | {str(Verification)}
         roles = {
             item.sop_class_uid: (item.scu_role, item.scp_role)
             for item in self._primitive.user_information
             if isinstance(item, SCP_SCU_RoleSelectionNegotiation)
         }
-        storage = [one for one in self._proposed if str(one.abstract_syntax) not in offered and _is_storage(one)]
-        others = [one for one in self._proposed if one not in storage]
+        storage, others = list[PresentationContext](), list[PresentationContext]()
+        for one in self._proposed:
+            (storage if str(one.abstract_syntax) not in offered and _is_storage(one) else others).append(one)
         asked = dict(roles)
         ours = [build_context(uid, _SERVICE_SYNTAXES) for uid in sorted(offered)]
         results, _ = negotiate_as_acceptor(others, ours)
@@ -147,6 +157,16 @@ class Request:
         answer.presentation_context_definition_results_list = results
         answer.user_information = [length, implementation, version, *roles]
         return bytes(A_ASSOCIATE_AC(answer).encode())
+
+
+def read_request(pdu: bytes | bytearray) -> Request:
+    """Return an A-ASSOCIATE-RQ; see `Request`. Devices send the same one every time: the last few are remembered."""
+    return _remembered(bytes(pdu)) if len(pdu) <= _REMEMBERED_BYTES else Request(pdu)
+
+
+@lru_cache(maxsize=64)
+def _remembered(pdu: bytes) -> Request:
+    return Request(pdu)
 
 
 def _is_storage(context: PresentationContext) -> bool:
