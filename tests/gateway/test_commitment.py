@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -253,6 +255,32 @@ def test_over_tls_the_result_goes_only_to_the_device_that_asked(tmp_path, monkey
         results.status = 0
         with listening(results, port, tls=context("us-1")):
             assert door.commitment.tell_once() == 1
+
+
+async def test_a_modality_that_does_not_answer_holds_up_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(commitment, "_BACKOFF_S", (0.0, 0.0))
+    monkeypatch.setattr(commitment, "_LOOK_S", 0.05)
+    port, results = free_port(), Results()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        modality = [
+            {"ae_title": "MUTE", "host": "127.0.0.1", "port": mute.getsockname()[1]},
+            {"ae_title": "US1", "host": "127.0.0.1", "port": port},
+        ]
+        with open_workflow(tmp_path, dicom={"port": 0, "modality": modality}) as door:
+            for device, ae_title in (("mute", "MUTE"), ("us-1", "US1")):
+                request_of = DimseRequest(
+                    operation=Operation.N_ACTION, sop_class_uid=STORAGE_COMMITMENT, sop_instance_uid=WELL_KNOWN_INSTANCE,
+                    action_type=1, dataset=asked(("1.2", "1.3")), device_id=device, calling_ae_title=ae_title, address="",
+                )  # fmt: skip
+                [reply] = door.commitment.serve(request_of)
+                reply.event.answered(None)
+            telling = asyncio.create_task(door.commitment.keep_telling())
+            with listening(results, port):
+                async with asyncio.timeout(8):  # well below what the mute one is given
+                    while not results.told:
+                        await asyncio.sleep(0.02)
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
 
 
 def test_without_an_address_people_are_told_what_to_do_and_after_a_day_it_ends(door, monkeypatch):

@@ -178,10 +178,11 @@ def test_a_step_for_any_station_carries_the_station_and_modality_that_asked(desk
     assert desk.one().modality == "", "what is told to one modality is not kept"
 
 
-def test_an_empty_sequence_asks_for_all_of_it_and_a_code_sequence_is_filled(desk):
+@pytest.mark.parametrize("empty", [Sequence(), Sequence([Dataset()])])
+def test_an_empty_sequence_asks_for_all_of_it_and_a_code_sequence_is_filled(desk, empty):
     desk.take(omi(steps=[("ACC1", "RP1", "1.2.3", "STEP1", "US", "")]))
     identifier = query(RequestedProcedureCodeSequence=Sequence())
-    identifier.ScheduledProcedureStepSequence = Sequence()
+    identifier.ScheduledProcedureStepSequence = empty
 
     [reply, _] = find(desk, identifier, calling="US5")
 

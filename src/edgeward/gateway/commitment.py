@@ -16,6 +16,7 @@ import random
 import re
 import sqlite3
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -55,6 +56,7 @@ ALL_COMMITTED, SOME_FAILED = 1, 2  # Event Type ID (PS3.4, J.3.3.1.1)
 _GIVE_UP_NS = 24 * 3600 * 10**9
 _BACKOFF_S = (2.0, 600.0)
 _LOOK_S = 1.0
+_AT_ONCE = 8  # modalities that are called at one time
 _MOST = 50_000  # instances of one transaction
 _PIECE = 1 << 20
 _UID = re.compile(r"^(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))*$")
@@ -181,29 +183,53 @@ class Commitment(DimseService):
     # ------------------------------------------------------------ telling the result
 
     async def keep_telling(self) -> None:
-        """Tell, until cancelled, the results that no modality has answered yet."""
+        """Tell, until cancelled, the results that no modality has answered yet; each modality in a thread of its own.
+
+        The threads do not hold up the end of the process: what they are at is told again after the next start.
+        """
+        under_way: dict[str, threading.Thread] = {}
         while True:
             await asyncio.sleep(_LOOK_S)
+            under_way = {ae_title: thread for ae_title, thread in under_way.items() if thread.is_alive()}
             try:
-                await asyncio.to_thread(self.tell_once)
+                waiting = await asyncio.to_thread(self._waiting)
             except DatabaseError as error:
                 _log.warning("telling storage commitments is set back: %s", error)
+                continue
+            for ae_title in sorted(waiting - under_way.keys())[: _AT_ONCE - len(under_way)]:
+                under_way[ae_title] = thread = threading.Thread(target=self.tell_once, args=(ae_title,), daemon=True)
+                thread.start()
 
-    def tell_once(self) -> int:
-        """Try once to tell each result that is due; return how many were answered."""
+    def tell_once(self, ae_title: str = "") -> int:
+        """Try once to tell each result that is due, of one modality or of all; return how many were answered."""
         told = 0
-        for device, transaction, ae_title, created_ns, attempts in self._book.db.all(
+        for device, transaction, modality, created_ns, attempts in self._book.db.all(
             "SELECT device, transaction_uid, ae_title, created_ns, attempts FROM commitments WHERE state = 'pending' "
-            "ORDER BY created_ns LIMIT 1000"
+            "AND ? IN ('', ae_title) ORDER BY created_ns LIMIT 1000",
+            (ae_title,),
         ):
             key = (str(device), str(transaction))
             if key in self._on_their_association:
                 continue
-            if self._clock() - created_ns > _GIVE_UP_NS:
-                self._give_up(key, str(ae_title))
-            elif time.monotonic() >= self._not_before.get(key, 0.0):
-                told += self._tell(key, str(ae_title), int(attempts))
+            try:
+                if self._clock() - created_ns > _GIVE_UP_NS:
+                    self._give_up(key, str(modality))
+                elif time.monotonic() >= self._not_before.get(key, 0.0):
+                    told += self._tell(key, str(modality), int(attempts))
+            except DatabaseError as error:
+                _log.warning("telling a storage commitment is set back: %s", error)
         return told
+
+    def _waiting(self) -> set[str]:
+        """Return the AE titles of modalities for which a result waits that is due."""
+        now = time.monotonic()
+        rows = self._book.db.all("SELECT device, transaction_uid, ae_title FROM commitments WHERE state = 'pending'")
+        keys = ((str(device), str(transaction), str(ae_title)) for device, transaction, ae_title in rows)
+        return {
+            ae_title
+            for *key, ae_title in keys
+            if tuple(key) not in self._on_their_association and now >= self._not_before.get((key[0], key[1]), 0.0)
+        }
 
     def _tell(self, key: tuple[str, str], ae_title: str, attempts: int) -> bool:
         modality = next((one for one in self._settings.modality if one.ae_title.strip() == ae_title), None)
@@ -226,7 +252,7 @@ class Commitment(DimseService):
             return False
         try:
             status = self._report(key[0], modality, int(row[0]), _decoded(bytes(row[1])))
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever the library makes of what a modality says: it is told again later
             _log.info("a storage commitment result could not be told yet: %s", type(error).__name__)
             status = None
         if status == SUCCESS:

@@ -275,10 +275,10 @@ def _returned(keys: Dataset, entry: Dataset) -> Dataset:
             continue
         if tag not in entry:
             answer.add(DataElement(tag, element.VR, Sequence() if element.VR == "SQ" else None))
-        elif element.VR == "SQ" and element.value:
+        elif element.VR == "SQ" and element.value and len(element.value[0]):
             items = [_returned(element.value[0], item) for item in entry[tag].value or ()]
             answer.add(DataElement(tag, "SQ", Sequence(items)))
-        elif element.VR == "SQ":  # without items it asks for all of it
+        elif element.VR == "SQ":  # without an item, or with an empty one, it asks for all of it
             answer.add(deepcopy(entry[tag]))
         else:
             answer.add(DataElement(tag, entry[tag].VR, entry[tag].value))
