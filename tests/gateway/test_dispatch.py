@@ -364,6 +364,9 @@ async def test_an_engine_that_dies_with_an_item_is_noticed_and_the_item_analysed
         item = work.admit()
         work.dispatcher.admitted(item, True)
         await work.state(item, "dispatched")
+        async with asyncio.timeout(15):
+            while not work.engine.asked:
+                await asyncio.sleep(0.01)
 
         await work.engine.die_and_return()
 
@@ -483,6 +486,7 @@ async def test_one_destination_that_refuses_makes_the_item_failed_with_its_name(
 async def test_a_report_on_an_unknown_item_is_refused(bus_site: TestSite) -> None:
     async with working(bus_site, answer_done) as work:
         await work.dispatcher.start()
+        await work.context.bus.flush()
         assert isinstance(await work.report("nobody"), Refused)
 
 

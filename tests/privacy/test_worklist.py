@@ -237,9 +237,12 @@ def test_a_long_search_holds_up_neither_a_single_row_nor_the_work(journal: Journ
             raise RuntimeError("enough")
 
     viewer, journal._db._viewer = journal._db._viewer, Slow()  # type: ignore[assignment]
-    search = threading.Thread(
-        target=lambda: pytest.raises(RuntimeError, journal.worklist.page, ItemsQuery(text="x"), 0)
-    )
+
+    def look() -> None:
+        with pytest.raises(RuntimeError, match="enough"):
+            journal.worklist.page(ItemsQuery(text="x"), 0)
+
+    search = threading.Thread(target=look)
     search.start()
     assert searching.wait(20)
 

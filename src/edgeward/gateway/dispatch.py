@@ -241,9 +241,6 @@ class Dispatcher:
         self._spawn(self._tell(item.item_id, found=True))
 
     async def _fail(self, item: Item, reason: str) -> None:
-        await self._durably(lambda: self._journal.failed(item.item_id, reason))
-        self._stats.count("failed")
-        _log.warning("failed: %s", reason)
         self._quarantine.note(
             "engine",
             item.device,
@@ -251,6 +248,9 @@ class Dispatcher:
             "see the item in the worklist",
             item.item_id,
         )
+        await self._durably(lambda: self._journal.failed(item.item_id, reason))
+        self._stats.count("failed")
+        _log.warning("failed: %s", reason)
         await self._tell(item.item_id)
 
     async def _close(self, item_id: str, reason: str) -> None:
