@@ -197,8 +197,14 @@ class Commitment(DimseService):
                 _log.warning("telling storage commitments is set back: %s", error)
                 continue
             for ae_title in sorted(waiting - under_way.keys())[: _AT_ONCE - len(under_way)]:
-                under_way[ae_title] = thread = threading.Thread(target=self.tell_once, args=(ae_title,), daemon=True)
+                under_way[ae_title] = thread = threading.Thread(target=self._call, args=(ae_title,), daemon=True)
                 thread.start()
+
+    def _call(self, ae_title: str) -> None:
+        try:
+            self.tell_once(ae_title)
+        except Exception as error:  # the order book is closed under it when the gateway stops
+            _log.info("calling a modality ended: %s", type(error).__name__)
 
     def tell_once(self, ae_title: str = "") -> int:
         """Try once to tell each result that is due, of one modality or of all; return how many were answered."""
