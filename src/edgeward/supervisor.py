@@ -38,6 +38,7 @@ RESTARTS = 5  # this many within RESTART_WINDOW_S, then degraded
 RESTART_WINDOW_S = 60.0
 DEGRADED_RETRY_S = 30.0
 SILENT_S = 15.0  # a role without heartbeat for this long hangs and is killed
+FIRST_WORD_S = 90.0  # before its first heartbeat a role loads its libraries, which takes long on a busy machine
 STOP_S = 6.0
 
 _log = logging.getLogger("edgeward.supervisor")
@@ -58,6 +59,7 @@ class Child:
     restarts: int = 0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS))
     heard: float = 0.0
+    spoke: bool = False  # since it was started
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     role_state: RoleState | None = None
 
@@ -308,7 +310,7 @@ class Supervisor:
             preexec_fn=die_with_parent,  # from its first moment on, before it can do so itself
             limit=1 << 20,
         )
-        child.heard = self._loop.time()
+        child.heard, child.spoke = self._loop.time(), False
         child.state = "running"
         assert child.process.stderr is not None
         self._watchers.append(self._loop.create_task(self._collect(child.name, child.process.stderr)))
@@ -380,7 +382,7 @@ class Supervisor:
         child = self.children.get(state.role)
         if child is None or child.process is None or child.process.pid != state.pid:
             return
-        child.heard = self._loop.time()
+        child.heard, child.spoke = self._loop.time(), True
         child.role_state = state
         if state.status == "ready":
             child.ready.set()
@@ -402,7 +404,7 @@ class Supervisor:
                     continue
                 if paused or not self._bus.connected:
                     child.heard = now
-                elif now - child.heard > SILENT_S:
+                elif now - child.heard > (SILENT_S if child.spoke else FIRST_WORD_S):
                     _log.error("%s has been silent for %.0f s and is killed", child.name, now - child.heard)
                     child.heard = now
                     with contextlib.suppress(ProcessLookupError):

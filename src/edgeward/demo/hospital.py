@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from edgeward.bus.ports import free_port
 from edgeward.bus.process import die_with_parent
@@ -27,7 +28,9 @@ from edgeward.privacy.setup import initialise, initialised
 ULTRASOUND = "ultrasound-1"
 ULTRASOUND_AE = "US1"
 PACS_AE = "SIMPACS"
+EMR = "emr-1"
 STOP_S = 5.0
+FOLDERS = ("ward", "modalities", "systems")  # of enrolments
 
 _SETTINGS = """\
 # A site made by `edgeward demo`. All ports are chosen free at every start.
@@ -58,12 +61,31 @@ port = {pacs_port}
 ae_title = "{pacs_ae}"
 """
 
+_EMR_SETTINGS = """\
 
-def prepare(home: Home, beds: int) -> Settings:
-    """Make the site if `home` holds none, enrol what is missing, and return its settings."""
+[[fhir]]
+name = "emr-fhir"
+url = "http://127.0.0.1:{fhir_port}/fhir"
+
+[[hl7]]
+name = "emr-hl7"
+host = "127.0.0.1"
+port = {hl7_port}
+"""
+
+
+def prepare(home: Home, beds: int, *, emr: bool = False) -> Settings:
+    """Make the site if `home` holds none, enrol what is missing, and return its settings.
+
+    With `emr`, a new site sends its results to the simulated EMR as well as to the PACS.
+    """
     if not initialised(home):
         home.create()
-        text = _SETTINGS.format(pacs_port=free_port(), pacs_ae=PACS_AE)
+        pacs = free_port()
+        text = _SETTINGS.format(pacs_port=pacs, pacs_ae=PACS_AE)
+        if emr:
+            fhir = free_port(avoid={pacs})
+            text += _EMR_SETTINGS.format(fhir_port=fhir, hl7_port=free_port(avoid={pacs, fhir}))
         write_private(home.settings_file, text.encode())
         initialise(home, load(home.root))
     settings = load(home.root)
@@ -96,12 +118,16 @@ def prepare(home: Home, beds: int) -> Settings:
             addresses=addresses,
             ae_title=ULTRASOUND_AE,
         )
+    if settings.fhir and EMR not in known:
+        identity.enrol(
+            home, settings.site.name, [EMR], kind="emr", out=home.root / "systems", addresses=addresses, label="EMR"
+        )
     return settings
 
 
 def tell_ports(home: Home, ports: dict[str, int]) -> None:
     """Write the ports of this start into the devices' enrolment, as an engineer would set them on each device."""
-    for path in [*(home.root / "ward").glob("*/device.json"), *(home.root / "modalities").glob("*/device.json")]:
+    for path in (path for folder in FOLDERS for path in (home.root / folder).glob("*/device.json")):
         card = read_json(path)
         card["mqtt"]["port"] = ports["mqtt"]
         for door in ("dicom", "mllp", "web"):
@@ -177,8 +203,25 @@ class Hospital:
             str(self.folder / "pacs.json"),
         )
 
+    async def emr(self, every_s: float) -> Simulator:
+        """Start the EMR: it orders an examination every so often, and takes results by HL7 and FHIR."""
+        return await self.start(
+            "emr",
+            "edgeward.device.emr",
+            "--enrolment",
+            str(self.home.root / "systems" / EMR),
+            "--every",
+            f"{every_s:g}",
+            "--mllp-port",
+            str(self.settings.hl7[0].port),
+            "--http-port",
+            str(urlsplit(self.settings.fhir[0].url).port),
+            "--json",
+            str(self.folder / "emr.json"),
+        )
+
     async def ultrasound(self, rate: float, images: str) -> Simulator:
-        """Start the ultrasound machine."""
+        """Start the ultrasound machine, which works from the worklist."""
         more = ["--images", images] if images else []
         return await self.start(
             "ultrasound",
@@ -189,6 +232,7 @@ class Hospital:
             f"{rate:g}",
             "--state",
             str(self.folder / "ultrasound.jsonl"),
+            "--workflow",
             "--json",
             *more,
         )

@@ -25,6 +25,7 @@ from edgeward.home import Home
 from edgeward.privacy.identity import client_context
 from edgeward.supervisor import Supervisor, announce_site, only_one
 
+EXAMINATION = 4  # images of one patient, so an order for every so many
 READY_S = 90.0
 DRAIN_S = 20.0
 
@@ -64,7 +65,7 @@ async def _show(arguments: argparse.Namespace, home: Home, began: float) -> int:
         print(f"{time.time() - began:7.1f} s  {text}", file=out, flush=True)
 
     print(f"Edgeward {__version__}: a hospital with simulated devices. Not a medical device.", file=out, flush=True)
-    settings = hospital.prepare(home, arguments.beds)
+    settings = hospital.prepare(home, arguments.beds, emr=True)
     settings.console.port = free_port(preferred=arguments.port)
     log.configure("supervisor", "ERROR")
     tell(f"site in {home.root}, {arguments.beds} wearables and an ultrasound machine enrolled")
@@ -77,6 +78,8 @@ async def _show(arguments: argparse.Namespace, home: Home, began: float) -> int:
             await supervisor.start()
             tell("bus up, roles starting")
             hospital.tell_ports(home, supervisor.ports())
+            if arguments.images_per_s and settings.fhir and settings.hl7:
+                await simulated.emr(EXAMINATION / arguments.images_per_s)
             bus = await open_bus("operator", home, supervisor.settings, client_context(home, "operator"))
             await account.listen(bus)
             # Both wait for the gateway, which admits them; what comes before an engine is ready waits in the journal.
