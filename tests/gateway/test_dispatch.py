@@ -486,7 +486,6 @@ async def test_one_destination_that_refuses_makes_the_item_failed_with_its_name(
 async def test_a_report_on_an_unknown_item_is_refused(bus_site: TestSite) -> None:
     async with working(bus_site, answer_done) as work:
         await work.dispatcher.start()
-        await work.context.bus.flush()
         assert isinstance(await work.report("nobody"), Refused)
 
 

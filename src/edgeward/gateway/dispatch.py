@@ -85,6 +85,7 @@ class Dispatcher:
         """Take up every open row, then drive."""
         await self._engines.start()
         await self._bus.serve(subjects.GATEWAY_DELIVERY, DeliveryReport, self._reported, subjects.GATEWAYS)
+        await self._bus.flush()  # from here on no heartbeat and no report goes past us
         await self._redrive()
         analysing = [self._work(self._to_analyse, self._analyse) for _ in range(self._context.settings.engine.queue)]
         handing = [self._work(self._to_hand_over, self._hand_over) for _ in range(_HAND_OVERS)]
