@@ -114,9 +114,7 @@ class Receiver:
         self.port = _free_port()
         self.log = (folder / "log.txt").open("ab")
         environment = {**os.environ, "TCP_NODELAY": "1"}  # dcmtk's and Orthanc's are 10 times slower without
-        self.process = subprocess.Popen(
-            self._command(), stdout=self.log, stderr=self.log, cwd=folder, env=environment
-        )
+        self.process = subprocess.Popen(self._command(), stdout=self.log, stderr=self.log, cwd=folder, env=environment)
         self._wait()
 
     def _command(self) -> list[str]:
@@ -207,7 +205,7 @@ def serve_ours(port: int, folder: Path, *, bare: bool, tls: Path | None) -> None
         folder.mkdir(parents=True)
         initialise(home, config.Settings())
     door = {"name": "bench", "ae_title": _AE, "address": "127.0.0.1", "transport": "plain"}
-    dicom = {"ae_title": _AE, "port": port if tls else 0, "legacy_port": 0 if tls else port}
+    dicom = {"ae_title": _AE, "max_associations": 200, "port": port if tls else 0, "legacy_port": 0 if tls else port}
     settings = config.Settings.model_validate({"dicom": {**dicom, "legacy": [] if tls else [door]}})
     key = SiteKey.load(home)
     journal = Journal(folder / "journal.db", key)

@@ -16,7 +16,6 @@ import time
 from abc import ABC, abstractmethod
 
 _PIECE = 1 << 16
-_LARGE = 1 << 14  # bytes; a read from here on is woken for once, when all of it is there
 _SHORT_S = 0.05  # a wait that has all but run out
 
 
@@ -124,11 +123,10 @@ class PlainWire(Wire):
         super().__init__(client)
         client.settimeout(None)
         self._limit_s = 0.0
-        self._wake_at = 1  # bytes that must be there before this thread is woken
 
     def read(self, into: memoryview, timeout_s: float) -> None:
         """See `Wire.read`."""
-        self._prepare(timeout_s, len(into))
+        self._prepare(timeout_s)
         began = time.monotonic()
         try:
             got = self._client.recv_into(into, len(into), socket.MSG_WAITALL)
@@ -143,7 +141,7 @@ class PlainWire(Wire):
     def read_pair(self, into: memoryview, then: memoryview, timeout_s: float, then_timeout_s: float) -> None:
         """See `Wire.read_pair`."""
         began, wanted = time.monotonic(), len(into) + len(then)
-        self._prepare(timeout_s, wanted)
+        self._prepare(timeout_s)
         try:
             got = self._client.recvmsg_into([into, then], 0, socket.MSG_WAITALL)[0]
         except BlockingIOError:
@@ -181,20 +179,8 @@ class PlainWire(Wire):
         with contextlib.suppress(OSError):
             self._client.shutdown(socket.SHUT_RD)
 
-    def linger(self, seconds: float) -> None:
-        """See `Wire.linger`."""
-        with contextlib.suppress(OSError):
-            self._wake(1)
-        super().linger(seconds)
-
-    def _wake(self, at: int) -> None:
-        if at != self._wake_at:
-            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, at)
-            self._wake_at = at
-
-    def _prepare(self, timeout_s: float, wanted: int) -> None:
+    def _prepare(self, timeout_s: float) -> None:
         self._check()
-        self._wake(wanted if wanted >= _LARGE else 1)
         if timeout_s != self._limit_s:
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout_s))
             self._limit_s = timeout_s
@@ -202,7 +188,6 @@ class PlainWire(Wire):
         self._client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _rest(self, into: memoryview, got: int, deadline: float) -> None:
-        self._wake(1)
         while got < len(into):
             self._check()
             left = deadline - time.monotonic()
