@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 from tests.privacy.test_journal import finding, new_item, report
 
-from edgeward.messages import Finding, ItemsQuery, Verdict
+from edgeward.messages import Finding, FrameFinding, ItemsQuery, Lesion, Verdict
 from edgeward.privacy import worklist as worklist_module
 from edgeward.privacy.items import Identity
 from edgeward.privacy.journal import Journal
@@ -253,3 +253,27 @@ def test_a_long_search_holds_up_neither_a_single_row_nor_the_work(journal: Journ
     go_on.set()
     search.join()
     journal._db._viewer = viewer
+
+
+def test_a_list_leaves_out_outlines_and_frames_and_a_single_item_has_them(journal: Journal) -> None:
+    lesion = Lesion(
+        contour=[(1.0, 1.0), (2.0, 1.0), (2.0, 2.0)],
+        box=(1.0, 1.0, 2.0, 2.0),
+        long_axis=1.0,
+        short_axis=1.0,
+        area=1.0,
+        unit="px",
+        probability=0.9,
+    )
+    frames = [FrameFinding(frame=number, status="analysed", lesions=[lesion]) for number in range(3)]
+    whole = structs.replace(found(6, 0.2), lesions=[lesion], frame_findings=frames)
+    journal.analysed("item6", whole, None, 1.0, 20)
+
+    rows, _ = journal.worklist.page(ItemsQuery(), 0)
+    listed = next(row.finding for row in rows if row.item_id == "item6")
+    (single,), _ = journal.worklist.page(ItemsQuery(item_id="item6"), 0)
+
+    assert listed is not None
+    assert [one.contour for one in listed.lesions] == [[]]
+    assert listed.frame_findings == []
+    assert single.finding == whole

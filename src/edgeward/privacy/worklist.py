@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from edgeward.messages import DeliveryReport, Finding, ItemsQuery, ItemSummary, Verdict, decode
 from edgeward.privacy.database import Database, Row
 from edgeward.privacy.items import STATES, Identity
@@ -48,7 +50,8 @@ class Worklist:
         Parameters
         ----------
         query
-            At most `ROWS` rows are returned, whatever its limit says. A text is looked for in the `SEARCHED` first rows
+            At most `ROWS` rows are returned, whatever its limit says; only a single item that is asked for by its id
+            has outlines and the frames of a loop. A text is looked for in the `SEARCHED` first rows
             that fulfil the other conditions, in the order that is asked for.
         now_ns
             An open item past its deadline is shown late.
@@ -69,13 +72,15 @@ class Worklist:
                 f"SELECT {_COLUMNS} FROM items WHERE item_id IN ({marks}) ORDER BY {order}",  # noqa: S608
                 tuple(page),
             )
-            return self._summaries(rows, now_ns, read), total
+            return [_brief(one) for one in self._summaries(rows, now_ns, read)], total
         rows = read(
             f"SELECT {_COLUMNS} FROM items WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
             (*values, limit, offset),
         )
-        total = len(rows) if query.item_id else self._total(where, values)
-        return self._summaries(rows, now_ns, read), total
+        found = self._summaries(rows, now_ns, read)
+        if query.item_id:
+            return found, len(found)
+        return [_brief(one) for one in found], self._total(where, values)
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows per state; every state is there."""
@@ -198,6 +203,14 @@ class Worklist:
             verdicts=verdicts,
             deliveries=deliveries,
         )
+
+
+def _brief(item: ItemSummary) -> ItemSummary:
+    """Leave out what a list does not show: outlines, and the frames of a loop, which may be megabytes over all rows."""
+    if item.finding is None:
+        return item
+    lesions = [replace(lesion, contour=[]) for lesion in item.finding.lesions]
+    return replace(item, finding=replace(item.finding, lesions=lesions, frame_findings=[]))
 
 
 def _plain(text: str) -> str:
