@@ -23,6 +23,7 @@ NOT_AUTHORISED = 0x0124
 UNRECOGNISED_OPERATION = 0x0211
 
 _AFFECTED_CLASS, _REQUESTED_CLASS = 0x0002, 0x0003
+_PRIORITY, _MEDIUM = 0x0700, 0
 _FIELD, _MESSAGE_ID, _RESPONDED_TO = 0x0100, 0x0110, 0x0120
 _DATA_SET_TYPE, _STATUS, _COMMENT = 0x0800, 0x0900, 0x0902
 _AFFECTED_INSTANCE, _REQUESTED_INSTANCE = 0x1000, 0x1001
@@ -105,6 +106,20 @@ def event_report(message_id: int, sop_class_uid: str, sop_instance_uid: str, eve
             _number(_DATA_SET_TYPE, 0),
             _text(_AFFECTED_INSTANCE, sop_instance_uid),
             _number(_EVENT_TYPE, event_type),
+        ]
+    )
+
+
+def store_request(message_id: int, sop_class_uid: str, sop_instance_uid: str) -> bytes:
+    """Return the command set of a C-STORE-RQ (PS3.7, 9.3.1.1), medium priority."""
+    return _command(
+        [
+            _text(_AFFECTED_CLASS, sop_class_uid),
+            _number(_FIELD, C_STORE),
+            _number(_MESSAGE_ID, message_id),
+            _number(_PRIORITY, _MEDIUM),
+            _number(_DATA_SET_TYPE, 0),
+            _text(_AFFECTED_INSTANCE, sop_instance_uid),
         ]
     )
 
