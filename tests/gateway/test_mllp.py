@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.gateway.hl7_door import open_door, orm
 
-from edgeward.gateway import mllp
+from edgeward.gateway import doorstep, mllp
 from edgeward.privacy.registry import Registry
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "hl7"
@@ -293,7 +293,7 @@ async def test_a_message_that_is_too_large_is_rejected_and_ends_the_connection(t
 
 async def test_idle_and_trickling_connections_end(tmp_path, monkeypatch):
     monkeypatch.setattr(mllp, "_MESSAGE_S", 0.3)
-    monkeypatch.setattr(mllp, "_HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(doorstep, "HANDSHAKE_S", 0.3)
     async with open_door(tmp_path, idle_timeout_s=0.3) as door:
         folder = door.site.enrol("his", "emr")
         async with door.connect(folder) as idle, door.connect(folder) as trickling:

@@ -16,6 +16,7 @@ from tests.gateway.webdoor import BOUNDARY, CONTENT, Web, body, open_web
 from tests.support.imaging import breast_image
 from tests.support.site import new_home
 
+from edgeward.gateway import doorstep
 from edgeward.gateway import web as web_module
 from edgeward.gateway.web import IDLE_S, WebError
 from edgeward.privacy import identity
@@ -139,7 +140,7 @@ async def test_silence_is_cut_and_slow_work_is_not(web: Web) -> None:
 
 
 async def test_a_stranger_has_little_time_for_the_handshake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_module, "_HANDSHAKE_S", 0.3)
+    monkeypatch.setattr(doorstep, "HANDSHAKE_S", 0.3)
     async with open_web(tmp_path / "home") as web:
         silent = [await asyncio.open_connection("127.0.0.1", web.door.port) for _ in range(20)]
 

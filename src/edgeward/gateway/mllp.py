@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from edgeward.config import Settings
+from edgeward.gateway.doorstep import WAITING, Doorstep
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.hl7 import acknowledgement, charset, er7
 from edgeward.hl7.acknowledgement import Answer, Code, Outcome
@@ -37,13 +38,10 @@ from edgeward.privacy.registry import Registry
 _log = logging.getLogger("edgeward.gateway.mllp")
 
 KINDS = ("emr", "monitor", "other")  # who may speak HL7 to us
-_HANDSHAKE_S = 10.0
 _MESSAGE_S = 30.0  # a message that was begun must be complete within this
 _ENFORCE_S = 0.5
-_ACCEPT_AGAIN_S = 0.1
 _CLOSE_S = 5.0
 _PIECE = 1 << 16
-_YOUNG = 128  # connections within their TLS handshake at one time
 _CONTROL_ID = re.compile(rb"[\w.:-]{1,199}", re.ASCII)
 
 
@@ -90,11 +88,8 @@ class MllpDoor:
         self._registry, self._quarantine, self._count = registry, quarantine, count
         self._handlers = dict(handlers)
         self._codes = {key.split("^")[0] for key in handlers}
-        self._listeners: list[socket.socket] = []
-        self._accepting: list[asyncio.Task[None]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._doorsteps: list[Doorstep] = []
         self._live: set[_Connection] = set()
-        self._young = 0
         self._enforcing: asyncio.Task[None] | None = None
         self.ports: dict[str, int] = {}
         self.last_seen_ns: dict[str, int] = {}
@@ -128,16 +123,10 @@ class MllpDoor:
         """Stop listening and end every connection; a message without its acknowledgement is the sender's to repeat."""
         if self._enforcing:
             self._enforcing.cancel()
-        for accepting in self._accepting:
-            accepting.cancel()
-        if self._accepting:
-            await asyncio.wait(self._accepting)
-        self._accepting.clear()
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        for task in self._tasks - {one.task for one in self._live}:
-            task.cancel()  # within its TLS handshake
+        for doorstep in self._doorsteps:
+            doorstep.close()
+            await doorstep.wait_closed()
+        self._doorsteps.clear()
         # Cut, not cancelled: a message that is being kept is kept whole, and its sender will repeat it.
         for one in self._live:
             one.writer.transport.abort()
@@ -153,35 +142,27 @@ class MllpDoor:
 
     async def _listen(self, door: str, port: int, context: ssl.SSLContext | None) -> None:
         family = socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET
-        listener = socket.create_server((self._settings.host, port), family=family, backlog=_YOUNG)
+        listener = socket.create_server((self._settings.host, port), family=family, backlog=WAITING)
         listener.setblocking(False)
-        self._listeners.append(listener)
-        self._accepting.append(asyncio.create_task(self._accept(listener, context)))
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._connected(reader, writer, secured=context is not None)
+
+        def welcome() -> asyncio.BaseProtocol:
+            return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=_PIECE), connected)
+
+        def refused(address: str, reason: str) -> None:
+            self._refuse(address, reason, "let the system use its enrolment, or list it under [[mllp.legacy]]")
+
+        self._doorsteps.append(Doorstep(listener, context, welcome, refused))
         self.ports[door] = listener.getsockname()[1]
 
     # ------------------------------------------------------------ connections
 
-    async def _accept(self, listener: socket.socket, context: ssl.SSLContext | None) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                client, address = await loop.sock_accept(listener)
-            except OSError as error:  # no file handles left
-                _log.error("an HL7 connection could not be accepted: %s", error.strerror)
-                await asyncio.sleep(_ACCEPT_AGAIN_S)
-                continue
-            task = loop.create_task(self._connected(client, str(address[0]), context))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _connected(self, client: socket.socket, address: str, context: ssl.SSLContext | None) -> None:
-        streams = await self._streams(client, address, context)
-        if streams is None:
-            client.close()
-            return
-        reader, writer = streams
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, secured: bool) -> None:
+        address = str((writer.get_extra_info("peername") or ("unknown",))[0])
         try:
-            found = self._secured(writer, address) if context else self._plain(address)
+            found = self._secured(writer, address) if secured else self._plain(address)
             if found is None or not self._has_room(found[0]):
                 return
             connection = _Connection(writer, *found, asyncio.current_task())
@@ -197,40 +178,6 @@ class MllpDoor:
             with contextlib.suppress(OSError, asyncio.TimeoutError, ssl.SSLError):
                 async with asyncio.timeout(1.0):
                     await writer.wait_closed()
-
-    async def _streams(
-        self, client: socket.socket, address: str, context: ssl.SSLContext | None
-    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """Return reader and writer of a connection, within TLS if there is a context; None if that failed.
-
-        TLS begins with the first byte: with ``start_tls``, a client that had spoken before that was called would have
-        lost its first message.
-        """
-        if context is not None and self._young >= _YOUNG:
-            self._refuse(address, "too many connections that have not said who they are", "find out what knocks there")
-            return None
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=_PIECE)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        self._young += 1
-        try:
-            if context is None:
-                transport, _ = await loop.connect_accepted_socket(lambda: protocol, client)
-            else:
-                transport, _ = await loop.connect_accepted_socket(
-                    lambda: protocol, client, ssl=context, ssl_handshake_timeout=_HANDSHAKE_S
-                )
-        except OSError as error:
-            if context is not None:
-                self._refuse(
-                    address,
-                    f"no TLS 1.3 connection with a certificate of this site ({type(error).__name__})",
-                    "let the system use its enrolment, or list it under [[mllp.legacy]]",
-                )
-            return None
-        finally:
-            self._young -= 1
-        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
     def _secured(self, writer: asyncio.StreamWriter, address: str) -> tuple[Sender, str] | None:
         tls = writer.get_extra_info("ssl_object")

@@ -30,6 +30,7 @@ from starlette.routing import BaseRoute
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgeward.config import Settings
+from edgeward.gateway.doorstep import Doorstep, Refused
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.home import Home
 from edgeward.privacy.identity import device_of, server_context, uri_of
@@ -40,10 +41,10 @@ _log = logging.getLogger("edgeward.gateway.web")
 Endpoint = Callable[[Request], Awaitable[Response]]
 IDLE_S = 60.0  # a connection on which nothing moves is cut
 PER_DEVICE = 16  # requests at once
-CONNECTIONS = 256
+CONNECTIONS = 1024  # in all, beyond which requests are answered with 503
+PER_PEER = 64
 _LOOK_S = 0.5
 _STOP_S = 2.0
-_HANDSHAKE_S = 10.0
 
 
 class WebError(RuntimeError):
@@ -127,7 +128,7 @@ class WebDoor:
         )
         config.load()
         config.ssl = server_context(self._home, "gateway")
-        self._server = _Server(config, listener)
+        self._server = _Server(config, listener, self._stranger)
         self._serving = asyncio.create_task(self._server.serve())
         up = asyncio.create_task(self._server.up.wait())
         await asyncio.wait({up, self._serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -214,6 +215,18 @@ class WebDoor:
             if not self._in_work[peer.device_id]:
                 del self._in_work[peer.device_id]
 
+    def has_room(self, peer: WebPeer) -> bool:
+        """Return whether a peer may open one more connection; notes it if not."""
+        who = peer.device_id or peer.address
+        own = sum((one.peer.device_id or one.peer.address) == who for one in self._connections)
+        if own < PER_PEER:
+            return True
+        self._quarantine.note("web", who, "too many connections at once", "let it close what it does not use")
+        return False
+
+    def _stranger(self, address: str, reason: str) -> None:
+        self._quarantine.note("web", address, reason, "let the system use its enrolment")
+
     def refused(self, peer: WebPeer, what: str) -> None:
         """Note that a device asked for what its kind may not do."""
         reason = f"a device of kind {peer.kind} may not {what}"
@@ -299,6 +312,9 @@ class _Connection(H11Protocol):
         self.peer = self.door.recognise(transport)
         self.app_state = {**self.app_state, "peer": self.peer}
         self._moved, self._waiting = time.monotonic(), 0
+        if not self.door.has_room(self.peer):
+            transport.abort()
+            return
         self.door._connections.add(self)  # noqa: SLF001
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -339,12 +355,12 @@ class _Connection(H11Protocol):
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: signals belong to the role."""
 
-    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, listener: socket.socket, refused: Refused) -> None:
         super().__init__(config)
-        self.up, self.listener = asyncio.Event(), listener
+        self.up, self.listener, self.refused = asyncio.Event(), listener, refused
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the base's signature
-        """Listen; as the base class does, but a stranger has less time for the TLS handshake."""
+        """Listen; as the base class does, but strangers are bounded in number and time (``Doorstep``)."""
         config = self.config
 
         def connection() -> asyncio.Protocol:
@@ -352,16 +368,9 @@ class _Server(uvicorn.Server):
                 config=config, server_state=self.server_state, app_state=self.lifespan.state
             )
 
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            connection,
-            sock=self.listener,
-            ssl=config.ssl,
-            backlog=config.backlog,
-            ssl_handshake_timeout=_HANDSHAKE_S,
-            ssl_shutdown_timeout=_STOP_S,
-        )
-        self.servers, self.started = [server], True
+        self.listener.listen(config.backlog)
+        server = Doorstep(self.listener, config.ssl, connection, self.refused)
+        self.servers, self.started = [server], True  # type: ignore[list-item]
         self.up.set()
 
     @contextlib.contextmanager
