@@ -7,7 +7,7 @@ import random
 import time
 
 import pytest
-from tests.support.pixels import Victim, damaged, seeds
+from tests.support.pixels import LIMIT_S, Victim, damaged, seeds
 
 pytestmark = pytest.mark.fault
 
@@ -24,7 +24,7 @@ def test_no_damaged_object_crashes_hangs_or_escapes(campaign: bool, request: pyt
         data = damaged(draw.choice(kinds), random.Random(f"{seed}:{number}"))
         answer, seconds = victim.decode(data)
         outcomes["decoded" if answer == "decoded" else "refused"] += 1
-        if answer.startswith(("CRASHED", "HUNG", "RAISED")) or seconds > 30:
+        if answer.startswith(("CRASHED", "HUNG", "RAISED")) or seconds > LIMIT_S:
             bad.append((number, answer, round(seconds, 1)))
     victim.close()
 

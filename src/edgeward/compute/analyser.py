@@ -202,7 +202,8 @@ class Analyser:
 
     def predict(self, rgb: NDArray[np.uint8]) -> tuple[model.Prediction, model.Placement]:
         """Run the network on RGB pixels (rows, columns, 3), before any decision."""
-        canvas, placement = model.letterbox(model.to_grey(rgb), self.rows, self.columns)
+        colour = rgb if model.coloured_fraction(rgb) else None
+        canvas, placement = model.letterbox(model.to_grey(rgb), self.rows, self.columns, colour)
         outputs = self.package.runtime.run({"image": model.views(canvas)})
         return model.combine(outputs, self.package.domain), placement
 
@@ -213,11 +214,11 @@ class Analyser:
             rows, columns = view.pixels.shape[:2]
             x0, y0, x1, y1 = view.region or (0, 0, columns, rows)
             if view.grey is not None:
-                grey, coloured = np.ascontiguousarray(view.grey[y0:y1, x0:x1]), 0.0
+                grey, part, coloured = view.grey[y0:y1, x0:x1], None, 0.0
             else:
                 part = np.ascontiguousarray(view.pixels[y0:y1, x0:x1])
                 grey, coloured = model.to_grey(part), model.coloured_fraction(part)
-            canvas, placement = model.letterbox(grey, self.rows, self.columns)
+            canvas, placement = model.letterbox(grey, self.rows, self.columns, part if coloured else None)
             batch = model.views(canvas)
             times.end("preprocess")
             outputs = self.package.runtime.run({"image": batch})

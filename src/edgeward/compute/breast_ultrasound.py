@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgeward.compute.annotation import reduced_without, strokes
 from edgeward.compute.decode import CALIBRATED, Frame
 from edgeward.compute.geometry import Points, area, axes, outlines, thin
 from edgeward.compute.package import Package
@@ -183,7 +184,7 @@ def content_box(grey: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     def uniform(part: NDArray[np.uint8], axis: int) -> NDArray[np.bool_]:
         step = max(1, part.shape[axis] // _SAMPLED_LINES)
         # Sorting 16-bit integers is vectorised and 15 times as fast as sorting bytes.
-        lines = np.sort((part[:, ::step] if axis == 1 else part[::step].T).astype(np.int16), axis=1)
+        lines = np.sort((part[:, ::step] if axis == 1 else part[::step].T).astype(np.int16, order="C"), axis=1)
         tail = int(0.03 * lines.shape[1])
         return np.asarray(lines[:, -1 - tail] - lines[:, tail] < _UNIFORM)
 
@@ -204,13 +205,18 @@ def content_box(grey: NDArray[np.uint8]) -> tuple[int, int, int, int]:
     return x0, y0, x1, y1
 
 
-def letterbox(grey: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDArray[np.float32], Placement]:
+def letterbox(
+    grey: NDArray[np.uint8], rows: int, columns: int, rgb: NDArray[np.uint8] | None = None
+) -> tuple[NDArray[np.float32], Placement]:
     """Fit the image content into the network's input, keeping its aspect ratio.
 
     Parameters
     ----------
     grey : uint8 array (any rows, any columns)
     rows, columns : the network's input size
+    rgb : the same in colour (rows, columns, 3) if there is any, to tell coloured calipers
+
+    Calipers, text and the like that were drawn over the content are left out (``annotation.strokes``).
 
     Returns
     -------
@@ -221,11 +227,17 @@ def letterbox(grey: NDArray[np.uint8], rows: int, columns: int) -> tuple[NDArray
     fit = min(columns / width, rows / height)
     new_width, new_height = min(columns, max(1, round(width * fit))), min(rows, max(1, round(height * fit)))
     # Pillow's bilinear filter widens with the reduction, so that fine speckle does not alias.
-    content = Image.fromarray(np.ascontiguousarray(grey[y0:y1, x0:x1]))
-    small = content.resize((new_width, new_height), Image.Resampling.BILINEAR)
+    content = np.ascontiguousarray(grey[y0:y1, x0:x1])
+    drawn = strokes(content, None if rgb is None else rgb[y0:y1, x0:x1])
+    if drawn is None:
+        small = np.asarray(
+            Image.fromarray(content).resize((new_width, new_height), Image.Resampling.BILINEAR), dtype=np.float32
+        )
+    else:
+        small = reduced_without(content, drawn, new_width, new_height)
     left, top = (columns - new_width) // 2, (rows - new_height) // 2
     canvas = np.full((rows, columns), -1.0, dtype=np.float32)
-    canvas[top : top + new_height, left : left + new_width] = np.asarray(small, dtype=np.float32) / 127.5 - 1.0
+    canvas[top : top + new_height, left : left + new_width] = small / 127.5 - 1.0
     return canvas, Placement((new_width / width, new_height / height), (left, top), (x0, y0))
 
 

@@ -39,7 +39,6 @@ class Header:
     subsampled : at least two components differ in resolution
     colour : "rgb" or "ybr" if markers or component names say so, else empty (JPEG only)
     start : where the codestream begins (after a JP2 box around it)
-    high_throughput : a JPEG 2000 codestream with HT blocks (ITU-T T.814)
     """
 
     kind: str
@@ -52,7 +51,6 @@ class Header:
     subsampled: bool = False
     colour: str = ""
     start: int = 0
-    high_throughput: bool = False
 
 
 def read_header(stream: bytes | memoryview) -> Header | None:
@@ -127,7 +125,7 @@ def _frame_header(stream: bytes, marker: int, body: bytes, colour: str) -> Heade
 
 
 def _jpeg2000(stream: bytes, start: int) -> Header:
-    """Read the SIZ segment (ITU-T T.800 A.5.1), which comes first, and look for CAP, which may follow."""
+    """Read the SIZ segment (ITU-T T.800 A.5.1), which comes first."""
     if len(stream) < 42:
         raise CodestreamError("the JPEG 2000 frame is truncated before its size")
     x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0 = (
@@ -147,7 +145,6 @@ def _jpeg2000(stream: bytes, start: int) -> Header:
     if len(depths) > 1:
         raise CodestreamError("the components of the JPEG 2000 frame differ in depth")
     depth = depths.pop()
-    after = 4 + int.from_bytes(stream[4:6], "big")
     return Header(
         kind="jpeg2000",
         rows=y1 - y0,
@@ -157,5 +154,4 @@ def _jpeg2000(stream: bytes, start: int) -> Header:
         signed=bool(depth & 0x80),
         subsampled=steps != {1},
         start=start,
-        high_throughput=stream[after : after + 2] == b"\xff\x50",  # CAP
     )
