@@ -2,6 +2,7 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,8 +10,12 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless, generate_uid
 from tests.support.imaging import test_file
 from tests.support.objects import dataset, region, to_bytes
+from tests.support.pixels import compressed
 
 from edgeward.compute.decode import MAX_FRAME_PIXELS, DecodeError, decode_frame
+from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.reading import open_object
+from edgeward.privacy.vault import FileVault, VaultDamaged
 
 RNG = np.random.default_rng(3)
 GREY = RNG.integers(0, 256, (60, 80), dtype=np.uint8)
@@ -114,6 +119,70 @@ def test_real_files_of_every_usual_transfer_syntax_are_read(name, shape):
 
     assert frame.pixels.shape == (*shape, 3)
     assert frame.pixels.std() > 1
+
+
+class Counting(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    taken = 0
+
+    def read(self, size=-1):
+        data = super().read(size)
+        self.taken += len(data)
+        return data
+
+
+LOOP = np.random.default_rng(5).integers(0, 256, (60, 200, 300), dtype=np.uint8)
+
+
+def test_of_a_long_native_loop_only_the_looked_at_frame_is_read():
+    file = Counting(to_bytes(dataset(LOOP)))
+
+    frame = decode_frame(file, 41)
+
+    assert (frame.pixels == LOOP[41][:, :, None]).all()
+    assert file.taken < 60_000 + 10_000
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_of_a_long_compressed_loop_only_the_looked_at_frame_is_read(extended):
+    streams = [imagecodecs.jpegls_encode(LOOP[n] // 32) for n in range(60)]
+    file = Counting(compressed(".4.80", streams, LOOP[0], extended=extended))
+
+    frame = decode_frame(file, 41)
+
+    assert (frame.pixels == (LOOP[41] // 32)[:, :, None]).all()
+    assert file.taken < len(streams[41]) + 10_000
+
+
+def test_a_frame_of_a_vault_object_is_decoded_from_the_vault(tmp_path):
+    vault = FileVault(tmp_path, SiteKey(bytes(32)))
+    stored = vault.put(to_bytes(dataset(LOOP)))
+    reference = vault.reference(stored.object_id, stored.wrapped_key, stored.size)
+
+    with open_object(reference.path, reference.data_key) as file:
+        assert (decode_frame(file, 59).pixels == LOOP[59][:, :, None]).all()
+    stored.path.write_bytes(stored.path.read_bytes()[:-1])
+    with pytest.raises(VaultDamaged), open_object(reference.path, reference.data_key) as file:
+        decode_frame(file)
+
+
+def test_an_altered_vault_object_is_told_as_such_and_not_as_a_bad_image(tmp_path):
+    vault = FileVault(tmp_path, SiteKey(bytes(32)))
+    stored = vault.put(to_bytes(dataset(LOOP)))
+    reference = vault.reference(stored.object_id, stored.wrapped_key, stored.size)
+    broken = bytearray(stored.path.read_bytes())
+    broken[(1 << 20) + 5000] ^= 1  # in the second chunk
+    stored.path.write_bytes(broken)
+
+    with pytest.raises(VaultDamaged), open_object(reference.path, reference.data_key) as file:
+        decode_frame(file, 20)
+
+
+@pytest.mark.parametrize("index", [-1, 60, 10**9])
+def test_a_frame_that_is_not_there_is_refused(index):
+    with pytest.raises(DecodeError, match="no frame"):
+        decode_frame(to_bytes(dataset(LOOP)), index)
 
 
 # ---------------------------------------- spacing and regions
