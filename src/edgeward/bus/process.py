@@ -1,4 +1,4 @@
-"""Facts about processes that several floors need: memory, and dying with the parent."""
+"""Facts about processes that several floors need: memory, open files, and dying with the parent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_FILES = 65_536
 
 
 def resident_mb(pid: int) -> float:
@@ -18,6 +19,16 @@ def resident_mb(pid: int) -> float:
     except (OSError, ValueError, IndexError):
         return 0.0
     return pages * resource.getpagesize() / 1e6
+
+
+def raise_file_limit() -> None:
+    """Allow this process as many open files as the system lets it have.
+
+    The usual soft limit of 1,024 is a limit for programs that use select(2); connections of strangers would reach it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _FILES if hard == resource.RLIM_INFINITY else min(hard, _FILES)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def die_with_parent() -> None:

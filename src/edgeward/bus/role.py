@@ -19,7 +19,7 @@ from pathlib import Path
 from edgeward import log
 from edgeward.bus import permissions, subjects
 from edgeward.bus.client import Bus, BusError, connect
-from edgeward.bus.process import die_with_parent, resident_mb
+from edgeward.bus.process import die_with_parent, raise_file_limit, resident_mb
 from edgeward.bus.server import seed_path
 from edgeward.config import Settings
 from edgeward.home import Home
@@ -202,6 +202,7 @@ def run_role(
 
     log.configure(role, settings.log.level)
     die_with_parent()
+    raise_file_limit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     async def main() -> int:
