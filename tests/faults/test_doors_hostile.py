@@ -33,7 +33,7 @@ def told(siege: Siege, seed: int, began: float) -> None:
         f"the device beside: {len(times)} images, all acknowledged, median {times[len(times) // 2]} ms, worst {times[-1]} ms"
     )
     print(f"kept of the attackers: {len(siege.stored)} objects; vitals {siege.vitals[0]} .. {siege.vitals[-1]}")
-    print("met:", dict(siege.met.most_common()))
+    print("met:", dict(siege.met.most_common(40)))
     print("kinds:", dict(siege.kinds.most_common()))
 
 

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from pydicom.dataset import Dataset
+
 from tests.support import attack_pdu as words
 from tests.support.attack import Case, Step
 from tests.support.attack_pdu import Answers
@@ -103,10 +105,15 @@ class Author:
             )
             of.elements[0x1008] = words.u16(1)
             return words.message(
-                19, of, _commitment(words.instance_uid(self.seed, 0), words.instance_uid(self.seed, 10**11))
+                19, of, _commitment(self.uid(), words.instance_uid(self.seed, 0), words.instance_uid(self.seed, 10**11))
             )
-        of = words.command(0x0140, message=number, sop_class=words.PERFORMED, instance=self.uid(), data=True)
-        return words.message(17, of, _performed())
+        step = self.uid()
+        of = words.command(0x0140, message=number, sop_class=words.PERFORMED, instance=step, data=True)
+        done = words.command(
+            0x0120, message=number, sop_class=words.PERFORMED, instance=step, data=True, requested=True
+        )
+        ended = struct.pack("<HHL", 0x0040, 0x0252, 10) + rng.choice((b"COMPLETED ", b"NO SUCH   ", b"IN PROGRES"))
+        return words.message(17, of, _performed()) + words.message(17, done, ended) * rng.randrange(2)
 
     def messages(self, most: int = 3) -> list[bytes]:
         return [pdu for _ in range(self.rng.randrange(1, most + 1)) for pdu in self.message()]
@@ -557,7 +564,7 @@ def _identifier() -> bytes:
     return b"".join(struct.pack("<HHL", key >> 16, key & 0xFFFF, 0) for key in keys)
 
 
-def _commitment(*instances: str) -> bytes:
+def _commitment(transaction_uid: str, *instances: str) -> bytes:
     encoded = b"".join(
         struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFF_FFFF)
         + struct.pack("<HHL", 0x0008, 0x1150, len(words.uid(words.US))) + words.uid(words.US)
@@ -565,7 +572,7 @@ def _commitment(*instances: str) -> bytes:
         + struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
         for one in instances
     )  # fmt: skip
-    transaction = words.uid("2.25.4711")
+    transaction = words.uid(transaction_uid)
     return (
         struct.pack("<HHL", 0x0008, 0x1195, len(transaction)) + transaction
         + struct.pack("<HHL", 0x0008, 0x1199, 0xFFFF_FFFF) + encoded + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
@@ -574,13 +581,22 @@ def _commitment(*instances: str) -> bytes:
 
 @cache
 def _performed() -> bytes:
-    return b"".join(
-        struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(value)) + value
-        for tag, value in (
-            (0x0008_0060, b"US"), (0x0010_0010, words.CANARY), (0x0010_0020, b"P1"), (0x0040_0241, b"HOSTILE "), (0x0040_0244, b"20260101"),
-            (0x0040_0245, b"120000"), (0x0040_0252, b"IN PROGRESS "), (0x0040_0253, b"PPS1"),
-        )
-    )  # fmt: skip
+    """The attributes of an N-CREATE of a performed procedure step, as far as they are required (PS3.4, F.7.2-1)."""
+    made, step = Dataset(), Dataset()
+    step.StudyInstanceUID, step.AccessionNumber, step.RequestedProcedureID = "2.25.1", "A1", "RP1"
+    step.ScheduledProcedureStepID, step.ScheduledProcedureStepDescription = "SPS1", "Breast"
+    step.ReferencedStudySequence, step.ScheduledProtocolCodeSequence = [], []
+    step.RequestedProcedureDescription = ""
+    made.ScheduledStepAttributesSequence = [step]
+    made.PatientName, made.PatientID, made.PatientBirthDate = words.CANARY.decode(), "P1", "19640812"
+    made.PatientSex, made.ReferencedPatientSequence, made.StudyID, made.Modality = "F", [], "1", "US"
+    made.PerformedProcedureStepID, made.PerformedStationAETitle, made.PerformedStationName = "PPS1", "HOSTILE", ""
+    made.PerformedLocation, made.PerformedProcedureStepStartDate = "", "20260101"
+    made.PerformedProcedureStepStartTime, made.PerformedProcedureStepStatus = "120000", "IN PROGRESS"
+    made.PerformedProcedureStepDescription = made.PerformedProcedureTypeDescription = ""
+    made.ProcedureCodeSequence, made.PerformedProcedureStepEndDate, made.PerformedProcedureStepEndTime = [], "", ""
+    made.PerformedProtocolCodeSequence, made.PerformedSeriesSequence = [], []
+    return words.encode_data_set(made, words.IMPLICIT)
 
 
 @cache

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from edgeward.config import Settings, load
 from edgeward.demo.hospital import ULTRASOUND, Hospital, Simulator, prepare, tell_ports
@@ -91,7 +92,7 @@ class Site:
                     for series in study.ReferencedSeriesSequence:
                         for one in series.ReferencedSOPSequence:
                             reports[str(one.ReferencedSOPInstanceUID)] += 1
-            else:
+            elif data.SOPClassUID == SecondaryCaptureImageStorage:
                 for one in data.SourceImageSequence:
                     captures[str(one.ReferencedSOPInstanceUID)] += 1
         return reports, captures
