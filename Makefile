@@ -21,7 +21,7 @@ help:
 	@echo
 	@echo "  make check    lint, types and import rules only"
 	@echo "  make unit     the tests only, without setting up again; ARGS='-k name' selects"
-	@echo "  make faults   the long fault campaigns"
+	@echo "  make faults   the long fault campaigns, 100,000 hostile associations among them; ARGS='--seed 7' repeats one"
 	@echo "  make bench    measure latency, start-up and memory; prints the table of docs/benchmarks.md"
 	@echo "  make lock     write the lock files anew from pyproject.toml"
 	@echo "  make clean    remove what was set up here"
