@@ -151,6 +151,19 @@ async def test_what_cannot_be_analysed_is_answered_with_why(
     assert isinstance(await bench.ask(bench.request()), WorkDone)  # and it serves on
 
 
+async def test_an_analysis_knows_how_long_it_may_take_and_how_many_frames_to_look_at(bus_site: TestSite) -> None:
+    bus_site.settings.imaging.cine_frames = 5
+    bench = await Bench(bus_site, AnalyserDouble()).start()
+
+    await bench.ask(bench.request(budget_ms=20_000))
+    assert bench.analyser.cine_frames == 5
+    assert bench.analyser.left_s is not None
+    assert 5 < bench.analyser.left_s() < 15  # the budget less delivery's share
+
+    await bench.ask(msgspec.structs.replace(bench.request(), service_class=ServiceClass.BATCH))
+    assert bench.analyser.left_s is None
+
+
 async def test_a_damaged_object_is_answered_with_why(bus_site: TestSite) -> None:
     bench = await Bench(bus_site, AnalyserDouble()).start()
     request = bench.request()
