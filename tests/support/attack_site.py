@@ -103,6 +103,10 @@ class Siege:
         settings = self.site.settings
         sections = ("bus", "dicom", "mllp", "web", "vault", "console")
         environment = {f"EDGEWARD_{name.upper()}": getattr(settings, name).model_dump_json() for name in sections}
+        # glibc keeps what was freed, the more the more threads there were: told to give it back, it shows what is held.
+        environment |= {"MALLOC_ARENA_MAX": "1"} | dict.fromkeys(
+            ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), "131072"
+        )
         with self.log.open("ab") as log:
             self.gateway = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "edgeward.cli", "_role", "gateway", "--home", str(self.site.home.root),
@@ -196,7 +200,12 @@ class Siege:
         """No trace of a program error, and nothing of a patient, may be in the log."""
         log = self.log.read_bytes()
         words = {b"Traceback": "a traceback", b"ZZCANARY": "a patient's name", b"was never awaited": "a program error"}
-        return [f"the log holds {what}" for word, what in words.items() if word in log]
+        wrong = [f"the log holds {what}" for word, what in words.items() if word in log]
+        if wrong:
+            kept = self.log.with_suffix(f".{self.associations}.log")
+            kept.write_bytes(log)
+            wrong[0] += f" (see {kept})"
+        return wrong
 
     def _journal(self) -> contextlib.closing[sqlite3.Connection]:
         path = self.site.home.db("journal")
