@@ -51,7 +51,7 @@ class Bell:
         heard: dict[str, int] = {}
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802 - the base class's name
+            def do_POST(self) -> None:
                 uid = self.rfile.read(int(self.headers["Content-Length"])).decode().strip()
                 heard.setdefault(uid, time.time_ns())
                 self.send_response(200)
@@ -193,7 +193,7 @@ def main() -> int:
                     last.append((max(stored) - item.received_ns) / 1e6)
             stages: dict[str, list[float]] = {}
             for item in items.values():
-                for stage in (item.finding.stages if item.finding else []):
+                for stage in item.finding.stages if item.finding else []:
                     stages.setdefault(stage.name, []).append(stage.ms)
                 for delivery in item.deliveries:
                     for stage in delivery.stages:
