@@ -80,6 +80,7 @@ class Workshop:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="build")
         self._drawing = ThreadPoolExecutor(1, thread_name_prefix="draw")
         self._prepared: OrderedDict[tuple[str, int], Prepared] = OrderedDict()  # by item and revision
+        self._building: set[asyncio.Task[None]] = set()
 
     def prepare(self, request: DeliverRequest) -> Prepared:
         """Start making an item's objects, or return those in the making. Waiting on a part raises `CannotBuild`.
@@ -95,7 +96,8 @@ class Workshop:
         prepared = Prepared(loop.create_future(), {kind: loop.create_future() for kind in DICOM_KINDS})
         self._prepared[key] = prepared
         task = loop.create_task(self._build(request, prepared))
-        task.add_done_callback(lambda done: done.cancelled() or done.result())
+        self._building.add(task)
+        task.add_done_callback(self._building.discard)
         while len(self._prepared) > _KEEP:
             self._prepared.popitem(last=False)
         return prepared
@@ -121,7 +123,9 @@ class Workshop:
         await asyncio.get_running_loop().run_in_executor(self._pool, _warm_up)
 
     def close(self) -> None:
-        """Start nothing more."""
+        """Start nothing more; whatever is in the making is made at the next start."""
+        for task in self._building:
+            task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._drawing.shutdown(wait=False, cancel_futures=True)
 
