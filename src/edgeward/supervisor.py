@@ -40,7 +40,7 @@ DEGRADED_RETRY_S = 30.0
 SILENT_S = 15.0  # a role without heartbeat for this long hangs and is killed
 FIRST_WORD_S = 90.0  # before its first heartbeat a role loads its libraries, which takes long on a busy machine
 STOP_S = 6.0
-# glibc gives each thread an arena of its own and keeps what was freed in it: two are enough for threads that mostly wait.
+# glibc gives each thread an arena and keeps what was freed in it: two are enough for threads that mostly wait.
 CHILD_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 _log = logging.getLogger("edgeward.supervisor")
