@@ -133,7 +133,7 @@ async def test_a_sender_that_vanishes_leaves_nothing_half(web: Web) -> None:
     sending = asyncio.create_task(web.client().post("/studies", content=stopping(), headers={"Content-Type": CONTENT}))
     await begun.wait()
     async with asyncio.timeout(10):
-        while not any(web.site.home.vault.rglob("*.part")):
+        while not web.vault_files():
             await asyncio.sleep(0.01)
     sending.cancel()
     with contextlib.suppress(asyncio.CancelledError):
