@@ -311,12 +311,14 @@ with open_workflow(Path(sys.argv[1]), dicom={"port": 0, "modality": [{"ae_title"
     door.folder = door.site.enrol("us-1", "ultrasound", ae_title="US1")
     uids = sent(door, 3)
     def mute(event):
-        print("told", flush=True)
+        sys.stdout.write("told" + chr(10))  # one write: print makes two, and the other thread may come in between
+        sys.stdout.flush()
         time.sleep(60)
     association = door.associate(door.folder, "1.2.840.10008.1.20.1", handlers=[mute])
     dataset = asked(*((UltrasoundImageStorage, uid) for uid in uids), transaction="1.2.3")
     status, _ = association.send_n_action(dataset, 1, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1")
-    print("accepted", *uids, flush=True)
+    sys.stdout.write(" ".join(["accepted", *map(str, uids)]) + chr(10))
+    sys.stdout.flush()
     time.sleep(60)
 """
 

@@ -111,7 +111,7 @@ async def test_the_reason_of_the_engine_is_passed_on(room: Room, said: object, r
 
 
 async def test_engines_are_not_asked_for_more_than_a_few_at_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering_module, "ANSWER_S", 0.2)
+    monkeypatch.setattr(rendering_module, "ANSWER_S", 0.5)
     never, item = asyncio.Event(), room.admit(rows=10)
     working = most = 0
 
@@ -119,7 +119,10 @@ async def test_engines_are_not_asked_for_more_than_a_few_at_once(room: Room, mon
         nonlocal working, most
         working += 1
         most = max(most, working)
-        await never.wait()
+        try:
+            await never.wait()
+        finally:
+            working -= 1
         raise AssertionError
 
     room.engine.request = request  # type: ignore[assignment,method-assign]

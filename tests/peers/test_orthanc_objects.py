@@ -112,7 +112,7 @@ def run_on(folder: Path, dataset: Dataset, program: str, *arguments: str) -> str
 def test_all_kinds_are_stored_served_and_read_from_every_kind_of_source(archive: Orthanc, tmp_path, name):
     data = test_file(name).read_bytes()
     image = pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True)
-    finding = finding_for(image)
+    finding = finding_for(image, f"item-{name}")
     frame = decode_frame(data, finding.frame)
     objects = made_from(image, finding, frame.pixels)
     assert set(objects) == {"sr", "seg", "gsps", "capture", "revision"}
@@ -202,7 +202,7 @@ def test_a_patient_with_a_long_name_in_another_script_arrives_whole(archive: Ort
     name = "Yamada^Tarou=山田^太郎=やまだ^たろう"
     image = breast_image(SpecificCharacterSet=["", "ISO 2022 IR 87"], PatientName=name)
     image = pydicom.dcmread(io.BytesIO(as_file(image)))
-    objects = made_from(image, finding_for(image), pixels_of(image))
+    objects = made_from(image, finding_for(image, "item-long-name"), pixels_of(image))
 
     send(archive, tmp_path, objects)
 
