@@ -193,6 +193,95 @@ class Monitor(Section):
     ventricular_tachycardia_rate: float = Field(100.0, ge=80, le=200, description="1/min")
     ventricular_tachycardia_beats: int = Field(5, ge=3, le=15)
     silence_s: float = Field(4.0, ge=1.5, le=10.0, description="no packet for this long is an alarm")
+    profile: Name = Field("adult", description="limits of beds of no ward: adult, child, neonate or a [[profile]]")
+    audio_pause_s: float = Field(120.0, ge=10, le=600, description="the longest a sound may be paused at once")
+    flood_beds: int = Field(8, ge=2, le=10_000, description="so many beds falling silent together are one alarm")
+    flood_s: float = Field(5.0, ge=1, le=60, description="within this time")
+    suppress: bool = Field(True, description="check lethal rhythm alarms against the pulse and the signal's quality")
+
+
+class LimitSetting(Section):
+    """Limits of one parameter (its unit: docs/protocols/vitals.md). What is not given is the base profile's."""
+
+    low: float | None = None
+    high: float | None = None
+    extreme_low: float | None = None
+    extreme_high: float | None = None
+    off: list[Literal["low", "high", "extreme_low", "extreme_high"]] = []
+    priority: Literal["high", "medium", "low"] | None = None
+    delay_s: float | None = Field(None, ge=0, le=120)
+    averaging_s: float | None = Field(None, ge=0, le=60)
+
+
+class Profile(Section):
+    """Alarm limits of a kind of patient, from which a ward's beds start."""
+
+    name: Name
+    base: Literal["adult", "child", "neonate"] = "adult"
+    limits: dict[str, LimitSetting] = {}
+    rhythm: dict[str, float] = Field({}, description="asystole_s, extreme_tachycardia and so on, as in [monitor]")
+
+
+class EscalationStep(Section):
+    """Who is told when an alarm was not acknowledged for so long."""
+
+    after_s: float = Field(ge=0, le=3600)
+    contacts: Annotated[list[Name], Field(min_length=1)]
+    priorities: list[Literal["high", "medium", "low"]] = ["high"]
+
+
+class Ward(Section):
+    """A ward: its limits and who is told."""
+
+    name: Name
+    label: str = Field("", max_length=64)
+    profile: Name = "adult"
+    escalation: list[EscalationStep] = []
+
+
+class Contact(Section):
+    """Somebody, or something, that is told of an alarm."""
+
+    name: Name
+    webhook: str = Field("", pattern=r"^(https?://.*)?$", description="address that takes a POST of JSON")
+    token_file: str = Field("", description="file with a bearer token for the webhook")
+    secret_file: str = Field("", description="file with the key of the HMAC-SHA-256 signature of the body")
+    email: str = Field("", max_length=254)
+    ca: str = Field("", description="file with the authority that signed the webhook's certificate")
+    identity: bool = Field(False, description="may the name of the bed leave the site to this contact")
+
+
+class Smtp(Section):
+    """The mail server for contacts with an e-mail address."""
+
+    host: str = ""
+    port: Port = 587
+    security: Literal["starttls", "tls", "plain"] = "starttls"
+    sender: str = "edgeward@localhost"
+    user: str = ""
+    password_file: str = ""
+    ca: str = ""
+    timeout_s: float = Field(10.0, gt=0, le=120)
+
+
+class Pcd04(Section):
+    """One receiver of alarms by HL7 v2 (IHE PCD-04, ORU^R40 over MLLP)."""
+
+    name: Name
+    host: str
+    port: Annotated[int, Field(ge=1, le=65535)]
+    tls: bool = False
+    application: str = Field("AM", max_length=180, description="MSH-5, receiving application")
+    facility: str = Field("HOSPITAL", max_length=180, description="MSH-6, receiving facility")
+    timeout_s: float = Field(10.0, gt=0, le=120, description="for the acknowledgement")
+    priorities: list[Literal["high", "medium", "low"]] = ["high", "medium", "low"]
+
+
+class Recorder(Section):
+    """Waveforms and trends at rest."""
+
+    hours: int = Field(24, ge=1, le=168, description="waveforms are kept for so long, then their keys are destroyed")
+    max_gb: float = Field(200.0, gt=0, description="when full the oldest hour goes first, and says so")
 
 
 class Vault(Section):
@@ -228,6 +317,12 @@ class Settings(BaseSettings):
     budgets: Budgets = Budgets()
     engine: Engine = Engine()
     monitor: Monitor = Monitor()
+    profile: list[Profile] = []
+    ward: list[Ward] = []
+    contact: list[Contact] = []
+    smtp: Smtp = Smtp()
+    pcd04: list[Pcd04] = []
+    recorder: Recorder = Recorder()
     vault: Vault = Vault()
     log: Log = Log()
 
@@ -236,6 +331,18 @@ class Settings(BaseSettings):
         names = self.destinations
         if len(set(names)) != len(names):
             raise ValueError("two destinations have the same name")
+        for kind in ("profile", "ward", "contact", "pcd04"):
+            given = [entry.name for entry in getattr(self, kind)]
+            if len(set(given)) != len(given):
+                raise ValueError(f"two entries of [[{kind}]] have the same name")
+        profiles = {"adult", "child", "neonate"} | {profile.name for profile in self.profile}
+        wanted = {self.monitor.profile} | {ward.profile for ward in self.ward}
+        if unknown := sorted(wanted - profiles):
+            raise ValueError(f"there is no profile {unknown[0]}")
+        contacts = {contact.name for contact in self.contact}
+        called = {name for ward in self.ward for step in ward.escalation for name in step.contacts}
+        if unknown := sorted(called - contacts):
+            raise ValueError(f"there is no contact {unknown[0]}")
         return self
 
     @property
@@ -378,6 +485,39 @@ node = "{node}"
 # extreme_tachycardia = 160.0
 # extreme_bradycardia = 35
 # silence_s = 4.0
+# profile = "adult"         # adult | child | neonate | one of [[profile]]
+# suppress = true           # check lethal rhythm alarms against pulse and signal quality
+
+# A ward: limits of its beds, and who is told when nobody acknowledges.
+# [[ward]]
+# name = "icu"
+# label = "Intensive care"
+# profile = "adult"
+# escalation = [{ after_s = 60, contacts = ["resident"] }, { after_s = 180, contacts = ["consultant"] }]
+
+# [[contact]]
+# name = "resident"
+# webhook = "https://pager.example/alarm"
+# email = "resident@hospital.example"
+
+# [[profile]]
+# name = "cardiac"
+# base = "adult"
+# [profile.limits.heart_rate]
+# low = 45
+# high = 130
+
+# [smtp]
+# host = "mail.hospital.example"
+
+# Alarms by HL7 (IHE PCD-04).
+# [[pcd04]]
+# name = "alarm-manager"
+# host = "192.0.2.40"
+# port = 2577
+
+[recorder]
+# hours = 24                # waveforms are kept this long, encrypted; then their keys are destroyed
 
 [vault]
 # min_free_mb = 256

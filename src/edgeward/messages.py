@@ -521,7 +521,7 @@ class Alarm(Message, frozen=True, kw_only=True, tag="alarm.1"):
     priority: AlarmPriority
     technical: bool
     latching: bool
-    state: Literal["raised", "acknowledged", "ended"]
+    state: Literal["raised", "acknowledged", "escalated", "ended"]
     present: bool  # does the condition still hold
     acknowledged: bool = False  # still by whom, see `by`
     args: dict[str, float | str] = {}
@@ -533,6 +533,15 @@ class Alarm(Message, frozen=True, kw_only=True, tag="alarm.1"):
     decisive_sample: int = -1
     received_ns: int = 0  # arrival of the packet that carried the decisive sample
     late: bool = False
+    bed_id: str = ""  # whose alarm it is; `device_id` is the source that told it
+    ward: str = ""
+    label: str = ""  # of the bed
+    late_ms: float = 0.0  # how late, where `late`
+    level: int = 0  # steps of escalation so far
+    told: list[str] = []  # contacts that were told
+    members: list[str] = []  # of an alarm flood: the beds in it
+    audio_paused_until_ns: int = 0  # its sound is paused until then; 0: it sounds, unless acknowledged
+    onset_ns: int = 0  # site time of the onset sample; 0 if unknown
 
 
 class AlarmAck(Message, frozen=True, kw_only=True, tag="alarm-ack.1"):
@@ -543,8 +552,39 @@ class AlarmAck(Message, frozen=True, kw_only=True, tag="alarm-ack.1"):
     at_ns: int
 
 
+class VitalState(Message, frozen=True, kw_only=True, tag="vital-state.1"):
+    """The present value of one parameter of one bed, as shown. `value` None means no value: never shown as a number."""
+
+    parameter: str  # a name of `edgeward.parameters`
+    value: float | None
+    unit: str  # UCUM
+    at_ns: int = 0  # site time of the measurement
+    age_ms: float = 0.0
+    stale: bool = False  # older than the parameter allows: shown struck out or as dashes, never as live
+    quality: float | None = None  # 0..1, of the signal it was measured from; None if the device did not say
+    source_id: str = ""
+    low: float | None = None  # limits in force; None: that side is off
+    high: float | None = None
+    priority: str = ""  # of the alarm this value has now: high | medium | low, or empty
+
+
+class News2(Message, frozen=True, kw_only=True, tag="news2.1"):
+    """National Early Warning Score 2 (RCP 2017). `total` is None unless every input is there and fresh."""
+
+    total: int | None
+    scores: dict[str, int] = {}  # per input, of those that are there
+    missing: list[str] = []  # inputs never given
+    stale: list[str] = []  # inputs given too long ago
+    scale2: bool = False  # SpO2 scale 2, for a target of 88-92 %
+    response: Literal["", "routine", "ward", "urgent", "emergency"] = ""  # of the complete score
+    at_least: int = 0  # what the inputs that are there amount to
+
+
 class Bed(Message, frozen=True, kw_only=True, tag="bed.1"):
-    """Numerics of one monitored patient. `None` means no value: never shown as a number."""
+    """Numerics of one monitored patient. `None` means no value: never shown as a number.
+
+    `bed_id` names the bed; `device_id` is the source of its ECG (traces are asked for by it), empty without one.
+    """
 
     device_id: str
     label: str
@@ -559,6 +599,16 @@ class Bed(Message, frozen=True, kw_only=True, tag="bed.1"):
     packets: int = 0
     missing: int = 0
     alarms: list[Alarm] = []
+    bed_id: str = ""
+    ward: str = ""
+    sources: list[str] = []
+    vitals: list[VitalState] = []  # every parameter that was ever measured here, the ECG's heart rate included
+    news2: News2 | None = None
+    clock_offset_ms: float | None = None  # device clock minus site clock, estimated; None if it cannot be told
+    clock_drift_ppm: float | None = None
+    audio_paused_until_ns: int = 0  # somebody paused the sound of this bed until then
+    standby: bool = False  # on purpose: its silence is no alarm
+    lead: str = ""  # the lead the rhythm is read from
 
 
 class Beds(Message, frozen=True, kw_only=True, tag="beds.1"):

@@ -37,6 +37,14 @@ def wave(device_id: str) -> str:
 
 WAVE_ALL = "raw.wave.*"
 
+
+def vital(device_id: str) -> str:
+    """Numerics of one device as SenML (MQTT topic ``raw/vital/<device>``)."""
+    return f"raw.vital.{token(device_id)}"
+
+
+VITAL_ALL = "raw.vital.*"
+
 # ---------------------------------------- imaging
 
 
@@ -94,7 +102,22 @@ def alarm(device_id: str) -> str:
 ALARM_ALL = "alarm.*"
 MONITOR_ACK = "work.monitor.ack"  # AlarmAck -> Ok | Refused
 MONITOR_ALARMS = "work.monitor.alarms"  # Ask(device or "") -> Alarms
+MONITOR_NUMERICS = "work.monitor.numerics"  # Numerics -> Ok | Refused
+MONITOR_PAUSE = "work.monitor.pause"  # AlarmPause -> Ok | Refused
+MONITOR_EVENTS = "work.monitor.events"  # AlarmQuery -> Alarms
+MONITOR_BED = "work.monitor.bed"  # Ask(bed) -> BedInfo | Refused
+MONITOR_SET_BED = "work.monitor.set-bed"  # SetBed -> Ok | Refused
+MONITOR_NOTICE = "work.monitor.notice"  # NoticeReport -> Ok
+MONITOR_HEARING = "work.monitor.hearing"  # Hearing, no answer
 MONITORS = "monitors"
+ALARM_SYSTEM = "state.alarm-system"  # AlarmSystemState
+
+DELIVER_NOTICE = "work.deliver.notice"  # Notice -> Ok | Refused
+
+RECORDER_STRIP = "work.recorder.strip"  # StripQuery -> Strip | Refused
+RECORDER_TREND = "work.recorder.trend"  # TrendQuery -> Trend | Refused
+RECORDER_RECENT = "work.recorder.recent"  # RecentQuery -> Recent | Refused
+RECORDERS = "recorders"
 
 STATE_BEDS = "state.beds"
 STATE_VIEWING = "state.viewing"

@@ -154,7 +154,7 @@ class MqttDoor:
                     "nats": {
                         "type": "user",
                         "version": 2,
-                        "pub": {"allow": [subjects.wave(device.device_id)]},
+                        "pub": {"allow": [subjects.wave(device.device_id), subjects.vital(device.device_id)]},
                         "sub": {"deny": [">"]},
                         "subs": 8,
                         "data": -1,

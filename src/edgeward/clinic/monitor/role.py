@@ -19,7 +19,7 @@ from edgeward.bus.role import RoleContext
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.alarms import AlarmRecord
 from edgeward.clinic.monitor.bank import DeviceChange, MonitorBank, warm_up
-from edgeward.clinic.monitor.limits import Limits
+from edgeward.clinic.monitor.limits import RANGES, Limits
 from edgeward.messages import (
     Alarm,
     AlarmAck,
@@ -63,7 +63,7 @@ class MonitorRole:
         self.context = context
         self.log = AlarmLog(context.home.db("alarms"))
         section = context.settings.monitor
-        self.bank = MonitorBank(Limits(**section.model_dump()))
+        self.bank = MonitorBank(Limits(**{name: getattr(section, name) for name in RANGES}))
         self.registry = Registry(context.home)
         self.signals: dict[str, dict[str, Any]] = {}
         self.resting: set[str] = set()  # said that they stop
