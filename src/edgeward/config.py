@@ -493,7 +493,7 @@ node = "{node}"
 # name = "icu"
 # label = "Intensive care"
 # profile = "adult"
-# escalation = [{ after_s = 60, contacts = ["resident"] }, { after_s = 180, contacts = ["consultant"] }]
+# escalation = [{{ after_s = 60, contacts = ["resident"] }}, {{ after_s = 180, contacts = ["consultant"] }}]
 
 # [[contact]]
 # name = "resident"

@@ -23,7 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from edgeward.home import Home, write_json, write_private
 from edgeward.privacy.registry import Device, Registry, check_name
 
-ROLES = ("bus", "gateway", "engine", "monitor", "deliver", "console", "supervisor", "operator")
+ROLES = ("bus", "gateway", "engine", "monitor", "recorder", "deliver", "console", "supervisor", "operator")
 _DAY = dt.timedelta(days=1)
 
 
