@@ -79,7 +79,7 @@ def test_the_written_template_is_valid(tmp_path: Path) -> None:
     settings = load(write(tmp_path, TEMPLATE.format(name="st-mary", node="n1")))
     assert settings.site.name == "st-mary"
     uncommented = re.sub(r"^# (\w+ = .*)$", r"\1", TEMPLATE.format(name="a", node="b"), flags=re.MULTILINE)
-    uncommented = re.sub(r"^# (\[\[\w.+\]\])$", r"\1", uncommented, flags=re.MULTILINE)
+    uncommented = re.sub(r"^# (\[+\w.+\])$", r"\1", uncommented, flags=re.MULTILINE)
     settings = load(write(tmp_path, uncommented))
     assert settings.dicom.port == Settings().dicom.port
     assert settings.monitor == Settings().monitor
