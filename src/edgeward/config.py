@@ -493,12 +493,15 @@ node = "{node}"
 # name = "icu"
 # label = "Intensive care"
 # profile = "adult"
-# escalation = [{{ after_s = 60, contacts = ["resident"] }}, {{ after_s = 180, contacts = ["consultant"] }}]
+# escalation = [{{ after_s = 60, contacts = ["resident"] }}, {{ after_s = 180, contacts = ["on-call"] }}]
 
 # [[contact]]
 # name = "resident"
 # webhook = "https://pager.example/alarm"
 # email = "resident@hospital.example"
+# [[contact]]
+# name = "on-call"
+# email = "on-call@hospital.example"
 
 # [[profile]]
 # name = "cardiac"
