@@ -103,6 +103,7 @@ class Load:
         return sum(request.revision > 0 for request in self.requests)
 
 
+@pytest.mark.timeout(9000)  # at full length
 async def test_a_pacs_is_down_for_an_hour_under_load(bus_site, campaign: bool) -> None:
     """Time-compressed here; at full length with --campaign. The other destinations get theirs meanwhile."""
     seconds, rate = (3600.0, 5.0) if campaign else (4.0, 10.0)
@@ -135,6 +136,7 @@ async def test_a_pacs_is_down_for_an_hour_under_load(bus_site, campaign: bool) -
     assert gateway.quarantined == [] or {entry.peer for entry in gateway.quarantined} == {"archive"}
 
 
+@pytest.mark.timeout(3600)  # at full length
 async def test_deliver_is_killed_again_and_again_while_it_delivers(bus_site, campaign: bool) -> None:
     kills, pause = (60, (0.3, 2.0)) if campaign else (3, (0.8, 1.5))
     rng = random.Random(3)
