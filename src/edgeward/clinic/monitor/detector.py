@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from edgeward.clinic.monitor.state import CANDIDATES, MASK, NEVER
 
 #: Not counted below: 0.15 mV must not, 0.5 mV must be counted (IEC 60601-2-27, 201.12.1.101.15 b).
+RAIL = 32700  # a code beyond this is the end of the converter's range
 FLOOR_MV = 0.22
 #: Nobody's heart makes this; an electrode that is moved does.
 ARTEFACT_MV = 15.0
@@ -58,7 +59,6 @@ def restart(c: Any, first_index: int) -> None:
     c.band_1 = 0.0
     c.band_2 = 0.0
     for k in range(2):
-        c.low_z[0, k] = c.low_z[1, k] = 0.0
         c.high_z[k] = c.qrs_high_z[k] = c.qrs_low_z[k] = 0.0
     for k in range(c.slopes.size):
         c.slopes[k] = 0.0
@@ -75,83 +75,140 @@ def restart(c: Any, first_index: int) -> None:
 
 
 @njit
-def front_end(
-    c: Any, raw: NDArray[np.int16], trace: NDArray[np.float64], band: NDArray[np.float64], energy: NDArray[np.float64]
-) -> int:
-    """Filter `raw`; write analysis samples to `trace`, `band` (both mV) and `energy` (mV/s); return how many.
+def runs(c: Any, raw: NDArray[np.int16]) -> None:
+    """Count how long the signal has been unchanged, and at the end of its range, up to the last sample of `raw`."""
+    size = raw.size
+    last = raw[size - 1]
+    i = size - 1
+    while i > 0 and raw[i - 1] == last:
+        i -= 1
+    if i == 0 and last == c.last_raw:
+        c.same += size
+    else:
+        c.same = size - 1 - i
+    i = size
+    while i > 0 and (raw[i - 1] >= RAIL or raw[i - 1] <= -RAIL):
+        i -= 1
+    c.railed = c.railed + size if i == 0 else size - i
+    c.last_raw = last
 
-    A pacing pulse is at most 2 ms wide: the median of three samples one pulse width apart removes it and leaves
-    anything wider. A Butterworth low-pass at 40 Hz precedes the decimation.
+
+@njit
+def without_spikes(c: Any, raw: NDArray[np.int16], work: NDArray[np.int16], out: NDArray[np.int16]) -> None:
+    """Write the median of three samples one pulse width apart: what is narrower than that vanishes, the rest stays."""
+    lag, size = c.spike_lag, raw.size
+    work[: 2 * lag] = c.before[: 2 * lag]
+    work[2 * lag : 2 * lag + size] = raw
+    x, y, z = work[:size], work[lag : lag + size], work[2 * lag : 2 * lag + size]
+    for i in range(size):
+        out[i] = max(min(x[i], z[i]), min(y[i], max(x[i], z[i])))
+    c.before[: 2 * lag] = work[size : size + 2 * lag]
+
+
+@njit
+def low_pass(c: Any, clean: NDArray[np.int16], size: int, phases: NDArray[np.float32], out: NDArray[np.float32]) -> int:
+    """Low-pass and decimate the last `size` of the ``taps - 1 + size`` samples; return how many results.
+
+    Every result is the same sum in the same order wherever a block begins. The samples are dealt into one row per
+    phase of the decimation, so that the inner loops run over neighbours and become vector instructions.
     """
+    step, taps = c.decimation, c.taps
+    first = step - 1 - c.phase
+    c.phase = (c.phase + size) % step
+    if first >= size:
+        return 0
+    count = (size - 1 - first) // step + 1
+    length = count + (taps - 1) // step
+    origin = c.origin
+    for p in range(step):
+        row = phases[p]
+        at = first + p
+        for j in range(min(length, (clean.size - 1 - at) // step + 1)):
+            row[j] = np.float32(np.int32(clean[at + j * step]) - origin)
+    total = out[:count]
+    middle = taps // 2
+    weight = c.low[middle]
+    centre = phases[middle % step, middle // step : middle // step + count]
+    for j in range(count):
+        total[j] = weight * centre[j]
+    for k in range(middle):
+        weight = c.low[k]
+        far = taps - 1 - k
+        early = phases[k % step, k // step : k // step + count]
+        late = phases[far % step, far // step : far // step + count]
+        for j in range(count):
+            total[j] += weight * (early[j] + late[j])
+    return count
+
+
+@njit
+def front_end(
+    c: Any,
+    raw: NDArray[np.int16],
+    codes: NDArray[np.int16],
+    phases: NDArray[np.float32],
+    work: NDArray[np.float64],
+) -> int:
+    """Filter `raw`; write analysis samples to the rows of `work`; return how many.
+
+    Rows: trace (mV), band (mV), QRS energy (mV/s), mean energy of the last two seconds.
+    """
+    size, taps = raw.size, c.taps
     if c.running == 0:
         c.running = 1
         c.origin = raw[0]
-        for k in range(c.taps.size):
-            c.taps[k] = 0.0
         c.last_raw = np.int32(raw[0])
-        c.level = 0.0
-    lag, decimation, scale, origin = c.spike_lag, c.decimation, c.scale, c.origin
-    low, high, qh, ql = c.low, c.high, c.qrs_high, c.qrs_low
-    a00, a01, a02, a03, a04 = low[0, 0], low[0, 1], low[0, 2], low[0, 3], low[0, 4]
-    a10, a11, a12, a13, a14 = low[1, 0], low[1, 1], low[1, 2], low[1, 3], low[1, 4]
-    z00, z01, z10, z11 = c.low_z[0, 0], c.low_z[0, 1], c.low_z[1, 0], c.low_z[1, 1]
+        c.before[:] = raw[0]
+        c.clean[:] = raw[0]
+    runs(c, raw)
+    clean = codes[1, : taps - 1 + size]
+    clean[: taps - 1] = c.clean[: taps - 1]
+    without_spikes(c, raw, codes[0], clean[taps - 1 :])
+    c.clean[: taps - 1] = clean[size:]
+    smooth = phases[phases.shape[0] - 1]
+    count = low_pass(c, clean, size, phases, smooth)
+    scale = c.scale
+    s0, s1, s2, s3, s4 = c.high[0], c.high[1], c.high[2], c.high[3], c.high[4]
+    a0, a1, a2, a3, a4 = c.qrs_high[0], c.qrs_high[1], c.qrs_high[2], c.qrs_high[3], c.qrs_high[4]
+    b0, b1, b2, b3, b4 = c.qrs_low[0], c.qrs_low[1], c.qrs_low[2], c.qrs_low[3], c.qrs_low[4]
     h0, h1 = c.high_z[0], c.high_z[1]
     p0, p1 = c.qrs_high_z[0], c.qrs_high_z[1]
     q0, q1 = c.qrs_low_z[0], c.qrs_low_z[1]
     band_1, band_2 = c.band_1, c.band_2
-    taps, slopes = c.taps, c.slopes
-    tap, phase, total, at, window = c.tap, c.phase, c.slope_sum, c.slope_at, c.window
-    slope_scale = 0.5 * c.analysis_rate
-    last_raw, same, railed = c.last_raw, c.same, c.railed
-    count = 0
-    for i in range(raw.size):
-        code = np.int32(raw[i])
-        same = same + 1 if code == last_raw else 0
-        railed = railed + 1 if (code >= 32700 or code <= -32700) else 0
-        last_raw = code
-        value = (code - origin) * scale
-        taps[tap & 7] = value
-        oldest = taps[(tap - 2 * lag) & 7]
-        clean = min(max(taps[(tap - lag) & 7], min(oldest, value)), max(oldest, value))
-        tap += 1
-        t = a00 * clean + z00
-        z00 = a01 * clean - a03 * t + z01
-        z01 = a02 * clean - a04 * t
-        y = a10 * t + z10
-        z10 = a11 * t - a13 * y + z11
-        z11 = a12 * t - a14 * y
-        phase += 1
-        if phase < decimation:
-            continue
-        phase = 0
-        shown = high[0] * y + h0
-        h0 = high[1] * y - high[3] * shown + h1
-        h1 = high[2] * y - high[4] * shown
-        t = qh[0] * y + p0
-        p0 = qh[1] * y - qh[3] * t + p1
-        p1 = qh[2] * y - qh[4] * t
-        b = ql[0] * t + q0
-        q0 = ql[1] * t - ql[3] * b + q1
-        q1 = ql[2] * t - ql[4] * b
+    slopes, total, at, window = c.slopes, c.slope_sum, c.slope_at, c.window
+    slope_scale = 0.5 * c.analysis_rate / window
+    mean, keep_part = c.mean_energy, 1.0 - c.mean_gain
+    gain = c.mean_gain
+    trace, band, energy, means = work[0], work[1], work[2], work[3]
+    for i in range(count):
+        # each line of the three sections is arranged so that the next sample waits for as little as possible
+        y = smooth[i] * scale
+        shown = s0 * y + h0
+        h0 = (s1 * y + h1) - s3 * shown
+        h1 = s2 * y - s4 * shown
+        t = a0 * y + p0
+        p0 = (a1 * y + p1) - a3 * t
+        p1 = a2 * y - a4 * t
+        b = b0 * t + q0
+        q0 = (b1 * t + q1) - b3 * b
+        q1 = b2 * t - b4 * b
         slope = abs(b - band_2) * slope_scale
         band_2 = band_1
         band_1 = b
         total += slope - slopes[at]
         slopes[at] = slope
         at += 1
-        if at == window:
-            at = 0
-        trace[count] = shown
-        band[count] = b
-        energy[count] = total / window
-        count += 1
-    c.low_z[0, 0], c.low_z[0, 1], c.low_z[1, 0], c.low_z[1, 1] = z00, z01, z10, z11
+        at = 0 if at == window else at
+        mean = mean * keep_part + total * gain
+        trace[i] = shown
+        band[i] = b
+        energy[i] = total
+        means[i] = mean
     c.high_z[0], c.high_z[1] = h0, h1
     c.qrs_high_z[0], c.qrs_high_z[1] = p0, p1
     c.qrs_low_z[0], c.qrs_low_z[1] = q0, q1
     c.band_1, c.band_2 = band_1, band_2
-    c.tap, c.phase, c.slope_sum, c.slope_at = tap & 7, phase, total, at
-    c.last_raw, c.same, c.railed = last_raw, same, railed
+    c.slope_sum, c.slope_at, c.mean_energy = total, at, mean
     return count
 
 
@@ -267,7 +324,7 @@ def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
     # Unlike the beats known so far: it must stand out from its surroundings, else noise would hide an asystole. The
     # time since the last beat must not matter here, or one missed beat would lose all that follow.
     known = c.beats >= 4 and relative > 0.65
-    if not known and height < CREST_MV and energy < CREST * c.mean_energy:
+    if not known and height < CREST_MV and energy < CREST * c.mean_energy_now:
         return 6
     return 0
 
@@ -410,9 +467,7 @@ def detect(
     c: Any,
     trace: NDArray[np.float32],
     band: NDArray[np.float32],
-    new_trace: NDArray[np.float64],
-    new_band: NDArray[np.float64],
-    energy: NDArray[np.float64],
+    work: NDArray[np.float64],
     start: int,
     stop: int,
     cand: NDArray[np.float64],
@@ -422,10 +477,10 @@ def detect(
 
     Returns the next sample to take and the number of beats written to `beats`.
     """
-    n, rising, peak, peak_n = c.n, c.rising, c.peak, c.peak_n
-    last, mean, gain = c.last_energy, c.mean_energy, c.mean_gain
+    n, rising, peak, peak_n, last = c.n, c.rising, c.peak, c.peak_n, c.last_energy
     settled, confirm, learned, learned_n = c.settled_n, c.confirm, c.learned, c.learned_n
     back_from = c.back_from
+    new_trace, new_band, energy, means = work[0], work[1], work[2], work[3]
     count, i = 0, start
     while i < stop and count == 0:
         e = energy[i]
@@ -434,7 +489,6 @@ def detect(
         now = n
         n += 1
         i += 1
-        mean += (e - mean) * gain
         final = False
         if rising == 0:
             if now >= settled and e > last:
@@ -446,7 +500,7 @@ def detect(
         last = e
         if final or now > back_from or (learned == 0 and now >= learned_n):
             # rare: only here is the state written back and read again
-            c.n, c.peak, c.peak_n, c.mean_energy = n, peak, peak_n, mean
+            c.n, c.peak, c.peak_n, c.mean_energy_now = n, peak, peak_n, means[i - 1]
             if final:
                 count = judge_peak(c, trace, band, cand, beats, count)
             if c.learned == 0:
@@ -455,5 +509,5 @@ def detect(
             elif now > c.back_from:
                 count = look_back(c, cand, beats, count)
             learned, back_from = c.learned, c.back_from
-    c.n, c.rising, c.peak, c.peak_n, c.last_energy, c.mean_energy = n, rising, peak, peak_n, last, mean
+    c.n, c.rising, c.peak, c.peak_n, c.last_energy = n, rising, peak, peak_n, last
     return i, count

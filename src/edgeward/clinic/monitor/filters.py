@@ -52,6 +52,34 @@ def butterworth(kind: str, order: int, cutoff_hz: float, rate_hz: float) -> NDAr
     return np.array(rows, dtype=np.float64)
 
 
+def smooth_low_pass(cutoff_hz: float, seconds: float, rate_hz: float) -> NDArray[np.float32]:
+    """Return a symmetric low-pass (sinc in a Hamming window), gain 1 for a constant; it delays by half its length.
+
+    Parameters
+    ----------
+    cutoff_hz : float
+        -6 dB frequency, below half of ``rate_hz``.
+    seconds : float
+        Length; the number of coefficients is odd and at least 3.
+    rate_hz : float
+
+    Returns
+    -------
+    ndarray, shape (taps,), float32
+
+    Raises
+    ------
+    ValueError
+        If the cutoff does not lie between 0 and half of the rate.
+    """
+    if not 0.0 < cutoff_hz < rate_hz / 2:
+        raise ValueError(f"cutoff {cutoff_hz} Hz must lie between 0 and half of the rate {rate_hz} Hz")
+    half = max(1, round(0.5 * seconds * rate_hz))
+    k = np.arange(-half, half + 1)
+    taps = np.sinc(2.0 * cutoff_hz / rate_hz * k) * np.hamming(2 * half + 3)[1:-1]
+    return (taps / taps.sum()).astype(np.float32)
+
+
 def group_delay(sections: NDArray[np.float64], frequency_hz: float, rate_hz: float) -> float:
     """Return the group delay of a cascade at one frequency, in samples.
 

@@ -30,7 +30,7 @@ from edgeward.clinic.monitor.detector import (
     restart,
 )
 from edgeward.clinic.monitor.rhythm import on_beat, on_tick
-from edgeward.clinic.monitor.state import CHANNEL, MASK, MAX_LEADS, RING, SHAPE
+from edgeward.clinic.monitor.state import CHANNEL, MASK, MAX_LEADS, MAX_STEP, RING, SHAPE
 
 #: One packet of one patient in the queue.
 BLOCK = np.dtype(
@@ -72,6 +72,8 @@ def advance_lead(
     band: NDArray[np.float32],
     raw: NDArray[np.int16],
     first: int,
+    codes: NDArray[np.int16],
+    phases: NDArray[np.float32],
     work: NDArray[np.float64],
     beats: NDArray[np.float64],
     extra: NDArray[np.float64],
@@ -87,11 +89,11 @@ def advance_lead(
         restart(c, first)
         c.beat_peak_n = max(c.beat_peak_n, c.n)
     count, at = 0, 0
-    made = front_end(c, raw, work[0], work[1], work[2])
+    made = front_end(c, raw, codes, phases, work)
     while at < made:
-        at, more = detect(c, trace, band, work[0], work[1], work[2], at, made, work[3, :CANDIDATE], beats[count:])
+        at, more = detect(c, trace, band, work, at, made, work[4, :CANDIDATE], beats[count:])
         for k in range(count, count + more):
-            width, chance = judge(c, trace, beats[k], work[4, :SHAPE], extra[k, 2:])
+            width, chance = judge(c, trace, beats[k], work[5, :SHAPE], extra[k, 2:])
             extra[k, 0] = width
             extra[k, 1] = chance
         count += more
@@ -160,7 +162,9 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
         found, heard = 0, 0
         if stamp == -1:  # the stamp is in the cache key because it is used
             return found, heard
-        work = np.zeros((5, 4096))
+        work = np.zeros((6, 2048))
+        codes = np.zeros((2, 2048), dtype=np.int16)
+        phases = np.zeros((MAX_STEP + 1, 2048), dtype=np.float32)
         beats = np.zeros((MAX_LEADS, _PIECE, BEAT_FIELDS))
         extra = np.zeros((MAX_LEADS, _PIECE, 2 + FEATURES))
         counts = np.zeros(MAX_LEADS, dtype=np.int64)
@@ -202,7 +206,7 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
                         start = block.offset + k * block.samples + at
                         piece = samples[start : start + size]
                         counts[k] = advance_lead(
-                            c, traces[row], bands[row], piece, p.next_index, work, beats[k], extra[k]
+                            c, traces[row], bands[row], piece, p.next_index, codes, phases, work, beats[k], extra[k]
                         )
                 found, heard = take_beats(p, channels, who, b, beats, extra, counts, out, found, told, heard)
                 p.next_index += size

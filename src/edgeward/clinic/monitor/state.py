@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.filters import butterworth, group_delay
+from edgeward.clinic.monitor.filters import butterworth, group_delay, smooth_low_pass
 
 #: Rates the front end is designed for. Below 100 Hz a QRS has too few samples for its shape (AHA 1990: 125 Hz is the
 #: least for monitoring); above 2000 Hz no bedside ECG is sent.
@@ -21,6 +21,7 @@ MIN_RATE_HZ = 100.0
 MAX_RATE_HZ = 2000.0
 #: The analysis runs at rate // ANALYSIS_RATE_HZ decimation, that is at 125 to 250 Hz whatever the device sends.
 ANALYSIS_RATE_HZ = 125.0
+MAX_STEP = int(MAX_RATE_HZ // ANALYSIS_RATE_HZ)
 #: Analysis samples kept per lead: 8 s at 250 Hz. A power of two, so that a mask wraps the index.
 RING = 2048
 MASK = RING - 1
@@ -31,6 +32,9 @@ QRS_LOW_HZ = 5.0  # energy of the QRS is greatest here (Pan & Tompkins 1985; doc
 QRS_HIGH_HZ = 16.0
 ENERGY_WINDOW_S = 0.13  # a little longer than a normal QRS, shorter than the 200 ms between beats at 300/min
 CONFIRM_S = 0.10  # a peak is final when nothing greater followed for this long
+LOW_PASS_S = 0.048  # long enough to hold back what decimation would fold into the band; delays by half of it
+TAPS_MOST = 101
+SPIKE_LAG_MOST = 5
 SPIKE_S = 0.002  # the widest pacing pulse (IEC 60601-2-27, 201.12.1.101.13)
 
 MAX_LEADS = 12
@@ -47,7 +51,8 @@ CHANNEL = np.dtype(
         ("scale", "f8"),  # mV per unit
         ("decimation", "i4"),
         ("spike_lag", "i4"),
-        ("low", "f8", (2, 5)),
+        ("taps", "i4"),
+        ("low", "f4", (TAPS_MOST // 2 + 1,)),  # half of the symmetric low-pass, from its edge to its middle
         ("high", "f8", (5,)),
         ("qrs_high", "f8", (5,)),
         ("qrs_low", "f8", (5,)),
@@ -57,11 +62,10 @@ CHANNEL = np.dtype(
         ("trace_delay", "f8"),  # of the trace against the raw signal, raw samples
         # -- front end
         ("running", "i4"),
-        ("origin", "f8"),  # first sample: all filters start in their steady state for it
-        ("taps", "f8", (8,)),
-        ("tap", "i4"),
+        ("origin", "i4"),  # first sample: all filters start in their steady state for it
+        ("before", "i2", (2 * SPIKE_LAG_MOST,)),  # the last raw samples, oldest first
+        ("clean", "i2", (TAPS_MOST,)),  # the last samples without pacing pulses, oldest first
         ("phase", "i4"),
-        ("low_z", "f8", (2, 2)),
         ("high_z", "f8", (2,)),
         ("qrs_high_z", "f8", (2,)),
         ("qrs_low_z", "f8", (2,)),
@@ -73,7 +77,6 @@ CHANNEL = np.dtype(
         ("last_raw", "i4"),
         ("same", "i8"),  # run of identical raw values
         ("railed", "i8"),  # run of raw values at the end of the int16 range
-        ("level", "f8"),  # slow mean, mV, of the moving signal
         # -- clock
         ("n", "i8"),  # analysis samples so far; never reset
         ("start_n", "i8"),  # n at the last (re)start
@@ -86,7 +89,8 @@ CHANNEL = np.dtype(
         ("peak", "f8"),
         ("peak_n", "i8"),
         ("last_energy", "f8"),
-        ("mean_energy", "f8"),
+        ("mean_energy", "f8"),  # as far as the front end has come
+        ("mean_energy_now", "f8"),  # at the sample being judged
         # -- what a beat looks like here
         ("learned", "i4"),
         ("beats", "i8"),
@@ -148,7 +152,7 @@ def new_channel(rate_hz: float, gain_uv: float) -> NDArray[Any]:
         raise ValueError(f"gain {gain_uv} microvolts per unit; it must be more than 0 and at most 10000")
     decimation = max(1, int(rate_hz // ANALYSIS_RATE_HZ))
     analysis = rate_hz / decimation
-    low = butterworth("low", 4, min(DISPLAY_HIGH_HZ, 0.4 * rate_hz), rate_hz)
+    low = smooth_low_pass(min(DISPLAY_HIGH_HZ, 0.4 * rate_hz), LOW_PASS_S, rate_hz)
     high = butterworth("high", 2, DISPLAY_LOW_HZ, analysis)
     qrs = np.vstack((butterworth("high", 2, QRS_LOW_HZ, analysis), butterworth("low", 2, QRS_HIGH_HZ, analysis)))
     row = np.zeros(1, dtype=CHANNEL)
@@ -157,14 +161,15 @@ def new_channel(rate_hz: float, gain_uv: float) -> NDArray[Any]:
     row["scale"] = gain_uv * 1e-3
     row["decimation"] = decimation
     row["spike_lag"] = int(SPIKE_S * rate_hz) + 1
-    row["low"] = low
+    row["taps"] = len(low)
+    row["low"][0, : len(low) // 2 + 1] = low[: len(low) // 2 + 1]
     row["high"] = high[0]
     row["qrs_high"] = qrs[0]
     row["qrs_low"] = qrs[1]
     row["window"] = round(ENERGY_WINDOW_S * analysis)
     row["confirm"] = round(CONFIRM_S * analysis)
     row["qrs_delay"] = round(group_delay(qrs, 10.0, analysis))
-    row["trace_delay"] = group_delay(low, 10.0, rate_hz) + int(row["spike_lag"][0])
+    row["trace_delay"] = len(low) // 2 + int(row["spike_lag"][0])
     row["beat_n"] = row["beat_peak_n"] = -(10**9)
     row["back_from"] = NEVER
     row["interval"] = 0.8 * analysis  # 75/min, until beats tell
