@@ -2,13 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from edgeward.clinic.monitor.bank import DeviceChange, MonitorBank
+from edgeward.clinic.monitor.alarms import AlarmChange, AlarmRecord, PatientAlarms
+from edgeward.clinic.monitor.bank import MonitorBank
+from edgeward.clinic.monitor.conditions import ConditionEvent
 
 GAIN_UV = 1.0
+
+
+@dataclass(frozen=True)
+class DeviceChange:
+    """An alarm change and whose it is."""
+
+    device_id: str
+    change: AlarmChange
+
+
+class AlarmingBank(MonitorBank):
+    """A bank with an alarm engine per patient behind it: tells changes of alarms instead of conditions."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.engines: dict[str, PatientAlarms] = {}
+        self._inside = False
+
+    def _alarms(self, device_id: str) -> PatientAlarms:
+        return self.engines.setdefault(device_id, PatientAlarms())
+
+    def _changes(self, events: Iterable[ConditionEvent]) -> list[DeviceChange]:
+        return [
+            DeviceChange(event.source_id, change)
+            for event in events
+            for change in self._alarms(event.source_id).take(event)
+        ]
+
+    def push(self, *args: Any, **kwargs: Any) -> None:
+        self._inside = True  # what the bank processes by itself stays conditions
+        try:
+            super().push(*args, **kwargs)
+        finally:
+            self._inside = False
+
+    def process(self, now_ns: int) -> Any:
+        events = super().process(now_ns)
+        return events if self._inside else self._changes(events)
+
+    def tick(self, now_ns: int) -> Any:
+        return self._changes(super().tick(now_ns))
+
+    def alarms(self, device_id: str) -> list[AlarmRecord]:
+        return self._alarms(device_id).active
+
+    def acknowledge(self, device_id: str, number: int, *, by: str, at_ns: int) -> list[DeviceChange]:
+        return [
+            DeviceChange(device_id, change)
+            for change in self._alarms(device_id).acknowledge(number, by=by, at_ns=at_ns)
+        ]
+
+    def restore_alarms(self, device_id: str, state: dict[str, Any]) -> None:
+        self.engines[device_id] = PatientAlarms.from_dict(state)
+        self.assume(device_id, self.engines[device_id].present_codes())
 
 
 def qrs(t, at, height, width, shape="natural"):
@@ -98,7 +156,7 @@ def pacing(x, rate, times, height, width_s=0.002):
 class Run:
     """What a bank said of a signal."""
 
-    def __init__(self, bank: MonitorBank, changes: list[DeviceChange], rate: float) -> None:
+    def __init__(self, bank: AlarmingBank, changes: list[DeviceChange], rate: float) -> None:
         self.bank, self.changes, self.rate = bank, changes, rate
         beats = bank.take_beats()
         beats = beats[beats["counted"] == 1]
@@ -125,7 +183,7 @@ def run(x, rate, *, gain_uv=GAIN_UV, packet=None, off=None, **kwargs: Any) -> Ru
     """Send a signal in mV, shape (n,) or (leads, n), through a bank."""
     x = np.atleast_2d(np.asarray(x, dtype=float))
     codes = np.clip(np.rint(x * 1e3 / gain_uv), -32768, 32767).astype(np.int16)
-    bank = MonitorBank(collect_beats=True, **kwargs)
+    bank = AlarmingBank(collect_beats=True, **kwargs)
     bank.enrol("d", rate_hz=float(rate), leads=tuple(f"L{i}" for i in range(len(codes))), gain_uv=gain_uv)
     size = packet or int(rate)
     changes: list[DeviceChange] = []

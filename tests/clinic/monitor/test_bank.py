@@ -7,8 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support import ecg
+from tests.support.ecg import AlarmingBank as MonitorBank
 
-from edgeward.clinic.monitor.bank import MonitorBank
 from edgeward.clinic.monitor.limits import Limits
 
 SECOND = 1_000_000_000
@@ -260,7 +260,7 @@ def test_restored_alarms_stand_until_the_signal_ends_them():
     before = enrolled()
     stream(before, codes(x), 250)
     after = enrolled()
-    after.restore_alarms("d", before.save_alarms("d"))
+    after.restore_alarms("d", before.engines["d"].to_dict())
     assert after.alarms("d")[0].code == "asystole"
     changes = stream(after, codes(ecg.regular(75, 250, 10)), 250)
     assert not after.alarms("d")[0].present

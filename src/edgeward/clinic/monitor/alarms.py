@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.messages import AlarmPriority
 
 
@@ -113,6 +114,25 @@ class PatientAlarms:
         """Alarms to be signalled, most urgent first, then oldest first."""
         order = [HIGH, MEDIUM, LOW]
         return sorted(self._active.values(), key=lambda a: (order.index(a.rule.priority), a.raised_ns, a.number))
+
+    def take(self, event: ConditionEvent) -> list[AlarmChange]:
+        """Take a condition that begins or ends.
+
+        Raises
+        ------
+        KeyError
+            If its code is unknown.
+        """
+        if not event.present:
+            return self.end(event.code, at_ns=event.at_ns, sample=event.decisive_sample)
+        return self.begin(
+            event.code,
+            at_ns=event.at_ns,
+            received_ns=event.received_ns or event.at_ns,
+            onset=event.onset_sample,
+            decisive=event.decisive_sample,
+            args=event.args,
+        )
 
     def _superseded(self, code: str) -> bool:
         return any(other in self._active and self._active[other].present for other in RULES[code].superseded_by)

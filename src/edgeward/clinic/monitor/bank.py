@@ -1,20 +1,21 @@
-"""All monitored patients of a site: packets in, numbers and alarm changes out.
+"""All monitored patients of a site: packets in, numbers and conditions out.
 
 Responsible for who sits in which row, for sequence numbers (lost, repeated, late packets, restarted devices), for
 silence, and for handing everything queued to the compiled kernel at once. Pure apart from its memory: the caller
-passes the time in. Not responsible for transport, decoding or publishing (``role``).
+passes the time in. Not responsible for alarms (``alarms``), transport, decoding or publishing (``role``).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.alarms import AlarmChange, AlarmRecord, PatientAlarms
+from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.kernel import BEAT, BLOCK, advance
 from edgeward.clinic.monitor.limits import Limits
 from edgeward.clinic.monitor.rhythm import CONDITIONS, HISTORY, PATIENT, TRANSITION, Condition
@@ -52,13 +53,14 @@ class Patient:
     leads: tuple[str, ...]
     gain_uv: float
     limits: Limits
-    alarms: PatientAlarms = field(default_factory=PatientAlarms)
     sequence: int = -1
     last_received_ns: int = 0
     packets: int = 0
     missing: int = 0
     refused: int = 0  # repeated or too late
     missing_ns: int = 0  # last loss
+    lost: bool = False  # told that nothing comes
+    losing: bool = False  # told that packets are missing
     next_sample: int = 0  # stream index after the newest packet
     resting: bool = False  # said that it stops: its silence is no alarm
 
@@ -78,14 +80,6 @@ class Numerics:
     packets: int
     missing: int
     stale: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceChange:
-    """An alarm change and whose it is."""
-
-    device_id: str
-    change: AlarmChange
 
 
 class MonitorBank:
@@ -110,7 +104,7 @@ class MonitorBank:
         self._channel_count = 0
         self._queue: list[tuple[int, int, int, int, NDArray[np.int16], int]] = []
         self._queued_samples = 0
-        self._pending: list[DeviceChange] = []
+        self._pending: list[ConditionEvent] = []
         self._collect = collect_beats
         self._beats: list[NDArray[Any]] = []
         self._no_beats = np.zeros(0, dtype=BEAT)
@@ -136,7 +130,7 @@ class MonitorBank:
         limits: Limits | None = None,
         now_ns: int = 0,
     ) -> None:
-        """Make room for a device, or start its signal anew (its alarms are kept) if it is known.
+        """Make room for a device, or start its signal anew if it is known; conditions that hold go on holding.
 
         Parameters
         ----------
@@ -258,7 +252,9 @@ class MonitorBank:
         patient.packets += 1
         patient.resting = False
         patient.last_received_ns = max(patient.last_received_ns, received_ns)
-        self._pending += self._tell(patient, patient.alarms.end("signal_lost", at_ns=received_ns))
+        if patient.lost:
+            patient.lost = False
+            self._pending.append(ConditionEvent(device_id, "signal_lost", False, received_ns, received_ns))
         expected = patient.next_sample
         if patient.sequence >= 0:
             ahead = (sequence - patient.sequence + SEQUENCE // 2) % SEQUENCE - SEQUENCE // 2
@@ -278,9 +274,20 @@ class MonitorBank:
             elif ahead > 1:
                 patient.missing += ahead - 1
                 patient.missing_ns = received_ns
-                self._pending += self._tell(patient, patient.alarms.begin(
-                    "packets_missing", at_ns=received_ns, received_ns=received_ns, onset=expected,
-                    decisive=first_sample, args={"count": float(ahead - 1)}))  # fmt: skip
+                if not patient.losing:
+                    patient.losing = True
+                    self._pending.append(
+                        ConditionEvent(
+                            device_id,
+                            "packets_missing",
+                            True,
+                            received_ns,
+                            received_ns,
+                            onset_sample=expected,
+                            decisive_sample=first_sample,
+                            args={"count": float(ahead - 1)},
+                        )
+                    )
         patient.sequence = sequence
         mask = sum(1 << i for i, off in enumerate(lead_off) if off)
         patient.next_sample = first_sample + samples.shape[1]
@@ -290,10 +297,10 @@ class MonitorBank:
             told = self.process(received_ns)  # takes what is pending with it
             self._pending += told
 
-    def process(self, now_ns: int) -> list[DeviceChange]:
-        """Take everything queued through the kernel; return the alarm changes, in order."""
+    def process(self, now_ns: int) -> list[ConditionEvent]:
+        """Take everything queued through the kernel; return the conditions that began or ended, in order."""
         queue, self._queue, self._queued_samples = self._queue, [], 0
-        changes, self._pending = self._pending, []
+        events, self._pending = self._pending, []
         for start in range(0, len(queue), BLOCKS_AT_ONCE):
             part = queue[start : start + BLOCKS_AT_ONCE]
             blocks = np.zeros(len(part), dtype=BLOCK)
@@ -309,50 +316,60 @@ class MonitorBank:
             found, heard = advance(self._rows, self._channels, self._traces, self._bands, flat, blocks, out, told)
             if heard:
                 self._beats.append(told[:heard].copy())
-            for event in out[:found]:
-                changes += self._take(event, part[int(event["block"])][5], now_ns)
-        return changes
+            for told_event in out[:found]:
+                entry = part[int(told_event["block"])]
+                events.append(self._event(told_event, entry[2] + entry[1], entry[5], now_ns))
+        return events
 
-    def _take(self, event: Any, received_ns: int, now_ns: int) -> list[DeviceChange]:
-        patient = self._by_row[int(event["patient"])]
-        condition = Condition(int(event["condition"]))
-        code = CODES[condition]
-        if not event["on"]:
-            return self._tell(patient, patient.alarms.end(code, at_ns=now_ns, sample=int(event["decisive"])))
+    def _event(self, told: Any, end: int, received_ns: int, now_ns: int) -> ConditionEvent:
+        """Return what the kernel told of a packet that ended before stream index `end`."""
+        patient = self._by_row[int(told["patient"])]
+        condition = Condition(int(told["condition"]))
+        onset, decisive = int(told["onset"]), int(told["decisive"])
         args: dict[str, float | str] = {}
-        if condition in VALUE_NAME:
-            args[VALUE_NAME[condition]] = round(float(event["value"]), 2)
-        if condition in {Condition.LEAD_OFF, Condition.ALL_LEADS_OFF}:
-            mask = int(event["value"])
-            args["leads"] = ", ".join(name for i, name in enumerate(patient.leads) if mask >> i & 1)
-        return self._tell(patient, patient.alarms.begin(
-            code, at_ns=now_ns, received_ns=received_ns, onset=int(event["onset"]),
-            decisive=int(event["decisive"]), args=args))  # fmt: skip
-
-    @staticmethod
-    def _tell(patient: Patient, changes: list[AlarmChange]) -> list[DeviceChange]:
-        return [DeviceChange(patient.device_id, change) for change in changes]
+        if told["on"]:
+            if condition in VALUE_NAME:
+                args[VALUE_NAME[condition]] = round(float(told["value"]), 2)
+            if condition in {Condition.LEAD_OFF, Condition.ALL_LEADS_OFF}:
+                mask = int(told["value"])
+                args["leads"] = ", ".join(name for i, name in enumerate(patient.leads) if mask >> i & 1)
+        return ConditionEvent(
+            patient.device_id,
+            CODES[condition],
+            bool(told["on"]),
+            now_ns,
+            received_ns,
+            onset_sample=onset,
+            decisive_sample=decisive,
+            # The packet's last sample was just measured when it arrived, give or take the way here.
+            onset_ns=received_ns - int((end - onset) / patient.rate_hz * 1e9) if onset >= 0 else 0,
+            args=args,
+        )
 
     # ------------------------------------------------------------------ time
 
-    def tick(self, now_ns: int) -> list[DeviceChange]:
-        """Take the passing of time: silence begins an alarm, and losses are forgotten; return the changes.
+    def tick(self, now_ns: int) -> list[ConditionEvent]:
+        """Take the passing of time: silence is a condition, and losses are forgotten; return what began or ended.
 
         Call it at least twice a second. `now_ns` may be any clock that also gives `received_ns`; a step backwards
-        delays nothing but this alarm.
+        delays nothing but this condition.
         """
-        changes, self._pending = self._pending, []
+        events, self._pending = self._pending, []
         for patient in self._by_row:
             silent_s = (now_ns - patient.last_received_ns) / 1e9
             if silent_s < -1.0:  # the clock was set back: count from now, or silence would stay unseen for that long
                 patient.last_received_ns = now_ns
-            elif silent_s >= patient.limits.silence_s and not patient.resting:
-                changes += self._tell(patient, patient.alarms.begin(
-                    "signal_lost", at_ns=now_ns, received_ns=now_ns, args={"seconds": round(silent_s, 1)}))  # fmt: skip
-            if patient.missing_ns and not 0 <= now_ns - patient.missing_ns < MISSING_CLEAR_NS:
-                patient.missing_ns = 0
-                changes += self._tell(patient, patient.alarms.end("packets_missing", at_ns=now_ns))
-        return changes
+            elif silent_s >= patient.limits.silence_s and not patient.resting and not patient.lost:
+                patient.lost = True
+                events.append(
+                    ConditionEvent(
+                        patient.device_id, "signal_lost", True, now_ns, now_ns, args={"seconds": round(silent_s, 1)}
+                    )
+                )
+            if patient.losing and not 0 <= now_ns - patient.missing_ns < MISSING_CLEAR_NS:
+                patient.losing = False
+                events.append(ConditionEvent(patient.device_id, "packets_missing", False, now_ns, now_ns))
+        return events
 
     def rest(self, device_id: str) -> None:
         """Take a device's word that it stops on purpose: its silence is no alarm until it sends again.
@@ -364,67 +381,32 @@ class MonitorBank:
         """
         self._patients[device_id].resting = True
 
-    def remove(self, device_id: str, now_ns: int) -> list[DeviceChange]:
-        """Stop monitoring a device; whatever alarm it has is over. Its row stays reserved until the next start.
+    def remove(self, device_id: str) -> None:
+        """Stop monitoring a device. Its row stays reserved until the next start.
 
         Raises
         ------
         KeyError
             If the device is not enrolled.
         """
-        changes = self.process(now_ns)
         patient = self._patients.pop(device_id)
-        patient.resting = True
-        return changes + self._tell(patient, patient.alarms.end_all(at_ns=now_ns))
+        patient.resting, patient.losing = True, False
 
-    # ------------------------------------------------------------------ alarms
+    def assume(self, device_id: str, codes: Collection[str]) -> None:
+        """Take conditions as holding that held before a restart, so that their end will be told.
 
-    def alarms(self, device_id: str) -> list[AlarmRecord]:
-        """Return the alarms of a patient that are to be signalled, most urgent first.
-
-        Raises
-        ------
-        KeyError
-            If the device is not enrolled.
-        """
-        return self._patients[device_id].alarms.active
-
-    def acknowledge(self, device_id: str, number: int, *, by: str, at_ns: int) -> list[DeviceChange]:
-        """Acknowledge an alarm by its number.
+        The device must be enrolled and not yet have sent. Codes that this bank does not tell are left alone.
 
         Raises
         ------
         KeyError
             If the device is not enrolled.
-        ValueError
-            If `by` is empty.
         """
         patient = self._patients[device_id]
-        return self._tell(patient, patient.alarms.acknowledge(number, by=by, at_ns=at_ns))
-
-    def save_alarms(self, device_id: str) -> dict[str, Any]:
-        """Return a patient's alarms as plain types, for the alarm log."""
-        return self._patients[device_id].alarms.to_dict()
-
-    def restore_alarms(self, device_id: str, state: dict[str, Any]) -> None:
-        """Put back alarms saved before a restart; the device must be enrolled and not yet have sent.
-
-        A restored condition counts as present until the signal ends it, or until it is acknowledged.
-
-        Raises
-        ------
-        KeyError
-            If the device is not enrolled.
-        ValueError
-            If the state is not one that `save_alarms` gave.
-        """
-        patient = self._patients[device_id]
-        patient.alarms = PatientAlarms.from_dict(state)
-        present = patient.alarms.present_codes()
-        if "packets_missing" in present:
-            patient.missing_ns = 1  # long ago: ends with the next tick, unless there are new losses
+        patient.lost = "signal_lost" in codes
+        patient.losing = "packets_missing" in codes  # its last loss is long ago: it ends with the next tick
         for condition, code in CODES.items():
-            if code in present:
+            if code in codes:
                 self._rows[patient.row]["active"][condition] = 1
 
     # ------------------------------------------------------------------ numbers and pictures

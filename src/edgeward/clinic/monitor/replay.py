@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgeward.clinic.monitor.bank import DeviceChange, MonitorBank
+from edgeward.clinic.monitor.alarms import AlarmChange, PatientAlarms
+from edgeward.clinic.monitor.bank import MonitorBank
 from edgeward.clinic.monitor.limits import Limits
 from edgeward.clinic.monitor.records import GAIN_UV, Recording, read_recording
 
@@ -48,16 +49,17 @@ def replay_recording(
     """Return the alarm changes of a recording; see `replay`."""
     bank = MonitorBank(limits)
     bank.enrol(recording.name, rate_hz=recording.rate_hz, leads=recording.leads, gain_uv=GAIN_UV)
+    alarms = PatientAlarms()
     changes: list[dict[str, Any]] = []
     for number, (first, samples, off) in enumerate(recording.packets(packet_s)):
         now_ns = int((first + samples.shape[1]) / recording.rate_hz * 1e9)
         bank.push(recording.name, samples, first_sample=first, sequence=number, received_ns=now_ns, lead_off=off)
-        changes += [_row(change, recording.rate_hz) for change in bank.process(now_ns)]
+        for event in bank.process(now_ns):
+            changes += [_row(change, recording.rate_hz) for change in alarms.take(event)]
     return changes
 
 
-def _row(device_change: DeviceChange, rate_hz: float) -> dict[str, Any]:
-    change = device_change.change
+def _row(change: AlarmChange, rate_hz: float) -> dict[str, Any]:
     alarm = change.alarm
     sample = alarm.decisive_sample if alarm.present else alarm.end_sample
 

@@ -17,8 +17,9 @@ from edgeward.bus import subjects
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
 from edgeward.clinic.monitor.alarm_log import AlarmLog
-from edgeward.clinic.monitor.alarms import AlarmRecord
-from edgeward.clinic.monitor.bank import DeviceChange, MonitorBank, warm_up
+from edgeward.clinic.monitor.alarms import AlarmChange, AlarmRecord, PatientAlarms
+from edgeward.clinic.monitor.bank import MonitorBank, warm_up
+from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.limits import RANGES, Limits
 from edgeward.messages import (
     Alarm,
@@ -47,6 +48,7 @@ RECENT = 100
 PAUSED_S = 1.5  # a tick this late means that we stood still, not that every device fell silent
 GRACE_S = 1.0
 COMPLAIN_S = 10.0  # one quarantine entry per device and reason in this time
+DeviceChange = tuple[str, AlarmChange]  # whose, what
 RHYTHMS = (
     "ventricular_fibrillation",
     "asystole",
@@ -64,6 +66,7 @@ class MonitorRole:
         self.log = AlarmLog(context.home.db("alarms"))
         section = context.settings.monitor
         self.bank = MonitorBank(Limits(**{name: getattr(section, name) for name in RANGES}))
+        self.engines: dict[str, PatientAlarms] = {}
         self.registry = Registry(context.home)
         self.signals: dict[str, dict[str, Any]] = {}
         self.resting: set[str] = set()  # said that they stop
@@ -92,6 +95,7 @@ class MonitorRole:
             }
             if self.signals.get(device_id) != signal:
                 self.bank.enrol(device_id, **signal, now_ns=received_ns)
+                self.engines.setdefault(device_id, PatientAlarms())
                 self.signals[device_id] = signal
                 self._persist({device_id}, [])
             self.bank.push(
@@ -119,7 +123,7 @@ class MonitorRole:
     def _process(self) -> None:
         self._due = None
         began = time.perf_counter()
-        changes = self.bank.process(time.time_ns())
+        changes = self._changes(self.bank.process(time.time_ns()))
         self.context.stats.stage(ServiceClass.ALARM, "analyse", (time.perf_counter() - began) * 1e3)
         fresh, self._fresh = self._fresh, set()
         if changes:
@@ -144,14 +148,23 @@ class MonitorRole:
 
     # ---------------------------------------- alarms
 
+    def _changes(self, events: list[ConditionEvent]) -> list[DeviceChange]:
+        """Let the alarms of each patient decide on what begins or ends."""
+        return [
+            (event.source_id, change)
+            for event in events
+            if event.source_id in self.engines
+            for change in self.engines[event.source_id].take(event)
+        ]
+
     async def publish(self, changes: list[DeviceChange]) -> None:
         """Publish transitions, then write them down."""
         budget = self.context.settings.budgets.alarm_ms
         stats = self.context.stats
         told: list[Alarm] = []
-        for change in changes:
-            alarm = to_message(change.device_id, change.change.alarm, change.change.state, change.change.at_ns)
-            first = change.change.state == "raised" and change.change.alarm.present
+        for device_id, change in changes:
+            alarm = to_message(device_id, change.alarm, change.state, change.at_ns)
+            first = change.state == "raised" and change.alarm.present
             if first and alarm.received_ns:
                 latency = (time.time_ns() - alarm.received_ns) / 1e6
                 if latency > budget:
@@ -160,18 +173,18 @@ class MonitorRole:
                 self.latency_ms.append(latency)
                 stats.stage(ServiceClass.ALARM, "decisive sample received to published", latency)
             try:
-                await self.context.bus.publish(subjects.alarm(change.device_id), alarm)
+                await self.context.bus.publish(subjects.alarm(device_id), alarm)
             except BusError as error:
                 stats.count("alarms_unpublished")
                 _log.error("an alarm could not be published: %s", error)
-            if first and change.change.at_ns == change.change.alarm.raised_ns:
+            if first and change.at_ns == change.alarm.raised_ns:
                 stats.count("alarms_raised")
             told.append(alarm)
-        self._persist({change.device_id for change in changes}, told)
+        self._persist({device_id for device_id, _ in changes}, told)
 
     def _persist(self, devices: set[str], told: list[Alarm]) -> None:
         patients = {
-            device_id: (self.signals[device_id], self.bank.save_alarms(device_id))
+            device_id: (self.signals[device_id], self.engines[device_id].to_dict())
             for device_id in devices
             if device_id in self.signals
         }
@@ -190,7 +203,8 @@ class MonitorRole:
             return Refused(reason="there is no such alarm")
         if not ack.by:
             return Refused(reason="an acknowledgement needs a name")
-        changes = self.bank.acknowledge(device_id, int(number), by=ack.by, at_ns=ack.at_ns)
+        found = self.engines[device_id].acknowledge(int(number), by=ack.by, at_ns=ack.at_ns)
+        changes = [(device_id, change) for change in found]
         if not changes:
             return Refused(reason="the alarm is over or was acknowledged already")
         await self.publish(changes)
@@ -218,7 +232,7 @@ class MonitorRole:
                 "acknowledged" if record.acknowledged else "raised",
                 record.acknowledged_ns or record.raised_ns,
             )
-            for record in self.bank.alarms(device_id)
+            for record in self.engines[device_id].active
         ]
 
     # ---------------------------------------- time
@@ -237,7 +251,7 @@ class MonitorRole:
             before = now
             if now < grace:
                 continue
-            changes = self.bank.tick(time.time_ns())
+            changes = self._changes(self.bank.tick(time.time_ns()))
             if changes:
                 await self.publish(changes)
 
@@ -261,7 +275,8 @@ class MonitorRole:
 
     def forget(self, device_id: str) -> None:
         """Stop monitoring a device that is no longer enrolled."""
-        changes = self.bank.remove(device_id, time.time_ns())
+        self.bank.remove(device_id)
+        changes = [(device_id, change) for change in self.engines.pop(device_id).end_all(at_ns=time.time_ns())]
         self.signals.pop(device_id, None)
         try:
             self.log.forget(device_id)
@@ -330,7 +345,8 @@ class MonitorRole:
             try:
                 signal = {**kept, "leads": tuple(kept["leads"])}
                 self.bank.enrol(device_id, **signal, now_ns=now_ns)
-                self.bank.restore_alarms(device_id, alarms)
+                self.engines[device_id] = PatientAlarms.from_dict(alarms)
+                self.bank.assume(device_id, self.engines[device_id].present_codes())
             except (ValueError, TypeError, KeyError) as error:
                 _log.error("the alarms of %s could not be taken up again: %s", device_id, error)
                 continue
