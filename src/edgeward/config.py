@@ -110,6 +110,7 @@ class Fhir(Section):
     ids: Literal["ours", "server"] = Field("ours", description="who chooses resource ids; see docs/protocols")
     patient_system: str = Field("", description="system (URI) of the identifiers that images carry as patient ID")
     timeout_s: float = Field(10.0, gt=0, le=120)
+    alarms: bool = Field(False, description="send alarms too, as Observations")
 
 
 class Hl7(Section):

@@ -14,7 +14,7 @@ import os
 import ssl
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from edgeward.clinic.imaging.ledger import Ledger, LedgerError, Owed, Tally
 from edgeward.clinic.imaging.pacs import PacsSink
 from edgeward.clinic.imaging.results import CannotBuild, Workshop, whereabouts
 from edgeward.clinic.imaging.sink import Sink
+from edgeward.clinic.notices.service import open_notices
 from edgeward.config import Settings
 from edgeward.home import Home
 from edgeward.messages import (
@@ -63,13 +64,16 @@ async def run(context: RoleContext) -> None:
     _keep_quiet()
     settings = context.settings
     ledger = Ledger(context.home.db("deliver"), SiteKey.load(context.home))
-    deliver = Deliver(context, ledger, sinks(context.home, settings))
+    notices = open_notices(context)
+    deliver = Deliver(context, ledger, sinks(context.home, settings), others=notices.states)
+    await notices.start()
     await deliver.start()
     context.ready()
     try:
         await context.stopping.wait()
     finally:
         await deliver.stop()
+        await notices.stop()
 
 
 def sinks(home: Home, settings: Settings) -> list[Sink]:
@@ -95,7 +99,14 @@ def sinks(home: Home, settings: Settings) -> list[Sink]:
 class Deliver(Watcher):
     """The running role."""
 
-    def __init__(self, context: RoleContext, ledger: Ledger, sinks: list[Sink]) -> None:
+    def __init__(
+        self,
+        context: RoleContext,
+        ledger: Ledger,
+        sinks: list[Sink],
+        others: Callable[[], Awaitable[list[DestinationState]]] | None = None,
+    ) -> None:
+        self._others = others  # receivers of notices, for the same page
         self._context = context
         self._ledger = ledger
         self._ledger_thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
@@ -205,6 +216,8 @@ class Deliver(Watcher):
                     stored_ns=tally.stored_ns,
                 )
             )
+        if self._others is not None:
+            states += await self._others()
         return Destinations(destinations=states, dead=await self._look(self._ledger.dead_letters))
 
     async def _resend(self, ask: Resend) -> Message:

@@ -1,0 +1,193 @@
+"""What a notice looks like on its way out: HL7, FHIR, webhook, mail."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import pytest
+from hl7apy.consts import VALIDATION_LEVEL
+from hl7apy.parser import parse_message
+from tests.support.fhir import validate
+
+from edgeward.bedside import Notice
+from edgeward.clinic.imaging.fhir_bundle import Addresses
+from edgeward.clinic.notices.alarm_bundle import build_alarm_bundle
+from edgeward.clinic.notices.alarm_message import Parties, build_alarm_message, control_id
+from edgeward.clinic.notices.receivers import describe, sign, write_mail
+from edgeward.clinic.notices.wording import event, headline, words
+from edgeward.config import Contact
+from edgeward.messages import Alarm, AlarmPriority, VitalState
+
+SECOND = 10**9
+RAISED = 1_790_000_000 * SECOND
+PARTIES = Parties("hospital", "AM", "HOSPITAL")
+
+
+def alarm(code: str = "asystole", **changes) -> Alarm:
+    values = {
+        "alarm_id": "bed-7-3",
+        "device_id": "patch-7",
+        "code": code,
+        "priority": AlarmPriority.HIGH,
+        "technical": False,
+        "latching": True,
+        "state": "raised",
+        "present": True,
+        "args": {"seconds": 4.0},
+        "raised_ns": RAISED,
+        "at_ns": RAISED,
+        "bed_id": "bed-7",
+        "ward": "icu",
+        "label": "Bed 7 | O'Neill & Søn",
+    }
+    return Alarm(**{**values, **changes})
+
+
+def notice(phase: str = "start", number: int = 1, contacts: tuple[str, ...] = (), **changes) -> Notice:
+    vitals = [
+        VitalState(parameter="heart_rate", value=0.0, unit="/min"),
+        VitalState(parameter="spo2", value=84.0, unit="%"),
+        VitalState(parameter="temperature", value=None, unit="Cel"),
+        VitalState(parameter="respiratory_rate", value=12.0, unit="/min", stale=True),
+    ]
+    return Notice(
+        notice_id=f"bed-7-3/{number}",
+        phase=phase,
+        alarm=alarm(**changes),
+        contacts=list(contacts),
+        vitals=vitals,
+        at_ns=RAISED + number * SECOND,
+    )
+
+
+def low_spo2() -> Notice:
+    args = {"parameter": "spo2", "value": 84.0, "limit": 90.0, "unit": "%"}
+    return notice(code="parameter_low", priority=AlarmPriority.MEDIUM, args=args)
+
+
+# ---------------------------------------- HL7
+
+
+def fields(data: bytes, name: str) -> list[list[str]]:
+    return [line.split("|") for line in data.decode().split("\r") if line.startswith(name)]
+
+
+def test_the_message_is_read_by_another_parser_and_names_its_profile():
+    data = build_alarm_message(notice(), PARTIES)
+    read = parse_message(data.decode(), validation_level=VALIDATION_LEVEL.TOLERANT, find_groups=False)
+    assert read.msh.msh_9.to_er7() == "ORU^R40^ORU_R40"
+    assert read.msh.msh_12.to_er7() == "2.6"
+    assert read.msh.msh_21.to_er7().startswith("IHE_PCD_ACM_001^IHE PCD^")
+    assert read.pv1.pv1_3.to_er7() == "icu^^Bed 7 \\F\\ O'Neill \\T\\ Søn^hospital"
+    assert [segment.name for segment in read.children] == ["MSH", "PID", "PV1", "OBR", *["OBX"] * 5]
+
+
+def test_the_facets_say_what_which_phase_and_which_state():
+    obx = fields(build_alarm_message(notice(), PARTIES), "OBX")
+    assert [one[4] for one in obx] == [f"1.0.0.0.{n}" for n in range(1, 6)]
+    assert obx[0][5].startswith("199684^MDC_EVT_ECG_ASYSTOLE^MDC")
+    assert obx[0][8] == "PH~SP"
+    assert [one[5] for one in obx[2:]] == ["start", "active", "enabled"]
+
+
+def test_a_limit_alarm_carries_value_unit_and_limit():
+    obx = fields(build_alarm_message(low_spo2(), PARTIES), "OBX")
+    assert obx[0][8] == "PM~SP~L"
+    assert obx[1][2:8] == ["NM", "150456^MDC_PULS_OXIM_SAT_O2^MDC", "1.0.0.0.2", "84", "%^^UCUM", ">90"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "changes", "said"),
+    [
+        ("start", {}, ["start", "active", "enabled"]),
+        ("update", {"present": False}, ["continue", "latched", "enabled"]),
+        ("acknowledge", {"acknowledged": True, "by": "weber"}, ["continue", "active", "alert-acknowledged"]),
+        ("update", {"audio_paused_until_ns": RAISED + 99 * SECOND}, ["continue", "active", "audio-paused"]),
+        ("end", {"state": "ended", "present": False}, ["end", "inactive", "enabled"]),
+    ],
+)
+def test_every_transition_has_its_words(phase, changes, said):
+    obx = fields(build_alarm_message(notice(phase, **changes), PARTIES), "OBX")
+    assert [one[5] for one in obx[2:]] == said
+
+
+def test_all_messages_of_one_alarm_share_its_number_and_differ_in_theirs():
+    first, second = (build_alarm_message(notice(number=n), PARTIES) for n in (1, 2))
+    assert fields(first, "OBR")[0][3] == fields(second, "OBR")[0][3]
+    assert control_id(notice(number=1)) != control_id(notice(number=2))
+    assert build_alarm_message(notice(), PARTIES) == first, "a repeat says the same"
+
+
+def test_a_technical_alarm_without_a_known_code_has_ours():
+    told = notice(code="signal_lost", technical=True, priority=AlarmPriority.MEDIUM, args={"seconds": 4.0})
+    obx = fields(build_alarm_message(told, PARTIES), "OBX")
+    assert obx[0][5].startswith("signal_lost^signal lost: seconds 4^99EDGEWARD")
+    assert obx[0][8] == "PM~ST"
+
+
+# ---------------------------------------- FHIR
+
+
+@pytest.mark.parametrize("ids", ["ours", "server"])
+@pytest.mark.parametrize("phase", ["start", "acknowledge", "end"])
+def test_the_observation_is_valid_and_is_replaced(ids, phase):
+    changes = {"state": "ended", "present": False, "ended_ns": RAISED + SECOND} if phase == "end" else {}
+    addresses = Addresses("https://emr.example/fhir", ids)
+    bundle = json.loads(build_alarm_bundle(notice(phase, **changes), "hospital", addresses))
+    validate(bundle)
+    resource = bundle["entry"][0]["resource"]
+    assert resource["status"] == ("final" if phase == "end" else "preliminary")
+    assert ("end" in resource["effectivePeriod"]) == (phase == "end")
+    again = json.loads(build_alarm_bundle(notice("update", 2), "hospital", addresses))
+    assert again["entry"][0]["request"] == bundle["entry"][0]["request"]
+
+
+def test_stale_and_missing_values_are_not_told_as_values():
+    bundle = json.loads(build_alarm_bundle(notice(), "hospital", Addresses("https://emr.example/fhir")))
+    named = [one["code"].get("text") for one in bundle["entry"][0]["resource"]["component"]]
+    assert "spo2" in named
+    assert "temperature" not in named
+    assert "respiratory_rate" not in named
+
+
+# ---------------------------------------- people
+
+
+def test_without_leave_nothing_that_names_a_bed_goes_out():
+    said = msgspec.json.encode(describe(notice(), "hospital", identity=False)).decode()
+    assert "bed-7" not in said
+    assert "patch-7" not in said
+    assert "Søn" not in said
+    mail = write_mail(notice(), Contact(name="a", email="a@b.example"), "edgeward@b.example", "hospital")
+    assert "Bed 7" not in mail.as_string()
+    assert mail["Subject"] == "[Edgeward] HIGH alarm in icu"
+
+
+def test_with_leave_the_notice_says_where_what_and_the_values():
+    said = describe(notice(), "hospital", identity=True)
+    assert said["bed"] == "bed-7"
+    assert said["values"] == {"heart_rate": {"value": 0.0, "unit": "/min"}, "spo2": {"value": 84.0, "unit": "%"}}
+    contact = Contact(name="a", email="a@b.example", identity=True)
+    text = write_mail(notice("escalate"), contact, "edgeward@b.example", "hospital").get_content()
+    assert "asystole: seconds 4" in text
+    assert "respiratory rate --" in text
+    assert "Nobody has acknowledged it yet" in text
+
+
+def test_a_label_with_line_ends_cannot_add_mail_headers():
+    contact = Contact(name="a", email="a@b.example", identity=True)
+    mail = write_mail(notice(label="x\r\nBcc: all@b.example"), contact, "edgeward@b.example", "hospital")
+    assert mail["Bcc"] is None
+
+
+def test_a_signature_depends_on_body_secret_and_time():
+    one = sign(b"body", "secret", 1)
+    assert one.startswith("t=1,v1=")
+    assert len({one, sign(b"body!", "secret", 1), sign(b"body", "other", 1), sign(b"body", "secret", 2)}) == 4
+
+
+def test_words_are_short_and_late_is_said():
+    assert words(low_spo2().alarm) == "spo2 low: 84 % (limit 90)"
+    assert event(low_spo2().alarm).meaning == "MDC_EVT_LO"
+    assert headline(alarm(late=True), "Bed 7").startswith("HIGH LATE Bed 7: asystole")
