@@ -1,7 +1,7 @@
 """The parameters that are monitored: their names here, units, codes and how long a value stays valid.
 
-Responsible for the one table that every protocol, limit and page refers to. Not responsible for conversion of units or
-for what a value means.
+Responsible for the one table that every protocol, limit and page refers to. Not responsible for conversion of units
+(``units``), for the codes that others use (``codes``), or for what a value means.
 
 Codes: IEEE 11073-10101 (MDC), LOINC; units: UCUM.
 """
@@ -59,8 +59,8 @@ _ALL = (
     Parameter("abp_mean", "mm[Hg]", "MDC_PRESS_BLD_ART_ABP_MEAN", 150039, "76214-6", (0, 320), 15),
     Parameter("cvp_mean", "mm[Hg]", "MDC_PRESS_BLD_VEN_CENT_MEAN", 150087, "60985-9", (-40, 100), 15),
     Parameter("temperature", "Cel", "MDC_TEMP", 150344, "8310-5", (15, 45), 14400, 1),
-    Parameter("glucose", "mg/dL", "MDC_CONC_GLU_GEN", 160364, "2339-0", (10, 1500), 14400),
-    Parameter("etco2", "mm[Hg]", "MDC_AWAY_CO2_ET", 151708, "19891-1", (0, 150), 30),
+    Parameter("glucose", "mg/dL", "MDC_CONC_GLU_GEN", 160020, "2339-0", (10, 1500), 14400),
+    Parameter("etco2", "mm[Hg]", "MDC_CONC_AWAY_CO2_ET", 151708, "19891-1", (0, 150), 30),
     Parameter("supplemental_oxygen", "1", "", 0, "", (0, 1), 43200),  # 0 air, 1 oxygen
     Parameter("consciousness", "1", "", 0, "", (0, 4), 43200),  # ACVPU: 0 alert, 1 new confusion, 2 V, 3 P, 4 U
 )

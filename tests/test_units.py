@@ -1,0 +1,80 @@
+"""Units come out as the parameter's own, or not at all."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeward import units
+from edgeward.parameters import PARAMETERS
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "parameter", "expected"),
+    [
+        (16.0, "kPa", "nibp_systolic", 120.0102),
+        (16.0, "265987", "nibp_systolic", 120.0102),
+        (120.0, "MDC_DIM_MMHG", "abp_mean", 120.0),
+        (10.0, "cm[H2O]", "cvp_mean", 7.3556),
+        (5.0, "kPa", "etco2", 37.5032),
+        (98.6, "[degF]", "temperature", 37.0),
+        (98.6, "MDC_DIM_FAHR", "temperature", 37.0),
+        (310.15, "K", "temperature", 37.0),
+        (37.2, "°C", "temperature", 37.2),
+        (5.5, "mmol/L", "glucose", 99.0858),
+        (5.5, "266866", "glucose", 99.0858),
+        (0.97, "/", "spo2", 97.0),  # SenML: a ratio
+        (0.97, "1", "spo2", 97.0),  # UCUM: a ratio
+        (97.0, "262688", "spo2", 97.0),
+        (1.2, "Hz", "heart_rate", 72.0),
+        (72.0, "{beats}/min", "heart_rate", 72.0),
+        (14.0, "{Breaths}/min", "respiratory_rate", 14.0),
+        (72.0, "beat/min", "heart_rate", 72.0),
+        (72.0, "bpm", "pulse_rate", 72.0),
+        (72.0, "", "pulse_rate", 72.0),
+        (1.0, "1", "supplemental_oxygen", 1.0),
+    ],
+)
+def test_units_are_converted(value, unit, parameter, expected):
+    assert units.convert(value, unit, PARAMETERS[parameter]) == pytest.approx(expected, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("unit", "parameter"),
+    [
+        ("kPa", "spo2"),
+        ("%", "nibp_systolic"),
+        ("MDC_DIM_VOL_PERCENT", "etco2"),  # needs the barometric pressure
+        ("furlong", "temperature"),
+        ("MMHG" * 40, "nibp_mean"),
+        ("", "cvp_mean"),  # 1 could be kPa as well
+        ("", "etco2"),
+        ("", "perfusion_index"),
+        ("mm[Hg]", "consciousness"),
+        ("{beats}", "heart_rate"),
+        ("MDC_DIM_DIMLESS", "spo2"),
+    ],
+)
+def test_another_quantity_or_an_unknown_unit_gives_no_number(unit, parameter):
+    assert units.convert(5.0, unit, PARAMETERS[parameter]) is None
+
+
+def test_temperatures_agree_over_their_whole_range():
+    for celsius in range(15, 46):
+        for unit, value in (("[degF]", celsius * 9 / 5 + 32), ("K", celsius + 273.15)):
+            assert units.convert(value, unit, PARAMETERS["temperature"]) == pytest.approx(celsius, abs=1e-6)
+
+
+@given(st.text(max_size=80), st.sampled_from(sorted(PARAMETERS)), st.floats(allow_nan=True))
+def test_no_text_breaks_it(unit, parameter, value):
+    result = units.convert(value, unit, PARAMETERS[parameter])
+    assert result is None or isinstance(result, float)
+    assert isinstance(units.known(unit), bool)
+
+
+def test_glucose_there_and_back():
+    molar = units.convert(1.0, "mmol/L", PARAMETERS["glucose"])
+    assert math.isclose(molar, 180.156 / 10)
