@@ -39,6 +39,7 @@ class Numerics(Message, frozen=True, kw_only=True, tag="numerics.1"):
     label: str = ""  # what a person calls the place (HL7 PV1-3), for a source that is new
     patient: str = ""  # opaque digest of the patient's identifier; another one means another patient; empty: not said
     by: str = ""  # who entered them, if manual
+    clock: Literal["device", "site"] = "device"  # whose clock the times are of; relative times were resolved on arrival
 
 
 # ---------------------------------------- beds and limits
