@@ -1,0 +1,374 @@
+"""The numerics of all sources: which value is the present one, and since when.
+
+Responsible for order by corrected time and sequence number, plausibility, staleness and gaps, for up to thousands of
+sources. Not responsible for protocols (``senml``, ``gateway.pcd01``, ``gateway.fhir_vitals``), limits or alarms: a
+change is returned, and the role hands it on (``conditions.ValueSink``).
+
+Rules:
+
+- A value that was measured before the one we have never replaces it, whenever it arrives. The same time and value is a
+  repetition; the same time with another value is a correction, and the later word counts.
+- What is measured continually goes stale after the parameter's time (``Parameter.stale_s``), or, where a system sends
+  more rarely than that, after a little more than two of its own intervals, at most three minutes. What is measured once
+  in a while (a cuff, a thermometer) stays until its own time is over: "no value" between two measurements does not
+  erase the last one, only its withdrawal does.
+- Another patient at the same place starts with nothing.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from edgeward.bedside import Numerics, Vital
+from edgeward.clinic.monitor.clocks import Clocks
+from edgeward.parameters import PARAMETERS, Parameter
+
+_S = 1_000_000_000
+EPISODIC_S = 600.0  # a parameter that stays valid this long is measured once in a while
+_MOST_STALE_S = 180.0
+_INTERVALS = 2.2
+_OLDEST_NS = 24 * 3600 * _S
+_GAP_INTERVALS = 2.5
+_SEQUENCE_S = 60 * _S  # a number that is lower later than this is a device that started anew
+_SEQUENCES = 1 << 32
+WITHDRAWN = ("deleted", "wrong", "entered_in_error")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A parameter of a source has another value now, or none.
+
+    Attributes
+    ----------
+    value
+        In the parameter's unit; None: no value.
+    why
+        Why there is none: what the device said, ``stale``, ``implausible``, ``patient``; or empty.
+    at_ns, received_ns
+        Site time of the measurement, and of its arrival; for ``stale`` and ``patient``: now.
+    """
+
+    source_id: str
+    parameter: str
+    value: float | None
+    why: str
+    at_ns: int
+    received_ns: int
+    quality: float | None = None
+
+
+@dataclass(slots=True)
+class Held:
+    """The present value of one parameter of one source. Times are site time."""
+
+    parameter: Parameter
+    value: float | None
+    at_ns: int
+    received_ns: int
+    why: str = ""
+    quality: float | None = None
+    code: str = ""
+    validity: str = "valid"
+    device_ns: int = 0  # as the device said it, which tells a repetition from a new measurement; 0: it did not say
+    interval_ns: int = 0  # between measurements, as far as there is a habit; 0: not known
+    expired: bool = False
+
+    @property
+    def stale_ns(self) -> int:
+        """When it goes stale, site time."""
+        seconds = self.parameter.stale_s
+        if self.interval_ns and seconds < EPISODIC_S:
+            seconds = max(seconds, min(_INTERVALS * self.interval_ns / _S, _MOST_STALE_S))
+        return self.at_ns + round(seconds * _S)
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a value, and it is not stale."""
+        return self.value is not None and not self.expired
+
+
+@dataclass(slots=True)
+class Source:
+    """What is known of one source beside its values."""
+
+    source_id: str
+    device_id: str
+    protocol: str
+    label: str
+    values: dict[str, Held] = field(default_factory=dict)
+    patient: str = ""
+    sequence: int = -1
+    sequence_ns: int = 0
+    received_ns: int = 0
+    gaps: int = 0
+    last_gap: tuple[int, int] = (0, 0)  # site time: from the last value before it to the first after it
+    due_ns: int = 0  # of its entry in the queue
+
+
+class Vitals:
+    """The values of all sources. Pure: time is passed in.
+
+    Parameters
+    ----------
+    clocks
+        Learns from each message that says when it was sent, and corrects the times in it.
+    """
+
+    def __init__(self, clocks: Clocks) -> None:
+        self._clocks = clocks
+        self._sources: dict[str, Source] = {}
+        self._queue: list[tuple[int, str]] = []  # when a source's next value goes stale
+        self.counts: Counter[str] = Counter()
+
+    def __contains__(self, source_id: str) -> bool:
+        return source_id in self._sources
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def source(self, source_id: str) -> Source | None:
+        """Return what is known of a source, its present values included."""
+        return self._sources.get(source_id)
+
+    def take(self, numerics: Numerics, now_ns: int) -> list[Change]:
+        """Take measurements; return what changed by them, in the order of their times.
+
+        Parameters
+        ----------
+        numerics
+            As decoded. Times by the device's clock are corrected here.
+        now_ns
+            Site time.
+        """
+        source = self._sources.get(numerics.source_id)
+        if source is None:
+            source = self._sources[numerics.source_id] = Source(
+                numerics.source_id, numerics.device_id, numerics.protocol, numerics.label
+            )
+        source.device_id, source.protocol = numerics.device_id, numerics.protocol
+        source.label = numerics.label or source.label
+        source.received_ns = max(source.received_ns, numerics.received_ns)
+        changes: list[Change] = []
+        if numerics.patient:
+            if source.patient and source.patient != numerics.patient:
+                changes += self._cleared(source, now_ns)
+                self.counts["numerics_patients"] += 1
+            source.patient = numerics.patient
+        if not self._in_sequence(source, numerics):
+            self.counts["numerics_late"] += len(numerics.vitals)
+            return changes
+        self._learn(numerics)
+        timed = [(self._site_time(numerics, vital), vital) for vital in numerics.vitals]
+        if len(timed) > 1:
+            timed.sort(key=lambda pair: pair[0])
+        for at_ns, vital in timed:
+            change = self._one(source, vital, at_ns, numerics.received_ns, now_ns)
+            if change is not None:
+                changes.append(change)
+        self._schedule(source)
+        return changes
+
+    def expire(self, now_ns: int) -> list[Change]:
+        """Return the values that went stale since the last call."""
+        changes: list[Change] = []
+        while self._queue and self._queue[0][0] <= now_ns:
+            due_ns, source_id = heapq.heappop(self._queue)
+            source = self._sources.get(source_id)
+            if source is None or source.due_ns != due_ns:
+                continue
+            source.due_ns = 0
+            for held in source.values.values():
+                if held.live and held.stale_ns <= now_ns:
+                    held.expired = True
+                    changes.append(Change(source_id, held.parameter.name, None, "stale", now_ns, now_ns))
+                    self.counts["numerics_stale"] += 1
+            self._schedule(source)
+        return changes
+
+    def forget(self, source_id: str) -> list[Change]:
+        """Forget a source; return the values that are gone by it."""
+        source = self._sources.pop(source_id, None)
+        return [] if source is None else self._cleared(source, source.received_ns)
+
+    def clear(self, source_id: str, now_ns: int) -> list[Change]:
+        """Forget the values of a source, because its patient left; return what is gone by it."""
+        source = self._sources.get(source_id)
+        return [] if source is None else self._cleared(source, now_ns)
+
+    # ---------------------------------------- one measurement
+
+    def _one(self, source: Source, vital: Vital, at_ns: int, received_ns: int, now_ns: int) -> Change | None:
+        parameter = PARAMETERS.get(vital.parameter)
+        if parameter is None:
+            self.counts["numerics_unknown"] += 1
+            return None
+        value, why = _checked(parameter, vital)
+        if now_ns - at_ns > _OLDEST_NS:
+            self.counts["numerics_too_old"] += 1
+            return None
+        held = source.values.get(parameter.name)
+        if held is not None:
+            if vital.at_ns and vital.at_ns == held.device_ns:
+                at_ns = held.at_ns  # the same measurement, however the estimate of the clock has moved since
+            if at_ns < held.at_ns:
+                self.counts["numerics_late"] += 1
+                return None
+            if at_ns == held.at_ns and (value, why) == (held.value, held.why):
+                self.counts["numerics_repeated"] += 1
+                return None
+        episodic = parameter.stale_s >= EPISODIC_S
+        if value is None:
+            self.counts["numerics_no_value"] += 1
+            if episodic and why not in WITHDRAWN:
+                return None
+            if why in WITHDRAWN and (held is None or at_ns > held.at_ns):
+                return None  # what is withdrawn is not what is shown
+            if held is None:
+                return None  # there never was one: nothing changes
+        stale_before = held is None or not held.live
+        interval_ns = 0 if held is None else self._interval(source, held, at_ns)
+        new = Held(
+            parameter,
+            value,
+            at_ns,
+            received_ns,
+            why,
+            vital.quality,
+            vital.code,
+            vital.validity,
+            vital.at_ns,
+            interval_ns,
+        )
+        source.values[parameter.name] = new
+        if value is not None and new.stale_ns <= now_ns:
+            # It was measured so long ago that it never is live: kept for what it is, told to nobody as a value.
+            new.expired = True
+            self.counts["numerics_stale_on_arrival"] += 1
+            return None if stale_before else Change(source.source_id, parameter.name, None, "stale", now_ns, now_ns)
+        if value is None and stale_before:
+            return None  # it had none before
+        return Change(source.source_id, parameter.name, value, why, at_ns, received_ns, vital.quality)
+
+    def _interval(self, source: Source, held: Held, at_ns: int) -> int:
+        """Return how often a source measures, by the time to its measurement before; notices a gap on the way."""
+        between, usual = at_ns - held.at_ns, held.interval_ns
+        if between <= 0 or held.parameter.stale_s >= EPISODIC_S:
+            return usual
+        if not usual:
+            return between
+        if between > _GAP_INTERVALS * usual and at_ns > held.stale_ns:
+            source.gaps += 1
+            source.last_gap = (held.at_ns, at_ns)
+            self.counts["numerics_gaps"] += 1
+            # A gap is not a habit, but a system may well send more rarely from now on: a second one is believed.
+            return usual * 2
+        return (3 * usual + between) // 4
+
+    def _site_time(self, numerics: Numerics, vital: Vital) -> int:
+        if not vital.at_ns:
+            return numerics.received_ns
+        if numerics.clock == "site":
+            return min(vital.at_ns, numerics.received_ns)
+        return self._clocks.to_site(numerics.source_id, vital.at_ns, numerics.received_ns)
+
+    def _learn(self, numerics: Numerics) -> None:
+        if numerics.clock == "site":
+            return
+        sent_ns = numerics.sent_ns or max((vital.at_ns for vital in numerics.vitals), default=0)
+        if sent_ns:
+            self._clocks.observe(numerics.source_id, sent_ns, numerics.received_ns)
+
+    def _in_sequence(self, source: Source, numerics: Numerics) -> bool:
+        """Whether a message without times is not older than the last one, by its number (which may wrap)."""
+        if numerics.sequence < 0:
+            return True
+        ahead = (numerics.sequence - source.sequence) % _SEQUENCES
+        recent = numerics.received_ns - source.sequence_ns < _SEQUENCE_S
+        if source.sequence >= 0 and recent and (ahead == 0 or ahead > _SEQUENCES // 2):
+            return any(vital.at_ns for vital in numerics.vitals)  # with times of their own these decide
+        source.sequence, source.sequence_ns = numerics.sequence, numerics.received_ns
+        return True
+
+    def _cleared(self, source: Source, now_ns: int) -> list[Change]:
+        gone = [
+            Change(source.source_id, name, None, "patient", now_ns, now_ns)
+            for name, held in source.values.items()
+            if held.live
+        ]
+        source.values.clear()
+        source.due_ns = 0
+        return gone
+
+    def _schedule(self, source: Source) -> None:
+        due = min((held.stale_ns for held in source.values.values() if held.live), default=0)
+        # One entry per source is enough: if values came since, it is entered anew when it is due.
+        if due and (not source.due_ns or due < source.due_ns):
+            source.due_ns = due
+            heapq.heappush(self._queue, (due, source.source_id))
+
+    # ---------------------------------------- over a restart
+
+    def dump(self) -> bytes:
+        """Return the values that outlast a restart: those that are measured once in a while, and whose they are."""
+        rows = [
+            (
+                source.source_id,
+                source.device_id,
+                source.protocol,
+                source.label,
+                source.patient,
+                [
+                    (name, held.value, held.at_ns, held.received_ns, held.code, held.validity)
+                    for name, held in source.values.items()
+                    if held.live and held.parameter.stale_s >= EPISODIC_S
+                ],
+            )
+            for source in self._sources.values()
+        ]
+        return msgspec.msgpack.encode(rows)
+
+    def restore(self, data: bytes, now_ns: int) -> list[Change]:
+        """Take up what ``dump`` returned; return the values that are still valid.
+
+        Raises
+        ------
+        ValueError
+            If it is something else.
+        """
+        try:
+            rows = msgspec.msgpack.decode(data, type=list[_Row])
+        except msgspec.MsgspecError as error:
+            raise ValueError(f"these are no values: {error}") from error
+        changes = []
+        for source_id, device_id, protocol, label, patient, values in rows:
+            source = Source(source_id, device_id, protocol, label, patient=patient)
+            for name, value, at_ns, received_ns, code, validity in values:
+                parameter = PARAMETERS.get(name)
+                if parameter is None or not at_ns <= now_ns < at_ns + round(parameter.stale_s * _S):
+                    continue
+                source.values[name] = Held(parameter, value, at_ns, received_ns, code=code, validity=validity)
+                changes.append(Change(source_id, name, value, "", at_ns, received_ns))
+            self._sources[source_id] = source
+            self._schedule(source)
+        return changes
+
+
+_Row = tuple[str, str, str, str, str, list[tuple[str, float, int, int, str, str]]]
+
+
+def _checked(parameter: Parameter, vital: Vital) -> tuple[float | None, str]:
+    """Return value and reason; what a device marks as demonstration or test is no value of a patient."""
+    if vital.value is None:
+        return None, vital.why or "no_value"
+    if vital.validity in ("invalid", "demo", "test"):
+        return None, vital.validity
+    low, high = parameter.plausible
+    if not math.isfinite(vital.value) or not low <= vital.value <= high:
+        return None, "implausible"
+    return vital.value, ""
