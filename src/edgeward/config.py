@@ -195,6 +195,7 @@ class Monitor(Section):
     ventricular_tachycardia_beats: int = Field(5, ge=3, le=15)
     silence_s: float = Field(4.0, ge=1.5, le=10.0, description="no packet for this long is an alarm")
     profile: Name = Field("adult", description="limits of beds of no ward: adult, child, neonate or a [[profile]]")
+    ward: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$", description="of beds that nobody put into a ward")
     audio_pause_s: float = Field(120.0, ge=10, le=600, description="the longest a sound may be paused at once")
     flood_beds: int = Field(8, ge=2, le=10_000, description="so many beds falling silent together are one alarm")
     flood_s: float = Field(5.0, ge=1, le=60, description="within this time")
@@ -340,6 +341,8 @@ class Settings(BaseSettings):
         wanted = {self.monitor.profile} | {ward.profile for ward in self.ward}
         if unknown := sorted(wanted - profiles):
             raise ValueError(f"there is no profile {unknown[0]}")
+        if self.monitor.ward and self.monitor.ward not in {ward.name for ward in self.ward}:
+            raise ValueError(f"monitor.ward: there is no ward {self.monitor.ward}")
         contacts = {contact.name for contact in self.contact}
         called = {name for ward in self.ward for step in ward.escalation for name in step.contacts}
         if unknown := sorted(called - contacts):
@@ -489,7 +492,8 @@ node = "{node}"
 # profile = "adult"         # adult | child | neonate | one of [[profile]]
 # suppress = true           # check lethal rhythm alarms against pulse and signal quality
 
-# A ward: limits of its beds, and who is told when nobody acknowledges.
+# A ward: limits of its beds, and who is told when nobody acknowledges. Beds are put into it on their page;
+# `ward` in [monitor] names the ward of those that nobody did.
 # [[ward]]
 # name = "icu"
 # label = "Intensive care"

@@ -11,10 +11,11 @@ import sys
 import hl7apy.parser
 import httpx
 import pytest
+from starlette.testclient import TestClient
 from tests.gateway.hl7_door import open_door
 
 from edgeward.device.emr import invented
-from edgeward.device.emr_results import Record
+from edgeward.device.emr_results import Record, application
 from edgeward.hl7.frames import frame
 from edgeward.messages import OrdersQuery
 
@@ -183,3 +184,27 @@ def test_wrong_arguments_are_told(arguments, reason):
     assert done.returncode == 2
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_alarms_are_counted_once_and_end_once():
+    record = Record()
+    alarm = (
+        "MSH|^~\\&|EDGEWARD|hospital|AM|HOSPITAL|20261122120000||ORU^R40^ORU_R40|{id}|P|2.6|||AL|NE\rPID|\r"
+        "OBR|1||{alarm}|196616^MDC_EVT_ALARM^MDC\rOBX|1|ST|68481^MDC_ATTR_EVENT_PHASE^MDC|1.0.0.0.3|{phase}\r"
+    )
+    for number, phase in enumerate(("start", "continue", "end", "end")):
+        answer, result = record.hl7(alarm.format(id=number, alarm="bed-1-1", phase=phase).encode())
+        assert b"|CA|" in answer or b"|AA|" in answer
+        assert result is None
+    record.hl7(alarm.format(id=9, alarm="bed-1-2", phase="start").encode())
+    assert (record.counts.alarms, record.counts.alarms_over) == (2, 1)
+    refused, _ = record.hl7(alarm.format(id=10, alarm="", phase="start").encode())
+    assert b"|CE|" in refused or b"|AE|" in refused
+
+
+def test_the_pager_counts_a_repeat_once():
+    client = TestClient(application(Record()))
+    for key in ("a", "a", "b"):
+        assert client.post("/pager", json={"alarm": key}, headers={"Idempotency-Key": key}).status_code == 204
+    assert client.get("/counts").json()["pages"] == 2
+    assert client.post("/pager", content=b"not json").status_code == 400

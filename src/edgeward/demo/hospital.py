@@ -66,11 +66,30 @@ _EMR_SETTINGS = """\
 [[fhir]]
 name = "emr-fhir"
 url = "http://127.0.0.1:{fhir_port}/fhir"
+alarms = true
 
 [[hl7]]
 name = "emr-hl7"
 host = "127.0.0.1"
 port = {hl7_port}
+
+[[pcd04]]
+name = "alarm-manager"
+host = "127.0.0.1"
+port = {hl7_port}
+
+[[contact]]
+name = "on-call"
+webhook = "http://127.0.0.1:{fhir_port}/pager"
+identity = true
+
+[[ward]]
+name = "ward-1"
+label = "Ward 1"
+escalation = [{{ after_s = 30, contacts = ["on-call"] }}]
+
+[monitor]
+ward = "ward-1"
 """
 
 

@@ -242,7 +242,7 @@ class Placer:
 async def listen(
     record: Record, placer: Placer | None, host: str, port: int, tls: ssl.SSLContext | None
 ) -> asyncio.Server:
-    """Listen for ORU^R01; every message is acknowledged."""
+    """Listen for ORU^R01 and ORU^R40; every message is acknowledged."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         deframer = Deframer(_LARGEST)
@@ -340,7 +340,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgeward device simulate emr",
         description="A hospital information system for demonstrations: orders breast ultrasound for invented patients\n"
-        "(HL7 v2 over TLS), and receives results: ORU^R01 over MLLP, FHIR R4 at http://HOST:PORT/fhir.\n"
+        "(HL7 v2 over TLS), and receives results: ORU^R01 over MLLP, FHIR R4 at http://HOST:PORT/fhir;\n"
+        "and alarms: ORU^R40 over MLLP, notices to somebody on call at http://HOST:PORT/pager.\n"
         "It remembers nothing beyond its end; GET /counts and /results tell what it has.",
         epilog="""\
 examples:

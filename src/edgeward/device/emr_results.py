@@ -45,6 +45,10 @@ class Counts:
         FHIR Bundles.
     resources
         FHIR resources held now, by type.
+    alarms, alarms_over
+        Alarms told by ORU^R40, by OBR-3, and how many of them have ended.
+    pages
+        Notices to the pager (``POST /pager``).
     """
 
     orders: int = 0
@@ -57,6 +61,9 @@ class Counts:
     bundles: int = 0
     bundles_refused: int = 0
     resources: dict[str, int] = field(default_factory=dict)
+    alarms: int = 0
+    alarms_over: int = 0
+    pages: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,8 @@ class Record:
         self.counts = Counts()
         self.results: OrderedDict[str, Result] = OrderedDict()
         self.resources: dict[str, OrderedDict[str, dict[str, Any]]] = {}
+        self.alarms: OrderedDict[str, str] = OrderedDict()  # OBR-3 -> phase
+        self.pages: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     # ------------------------------------------------------------ HL7 v2
 
@@ -89,7 +98,8 @@ class Record:
         except er7.NotHl7 as error:
             self.counts.results_refused += 1
             return acknowledgement.unreadable(str(error), "", now).encode(), None
-        answer, result = self._result(message)
+        alarm = (message.code, message.event) == ("ORU", "R40")
+        answer, result = (self._alarm(message), None) if alarm else self._result(message)
         if answer.outcome is not Outcome.ACCEPTED:
             self.counts.results_refused += 1
         elif message.control_id in self.results:
@@ -102,6 +112,27 @@ class Record:
                 self.results.popitem(last=False)
         code = acknowledgement.due(message, answer.outcome) or str(answer.outcome)
         return charset.encode(acknowledgement.write(message, answer, code, now), codec), result
+
+    def _alarm(self, message: er7.Message) -> Answer:
+        """Take a report of an alarm (IHE PCD-04)."""
+        obr = message.first("OBR")
+        if obr is None or not obr.text(3):
+            return Answer(Outcome.ERROR, "which alarm is it?", Code.FIELD_MISSING, "OBR-3")
+        phases = [one.text(5) for one in message.segments if one.name == "OBX" and one.text(3) == "68481"]
+        before = self.alarms.pop(obr.text(3), None)
+        self.alarms[obr.text(3)] = phase = phases[0] if phases else ""
+        self.counts.alarms += before is None
+        self.counts.alarms_over += phase == "end" and before != "end"
+        if len(self.alarms) > _KEEP:
+            self.alarms.popitem(last=False)
+        return ACCEPTED
+
+    def page(self, key: str, notice: dict[str, Any]) -> None:
+        """Take a notice to somebody on call; a repeat has the same key."""
+        self.counts.pages += key not in self.pages
+        self.pages[key] = notice
+        if len(self.pages) > _KEEP:
+            self.pages.popitem(last=False)
 
     def _result(self, message: er7.Message) -> tuple[Answer, Result | None]:
         if (message.code, message.event) != ("ORU", "R01"):
@@ -180,7 +211,7 @@ def _outcome(code: str, text: str) -> dict[str, Any]:
 
 
 def application(record: Record) -> Starlette:
-    """Return the HTTP side: FHIR R4 below ``/fhir``, and ``/counts`` and ``/results`` for people and tests."""
+    """Return the HTTP side: FHIR R4 below ``/fhir``, a pager, and ``/counts`` and ``/results`` for people and tests."""
 
     async def body(request: Request) -> Any:
         try:
@@ -213,6 +244,16 @@ def application(record: Record) -> Starlette:
             {"resourceType": "Bundle", "type": "searchset", "total": len(entries), "entry": entries}, media_type=_JSON
         )
 
+    async def pager(request: Request) -> Response:
+        notice = await body(request)
+        if not isinstance(notice, dict):
+            return JSONResponse({"error": "a JSON object is expected here"}, 400)
+        record.page(request.headers.get("idempotency-key", uuid.uuid4().hex), notice)
+        return Response(status_code=204)
+
+    async def pages(_: Request) -> Response:
+        return JSONResponse(list(reversed(record.pages.values())))
+
     async def counts(_: Request) -> Response:
         return JSONResponse(asdict(record.counts))
 
@@ -223,6 +264,8 @@ def application(record: Record) -> Starlette:
         routes=[
             Route("/counts", counts),
             Route("/results", results),
+            Route("/pager", pager, methods=["POST"]),
+            Route("/pager", pages, methods=["GET"]),
             Route("/fhir", bundle, methods=["POST"]),
             Route("/fhir/", bundle, methods=["POST"]),
             Route("/fhir/{kind}", resource, methods=["POST"]),
