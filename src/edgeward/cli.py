@@ -29,6 +29,7 @@ ROLE_MODULES = {
     "gateway": "edgeward.gateway.role",
     "engine": "edgeward.compute.engine",
     "monitor": "edgeward.clinic.monitor.role",
+    "recorder": "edgeward.clinic.recorder.role",
     "deliver": "edgeward.clinic.imaging.role",
     "console": "edgeward.console.role",
 }

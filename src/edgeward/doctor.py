@@ -130,7 +130,8 @@ def _certificate(home: Home, role: str) -> Check:
             raise IdentityError(f"expires in {left.days} days")
         return f"valid for {left.days} days"
 
-    return _guard(f"certificate of {role}", "issue it anew", look, IdentityError, OSError, ValueError)
+    do = "`edgeward up` issues what is missing"
+    return _guard(f"certificate of {role}", do, look, IdentityError, OSError, ValueError)
 
 
 def _database(home: Home, name: str) -> Check:

@@ -31,8 +31,9 @@ from edgeward.home import Home, write_json
 from edgeward.messages import RoleState, SiteState
 from edgeward.privacy.identity import client_context
 from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.setup import bring_up_to_date
 
-ROLES = ("gateway", "engine", "monitor", "deliver", "console")
+ROLES = ("gateway", "engine", "monitor", "recorder", "deliver", "console")
 BUS = "bus"
 RESTARTS = 5  # this many within RESTART_WINDOW_S, then degraded
 RESTART_WINDOW_S = 60.0
@@ -170,6 +171,8 @@ class Supervisor:
         self.home = home
         self.settings = choose_ports(settings)
         self._key = SiteKey.load(home)
+        for role in bring_up_to_date(home, settings):
+            _log.warning("this site was made before there was a %s: it has its certificate and credentials now", role)
         self.children = {name: Child(name) for name in ((BUS, *roles) if not settings.bus.url else roles)}
         self._log = SiteLog(home, settings.log.keep_mb)
         self._stopping = asyncio.Event()

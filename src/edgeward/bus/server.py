@@ -52,6 +52,13 @@ def create_credentials(home: Home) -> None:
     write_private(seed_path(folder, "issuer"), _seed(nkeys.PREFIX_BYTE_ACCOUNT))
 
 
+def create_credential(home: Home, role: str) -> None:
+    """Make the key of one role, if it speaks on the bus and has none."""
+    path = seed_path(home.keys / "bus", role)
+    if role in _SEEDS and not path.exists():
+        write_private(path, _seed(nkeys.PREFIX_BYTE_USER))
+
+
 def load_key(folder: Path, user: str) -> nkeys.KeyPair:
     """Return the key pair of `user`.
 

@@ -133,12 +133,23 @@ def issue(
 
 def create_roles(home: Home, site: str, hosts: tuple[str, ...]) -> None:
     """Issue every role's certificate into ``identity/roles``."""
-    own = {"localhost", "127.0.0.1", "::1", socket.gethostname(), *hosts} - {"", "0.0.0.0", "::"}  # noqa: S104
     for role in ROLES:
-        certificate, key, _ = issue(home, site, "role", role, hosts=tuple(sorted(own)))
-        folder = home.identity / "roles"
-        write_private(folder / f"{role}.pem", certificate, mode=0o644)
-        write_private(folder / f"{role}.key", key)
+        create_role(home, site, role, hosts)
+
+
+def create_role(home: Home, site: str, role: str, hosts: tuple[str, ...]) -> None:
+    """Issue one role's certificate into ``identity/roles``; its file is written last.
+
+    Raises
+    ------
+    IdentityError
+        If the site has no authority.
+    """
+    own = {"localhost", "127.0.0.1", "::1", socket.gethostname(), *hosts} - {"", "0.0.0.0", "::"}  # noqa: S104
+    certificate, key, _ = issue(home, site, "role", role, hosts=tuple(sorted(own)))
+    folder = home.identity / "roles"
+    write_private(folder / f"{role}.key", key)
+    write_private(folder / f"{role}.pem", certificate, mode=0o644)
 
 
 def enrol(

@@ -40,7 +40,33 @@ def initialise(home: Home, settings: Settings) -> None:
         (home.keys / "site.check").unlink(missing_ok=True)
         SiteKey.create(home)
     identity.create_authority(home, settings.site.name)
-    hosts = (settings.bus.host, settings.bus.mqtt_host, settings.dicom.host, settings.console.host)
-    identity.create_roles(home, settings.site.name, hosts)
+    identity.create_roles(home, settings.site.name, _hosts(settings))
     server.create_credentials(home)
     write_private(home.identity / "complete", b"1\n")
+
+
+def bring_up_to_date(home: Home, settings: Settings) -> list[str]:
+    """Make what a site of an older version does not have: certificate and credentials of newer roles.
+
+    A role without a certificate is new here. One that only lost a key or its credentials is left as it is: that is
+    damage, and is told as such. May be repeated after a crash half-way: a role's certificate is written last.
+
+    Returns
+    -------
+    list
+        The roles that are new.
+
+    Raises
+    ------
+    IdentityError
+        If the site has no authority.
+    """
+    new = [role for role in identity.ROLES if not (home.identity / "roles" / f"{role}.pem").exists()]
+    for role in new:
+        server.create_credential(home, role)
+        identity.create_role(home, settings.site.name, role, _hosts(settings))
+    return new
+
+
+def _hosts(settings: Settings) -> tuple[str, ...]:
+    return settings.bus.host, settings.bus.mqtt_host, settings.dicom.host, settings.console.host
