@@ -22,6 +22,7 @@ from tests.gateway.door import AE_TITLE, Door, ask, frame, open_door, tls_of, un
 from tests.support.site import new_home
 
 from edgeward.messages import ItemsQuery
+from edgeward.privacy import intake
 from edgeward.privacy.items import CONFLICT
 from edgeward.privacy.registry import Registry
 
@@ -313,7 +314,10 @@ def test_a_full_disk_is_told_and_nothing_is_half_there(tmp_path: Path) -> None:
         assert "disk is full" in door.reasons()[0]
 
 
-def test_a_full_journal_is_told_and_the_object_is_taken_back(door: Door, device: Path) -> None:
+def test_a_full_journal_is_told_and_the_object_is_taken_back(
+    door: Door, device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_ROWS", 8)
     writer = door.journal._db._writer
     (pages,) = writer.execute("PRAGMA page_count").fetchone()
     writer.execute(f"PRAGMA max_page_count = {pages}")
@@ -323,6 +327,7 @@ def test_a_full_journal_is_told_and_the_object_is_taken_back(door: Door, device:
 
     association.release()
     assert 0xA700 in statuses
+    writer.execute("PRAGMA max_page_count = 1000000")
     assert door.vault_files() == door.journal.counts()["admitted"] == len(door.admitted)
 
 

@@ -330,22 +330,27 @@ def test_a_failed_write_leaves_nothing_and_the_next_one_works(journal: Journal) 
     assert journal.counts()["admitted"] == 1
 
 
-def test_a_full_disk_is_told_as_such_and_nothing_is_written(journal: Journal) -> None:
+def test_a_full_disk_is_told_as_such_and_what_was_admitted_before_is_there(journal: Journal) -> None:
     db = journal._db._writer
     (pages,) = db.execute("PRAGMA page_count").fetchone()
     db.execute(f"PRAGMA max_page_count = {pages}")
 
+    admitted = []
+
     def admit_until_full() -> None:
         for number in range(1, 2000):
             journal.admit(new_item(number))
+            admitted.append(f"item{number}")
 
     with pytest.raises(DatabaseFull):
         admit_until_full()
-    admitted = journal.counts()["admitted"]
+    assert journal.counts()["admitted"] < len(admitted), "reading goes on without what could not be written"
+    with pytest.raises(DatabaseFull):  # the first failure is remembered: nothing more is taken in
+        journal.admit(new_item(5000))
     db.execute("PRAGMA max_page_count = 1000000")
     journal.admit(new_item(5000))
 
-    assert journal.counts()["admitted"] == admitted + 1
+    assert [item for item, _, _ in journal.open_items()] == [*admitted, "item5000"]
 
 
 def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path, key: SiteKey) -> None:

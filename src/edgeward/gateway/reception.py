@@ -10,6 +10,7 @@ import asyncio
 import logging
 import mmap
 import secrets
+import threading
 import time
 
 from edgeward.config import Budgets
@@ -36,6 +37,7 @@ class Reception:
     def __init__(self, vault: Vault, journal: Journal, site_key: SiteKey, budgets: Budgets) -> None:
         self.vault, self.journal, self.site_key = vault, journal, site_key
         self.budget_ns = round(budgets.interactive_ms * 1e6)
+        self._settling = threading.Lock()
 
     def begin(
         self, *, device: str, calling: str, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
@@ -60,19 +62,19 @@ class Reception:
             transfer_syntax_uid=transfer_syntax_uid,
         )
 
-    def settle(self) -> int:
-        """Let the vault take over what the journal keeps for it; return how many objects that were.
+    def settle(self) -> None:
+        """Let the vault take over what the journal keeps for it.
 
         Raises
         ------
         VaultError, DatabaseError
-            If the disk fails: the journal keeps them.
+            If the disk fails: the journal keeps it.
         """
-        waiting = self.journal.unsettled()
-        if waiting:
-            self.vault.settle()
-            self.journal.settled(waiting)
-        return len(waiting)
+        with self._settling:
+            account = self.journal.turn()
+            if account is not None:
+                self.vault.settle()
+                self.journal.forget(account)
 
     def recover(self) -> None:
         """Put back what a power cut may have taken: call it at the start, before anything is received.
@@ -87,6 +89,14 @@ class Reception:
             self.vault.restore(object_id, self.journal.unsettled_content(object_id))
         if waiting:
             self.journal.settled(waiting)
+
+    def relieve(self) -> None:
+        """Settle now if the journal keeps much: whoever brings more waits for it."""
+        if self.journal.crowded:
+            try:
+                self.settle()
+            except (VaultError, DatabaseError) as error:
+                _log.warning("small objects stay in the journal for now: %s", error)
 
     async def keep_settling(self) -> None:
         """Settle every second until cancelled."""
@@ -135,6 +145,7 @@ class Arrival:
             )
             self._intake = reception.vault.begin()
             self._intake.write(meta)
+            self._held = self._before = len(meta)  # bytes in the vault's chunk; those of them that are not digested
         except (NotUnderstood, VaultError) as error:
             self._fail(error)
 
@@ -147,6 +158,9 @@ class Arrival:
         """Return where the next bytes go, at least one; then call `filled`. Saves the copy that `write` makes."""
         if self._intake is not None:
             try:
+                if self._held == CHUNK:
+                    self._mac.update(self._intake.held[self._before :])
+                    self._held = self._before = 0
                 return self._intake.room()
             except VaultError as error:
                 self._fail(error)
@@ -162,7 +176,7 @@ class Arrival:
         except NotUnderstood as error:
             self._fail(error)
             return
-        self._mac.update(data)
+        self._held += len(data)
         self._intake.filled(len(data))
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -218,7 +232,7 @@ class Arrival:
         header = self._examination.finish()
         if self.study_instance_uid and header.study_instance_uid != self.study_instance_uid:
             raise NotUnderstood(DOES_NOT_MATCH, "the object is of another study than the request")
-        digest = self._mac.finish()
+        digest = self._mac.finish(self._intake.held[self._before :])
         if self.size > _SMALL:  # of a small one the journal finds out in the same step
             known = journal.find(self.sop_instance_uid, digest)
             if known:
@@ -244,6 +258,7 @@ class Arrival:
             identity=header.identity,
         )
         try:
+            self._reception.relieve()
             item, is_new = journal.admit(new)
         except BaseException:
             vault.erase(stored.object_id)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 _log = logging.getLogger("edgeward.database")
 T = TypeVar("T")
@@ -27,6 +27,20 @@ class DatabaseFull(DatabaseError):
     """The disk is full: nothing was written."""
 
 
+class Backlog(Protocol):
+    """Rows that are durable elsewhere and still to be written here: with the next commit, and before any reading."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are any."""
+
+    def write(self, db: sqlite3.Connection) -> int:
+        """Write them; return how many. May be called again if the commit fails."""
+
+    def written(self, count: int) -> None:
+        """Take note that so many of them are committed."""
+
+
 class _Job:
     """What one thread wants written."""
 
@@ -34,17 +48,17 @@ class _Job:
         self.work = work
         self.done = False
         self._result: Any = None
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
 
     def finish(self, result: Any) -> None:
         self._result, self.done = result, True
 
     def fail(self, error: BaseException) -> None:
-        self._error, self.done = error, True
+        self.error, self.done = error, True
 
     def result(self) -> Any:
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return self._result
 
 
@@ -78,6 +92,8 @@ class Database:
         self._write_lock, self._read_lock, self._view_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._queue: list[_Job] = []
         self._queue_lock = threading.Lock()
+        self.backlog: Backlog | None = None
+        self._behind: BaseException | None = None  # why the backlog could not be written, the last time
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             self._check_is_ours(application_id, len(migrations))
@@ -123,6 +139,17 @@ class Database:
     def _commit_queue(self) -> None:
         with self._queue_lock:
             jobs, self._queue = self._queue, []
+        backlog = self.backlog
+        if backlog is not None and backlog.waiting:
+            late = _Job(backlog.write)
+            self._commit([late, *jobs])
+            self._behind = late.error
+            if late.error is None:
+                backlog.written(late.result())
+        else:
+            self._commit(jobs)
+
+    def _commit(self, jobs: list[_Job]) -> None:
         if len(jobs) > 1:
             try:
                 with self._transaction() as db:
@@ -142,20 +169,53 @@ class Database:
             else:
                 job.finish(result)
 
+    def catch_up(self) -> None:
+        """Write the backlog, if there is one.
+
+        Raises
+        ------
+        DatabaseError
+            As `write`; the backlog remains.
+        """
+        if self.backlog is None or not self.backlog.waiting:
+            return
+        self.write(lambda _: None)
+        behind = self._behind
+        if isinstance(behind, DatabaseError):
+            raise behind
+        if behind is not None:
+            raise DatabaseError(f"the {self._name} {self.path} cannot be written: {behind}") from behind
+
+    def peek(self, query: str, values: Row = ()) -> list[Row]:
+        """Return all rows of a query, without those of the backlog."""
+        with self._read_lock:
+            return self._reader.execute(query, values).fetchall()
+
     def one(self, query: str, values: Row = ()) -> Row | None:
         """Return the first row of a query, or None."""
+        self._before_reading()
         with self._read_lock:
             return self._reader.execute(query, values).fetchone()  # type: ignore[no-any-return]
 
     def all(self, query: str, values: Row = ()) -> list[Row]:
         """Return all rows of a query."""
+        self._before_reading()
         with self._read_lock:
             return self._reader.execute(query, values).fetchall()
 
     def view(self, query: str, values: Row = ()) -> list[Row]:
         """Return all rows of a query that may look at many: on a connection of its own, so that it holds up nobody."""
+        self._before_reading()
         with self._view_lock:
             return self._viewer.execute(query, values).fetchall()
+
+    def _before_reading(self) -> None:
+        if self.backlog is None or not self.backlog.waiting:
+            return
+        try:
+            self.catch_up()
+        except DatabaseError as error:  # what is there already can be read on a full disk too
+            _log.warning("what was admitted last cannot be shown yet: %s", error)
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)

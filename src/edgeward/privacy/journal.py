@@ -18,17 +18,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from edgeward.messages import DeliveryReport, Finding, ItemsQuery, ItemSummary, Quarantined, Verdict, decode, encode
 from edgeward.privacy.carryover import CarryOver, standing
 from edgeward.privacy.catalogue import Catalogue
 from edgeward.privacy.database import Database
-from edgeward.privacy.items import COLUMNS, CONFLICT, NO_DESTINATION, Item, NewItem, item_of
+from edgeward.privacy.intake import Intake
+from edgeward.privacy.items import COLUMNS, NO_DESTINATION, Item, NewItem, item_of
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.refusals import QuarantineLog
 from edgeward.privacy.schema import APPLICATION_ID, MIGRATIONS
-from edgeward.privacy.sealing import bound, opened_verdict, patient_key
+from edgeward.privacy.sealing import bound, opened_verdict
 from edgeward.privacy.studies import StudyLog
 from edgeward.privacy.vault import StoredObject
 from edgeward.privacy.worklist import Worklist
@@ -65,18 +64,18 @@ class Journal:
         self.studies, self._quarantine = StudyLog(self._db), QuarantineLog(self._db)
         self.past = CarryOver(self._db, site_key)
         self.past.carry_over()
+        self._intake = Intake(path, self._db, site_key)
 
     def close(self) -> None:
         """Close the file."""
+        self._intake.close()
         self._db.close()
 
     # ------------------------------------------------------------ admission
 
     def find(self, sop_instance_uid: str, digest: bytes) -> str:
         """Return the item that holds this instance with this content, or an empty string."""
-        query = "SELECT item_id FROM items WHERE sop_instance_uid = ? AND digest = ?"
-        row = self._db.one(query, (sop_instance_uid, digest))
-        return str(row[0]) if row else ""
+        return self._intake.find(sop_instance_uid, digest)
 
     def admit(self, new: NewItem) -> tuple[Item, bool]:
         """Admit an item; durable on return.
@@ -94,54 +93,38 @@ class Journal:
         DatabaseFull
             If the disk is full.
         """
-        sealed = self._site_key.seal(msgspec.msgpack.encode(new.identity), bound("identity", new.item_id))
-        patient = patient_key(self._site_key, new.identity)
+        item, is_new = self._intake.admit(new)
+        return (self.item(item), False) if isinstance(item, str) else (item, is_new)
 
-        def work(db: sqlite3.Connection) -> tuple[str, bool]:
-            same = db.execute(
-                "SELECT item_id, digest FROM items WHERE sop_instance_uid = ? ORDER BY seq", (new.sop_instance_uid,)
-            ).fetchall()
-            for item_id, digest in same:
-                if digest == new.digest:
-                    return str(item_id), False
-            state, reason = ("failed", CONFLICT) if same else ("admitted", "")
-            values = {
-                "item_id": new.item_id,
-                "state": state,
-                "reason": reason,
-                "received_ns": new.received_ns,
-                "deadline_ns": new.deadline_ns,
-                "stored_ns": new.stored_ns,
-                "device": new.device,
-                "modality": new.modality,
-                "sop_class_uid": new.sop_class_uid,
-                "sop_instance_uid": new.sop_instance_uid,
-                "study_instance_uid": new.study_instance_uid,
-                "series_instance_uid": new.series_instance_uid,
-                "transfer_syntax_uid": new.transfer_syntax_uid,
-                "rows": new.rows,
-                "columns": new.columns,
-                "frames": new.frames,
-                "digest": new.digest,
-                "object_id": new.stored.object_id,
-                "wrapped_key": new.stored.wrapped_key,
-                "size": new.stored.size,
-                "identity": sealed,
-                "patient_key": patient,
-            }
-            marks = ", ".join("?" * len(values))
-            db.execute(f"INSERT INTO items ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))  # noqa: S608
-            if new.stored.content:
-                intake = "INSERT INTO intake (object_id, content) VALUES (?, ?)"
-                db.execute(intake, (new.stored.object_id, new.stored.content))
-            self.studies.grew(db, new.study_instance_uid, new.received_ns)
-            return new.item_id, True
+    @property
+    def crowded(self) -> bool:
+        """Whether the vault should take over soon what is kept for it: see `turn`."""
+        return self._intake.crowded
 
-        item_id, is_new = self._db.write(work)
-        return self.item(item_id), is_new
+    def turn(self) -> int | None:
+        """Begin a new account of what is kept for the vault; return what the old one is called, None if it is empty.
+
+        Once the vault has made durable what was committed before, call `forget`.
+
+        Raises
+        ------
+        DatabaseError
+            If the disk fails: nothing is lost, call it again.
+        """
+        return self._intake.turn()
+
+    def forget(self, account: int) -> None:
+        """Forget what `turn` returned.
+
+        Raises
+        ------
+        DatabaseError
+            If the disk fails: nothing is lost, call `turn` again.
+        """
+        self._intake.forget(account)
 
     def unsettled(self) -> list[str]:
-        """Return the vault objects whose content is kept here because their files may not be durable yet."""
+        """Return the vault objects whose files a crash may have taken: their content was found at the start."""
         return [str(row[0]) for row in self._db.all("SELECT object_id FROM intake ORDER BY rowid")]
 
     def unsettled_content(self, object_id: str) -> bytes:

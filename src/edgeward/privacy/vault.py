@@ -10,7 +10,6 @@ The format of the files is ``privacy.vaultfile``'s.
 from __future__ import annotations
 
 import ctypes
-import errno
 import logging
 import os
 import secrets
@@ -24,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward.messages import ObjectRef
 from edgeward.privacy.keys import SiteKey
-from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, VaultFileWriter, bound, nonce, sync_directory
+from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, VaultFileWriter, bound, is_full, nonce, sync_directory
 
 _log = logging.getLogger("edgeward.vault")
 
@@ -33,7 +32,6 @@ _syncfs.argtypes, _syncfs.restype = [ctypes.c_int], ctypes.c_int
 
 _SUFFIX = ".ew"
 _TEMPORARY = ".part"
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last one: a limit on file sizes (RLIMIT_FSIZE)
 
 
 class VaultError(RuntimeError):
@@ -59,15 +57,17 @@ class StoredObject:
     path: Path
     wrapped_key: bytes = field(repr=False)
     size: int
-    content: bytes = field(default=b"", repr=False)
-    """Of an object committed as journalled: its encrypted bytes, to be kept until `Vault.settle`."""
+    content: bytes | memoryview = field(default=b"", repr=False)
+    """Of an object committed as journalled: its encrypted bytes, to be kept until `Vault.settle`. They lie in a buffer
+    of the intake's: take them before its `abort`."""
 
 
 class Intake(ABC):
     """An object on its way into the vault: its bytes come in any pieces, in memory of about 2 MiB.
 
     End with `commit` or `abort`; after either, or after any error, nothing but `abort` may be called. `abort` may
-    always be called: it does nothing after `commit`. One thread at a time.
+    always be called: after `commit` it only gives buffers back, and must be called if that was journalled. One thread
+    at a time.
     """
 
     @abstractmethod
@@ -83,6 +83,11 @@ class Intake(ABC):
     @abstractmethod
     def filled(self, count: int) -> None:
         """Say how many bytes were put at the start of what `room` returned."""
+
+    @property
+    @abstractmethod
+    def held(self) -> memoryview:
+        """The last bytes that were put, up to a chunk: all since `room` last began a new one."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take a copy of `data`, of any length."""
@@ -305,7 +310,7 @@ class FileVault(Vault):
 
     def told(self, error: OSError) -> VaultError:
         """Return an error of the disk as the vault's."""
-        if error.errno in _NO_SPACE:
+        if is_full(error):
             return VaultFull(f"the disk of {self.root} is full")
         return VaultError(f"the vault at {self.root} cannot be written: {error.strerror}")
 
@@ -326,6 +331,8 @@ class _FileIntake(Intake):
             vault.check_room(CHUNK)
         except OSError as error:
             raise vault.told(error) from error
+        self._content = memoryview(b"")
+        self._sealed: VaultFileWriter | None = None
         self._writer: VaultFileWriter | None = VaultFileWriter(self._path, self._data_key)
 
     def room(self) -> memoryview:
@@ -340,6 +347,10 @@ class _FileIntake(Intake):
     def filled(self, count: int) -> None:
         self._open.filled(count)
 
+    @property
+    def held(self) -> memoryview:
+        return self._open.held
+
     def commit(self, *, journalled: bool = False) -> StoredObject:
         writer = self._open
         try:
@@ -347,6 +358,8 @@ class _FileIntake(Intake):
         except OSError as error:
             raise self._vault.told(error) from error
         self._writer = None
+        if content:
+            self._sealed, self._content = writer, content
         return StoredObject(
             object_id=self._object_id,
             path=Path(self._path),
@@ -356,6 +369,10 @@ class _FileIntake(Intake):
         )
 
     def abort(self) -> None:
+        sealed, self._sealed = self._sealed, None
+        if sealed is not None:
+            self._content.release()
+            sealed.release()
         writer, self._writer = self._writer, None
         if writer is None:
             return

@@ -19,6 +19,7 @@ import struct
 import threading
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 MAGIC = b"EWVAULT1"
@@ -28,6 +29,7 @@ _BLOCK = 4096  # what writing past the page cache must be a multiple of
 _DIRECT_FROM = 192 << 10  # smaller objects go through the page cache: there is little to win
 _UNSYNCED_TO = 384 << 10  # larger objects are synced here in any case: a journal would take more time than the syncs
 _SPARE = 8  # pairs of buffers kept for the next objects
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last one: a limit on file sizes (RLIMIT_FSIZE)
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
@@ -41,6 +43,22 @@ def bound(index: int, *, final: bool) -> bytes:
     return MAGIC + struct.pack(">Q?", index, final)
 
 
+def is_full(error: OSError) -> bool:
+    """Return whether an error says that there is no room."""
+    return error.errno in _NO_SPACE
+
+
+def intact(content: bytes, data_key: bytes) -> bool:
+    """Return whether `content` is a whole vault file of one chunk under this key."""
+    if not content.startswith(MAGIC) or len(content) < len(MAGIC) + TAG:
+        return False
+    try:
+        AESGCM(data_key).decrypt(nonce(0), content[len(MAGIC) :], bound(0, final=True))
+    except (InvalidTag, ValueError):
+        return False
+    return True
+
+
 def sync_directory(directory: Path | str) -> None:
     """Make the names in a directory durable."""
     handle = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
@@ -48,6 +66,9 @@ def sync_directory(directory: Path | str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+_NOTHING = memoryview(b"")
 
 
 class _Buffers:
@@ -80,7 +101,7 @@ class VaultFileWriter:
     neither evicts what others need nor leaves its writing to the final sync.
 
     One thread at a time may use it. End with `seal` or `discard`; any error of the disk is an `OSError`, after which
-    only `discard` may be called.
+    only `discard` may be called. If `seal` returned a content, end with `release`.
 
     Parameters
     ----------
@@ -108,6 +129,11 @@ class VaultFileWriter:
         """Whether the next call of `room` writes a chunk."""
         return self._filled == CHUNK
 
+    @property
+    def held(self) -> memoryview:
+        """The plaintext that is not encrypted yet."""
+        return self._plain[: self._filled]
+
     def room(self) -> memoryview:
         """Return where the next bytes of plaintext go: at least one, at most a chunk. Then call `filled`."""
         if self.full:
@@ -119,7 +145,7 @@ class VaultFileWriter:
         self._filled += count
         self.size += count
 
-    def seal(self, *, sync: bool = True) -> bytes:
+    def seal(self, *, sync: bool = True) -> memoryview:
         """Write the rest; the file and its name are durable on return.
 
         Parameters
@@ -129,22 +155,25 @@ class VaultFileWriter:
 
         Returns
         -------
-        bytes
-            The whole file, if it was not synced.
+        memoryview
+            The whole file, if it was not synced: from the start of a `mmap`, until `release`.
         """
-        content = b""
         if not sync and not self._index and self._filled < _UNSYNCED_TO:
             self._encrypt(final=True)
-            content = bytes(self._out[: self._pending])
             self._open(direct=False)
             self._write(self._out[: self._pending])
-        else:
-            self._flush(final=True)
-            os.fsync(self._handle)
-            if not self._named:
-                self._sync_name()
+            self._close_file()
+            return self._out[: self._pending]
+        self._flush(final=True)
+        os.fsync(self._handle)
+        if not self._named:
+            self._sync_name()
         self._close()
-        return content
+        return _NOTHING
+
+    def release(self) -> None:
+        """Say that what `seal` returned is not needed any more."""
+        self._close()
 
     def discard(self) -> None:
         """Forget everything and remove the file."""
@@ -222,9 +251,12 @@ class VaultFileWriter:
             data = data[count:]
 
     def _close(self) -> None:
-        handle, self._handle = self._handle, -1
         if self._plain:
             _buffers.give((self._plain, self._out))
-            self._plain = self._out = memoryview(b"")
+            self._plain = self._out = _NOTHING
+        self._close_file()
+
+    def _close_file(self) -> None:
+        handle, self._handle = self._handle, -1
         if handle >= 0:
             os.close(handle)

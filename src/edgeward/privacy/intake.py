@@ -1,0 +1,300 @@
+"""Admission: an item is durable in the intake log, and its row follows into the journal's file with the next commit.
+
+Responsible for deciding whether an item is new, for its row reaching the file before anybody reads or changes it there,
+and for what a crash left in the log. Not responsible for the log's own format (``privacy.intakelog``) or for what
+becomes of an item (``privacy.journal``).
+
+A row in SQLite costs two dozen pages written and a sync. One append to the log costs one write, and a sync that all
+share; the rows follow many at a time. Whoever looks into the file finds them there: `Database` writes them first.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgeward.privacy.database import Database, DatabaseError, DatabaseFull
+from edgeward.privacy.intakelog import IntakeLog, Record
+from edgeward.privacy.items import CONFLICT, Item, NewItem
+from edgeward.privacy.keys import SiteKey, WrongKey
+from edgeward.privacy.sealing import bound, patient_key
+from edgeward.privacy.studies import StudyLog
+from edgeward.privacy.vaultfile import intact, is_full
+
+_log = logging.getLogger("edgeward.journal")
+
+_ROWS = 256  # that wait for the journal's file at most
+_COLUMNS = (
+    *("item_id", "state", "reason", "received_ns", "deadline_ns", "stored_ns", "device", "modality", "sop_class_uid"),
+    *("sop_instance_uid", "study_instance_uid", "series_instance_uid", "transfer_syntax_uid", "rows", "columns"),
+    *("frames", "digest", "object_id", "wrapped_key", "size", "identity", "patient_key"),
+)
+_INSERT = f"INSERT INTO items ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own
+_ITEM_ID, _RECEIVED, _UID, _STUDY, _DIGEST, _OBJECT, _KEY = (
+    _COLUMNS.index(name)
+    for name in (
+        *("item_id", "received_ns", "sop_instance_uid", "study_instance_uid", "digest", "object_id"),
+        "wrapped_key",
+    )
+)
+_SAME_UID = "SELECT item_id, digest FROM items WHERE sop_instance_uid = ? ORDER BY seq"
+_encode, _decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(tuple).decode
+Values = tuple[Any, ...]
+
+
+@dataclass(slots=True, eq=False)
+class _Arriving:
+    """An item on its way: not durable yet, or not in the file yet."""
+
+    item: Item
+    digest: bytes
+    values: Values = field(repr=False)
+    durable: bool | None = None  # False: it failed, and is no item
+
+
+class Intake:
+    """Admits items to one journal. Thread-safe. It is the backlog of the journal's `Database`.
+
+    Raises
+    ------
+    WrongKey
+        If the log holds what was sealed with another site key.
+    DatabaseError
+        If what the log holds cannot be taken over.
+    """
+
+    def __init__(self, path: Path, db: Database, site_key: SiteKey) -> None:
+        self._db, self._site_key = db, site_key
+        self._log = IntakeLog(path, site_key)
+        self._news = threading.Condition()  # guards the two below; told when an item is durable, or failed
+        self._arriving: dict[str, list[_Arriving]] = {}  # by SOP Instance UID
+        self._rows: list[_Arriving] = []  # durable, and still to be written to the file
+        self._failed = False  # to write them
+        self._take_over()
+        db.backlog = self
+
+    def close(self) -> None:
+        """Write what waits, and close the log. What it keeps for the vault stays there for the next start."""
+        try:
+            self._db.catch_up()
+            if not self._log.contents:
+                self._log.forget_found()
+        except (DatabaseError, OSError) as error:
+            _log.warning("the rows of the last items are written at the next start: %s", error)
+        self._log.close()
+
+    # ------------------------------------------------------------ admission
+
+    def find(self, sop_instance_uid: str, digest: bytes) -> str:
+        """See `Journal.find`."""
+        with self._news:
+            for one in self._arriving.get(sop_instance_uid, ()):
+                if one.durable and one.digest == digest:
+                    return one.item.item_id
+        same = self._db.peek(_SAME_UID, (sop_instance_uid,))
+        return next((str(item_id) for item_id, known in same if known == digest), "")
+
+    def admit(self, new: NewItem) -> tuple[Item | str, bool]:
+        """See `Journal.admit`. An item of which only the id is known at hand is returned as that."""
+        if self._failed or len(self._rows) >= _ROWS:
+            self._catch_up()
+        sealed = self._site_key.seal(_encode(new.identity), bound("identity", new.item_id))
+        patient = patient_key(self._site_key, new.identity)
+        with self._news:
+            earlier, conflict = self._earlier(new)
+            if earlier is not None:
+                return earlier, False
+            one = _arriving(new, sealed, patient, conflict=conflict)
+            self._arriving.setdefault(new.sop_instance_uid, []).append(one)
+        try:
+            self._log.append(_encode(one.values), new.stored.content, lambda: self._tell(one, durable=True))
+        except BaseException as error:
+            self._tell(one, durable=False)
+            if isinstance(error, OSError):
+                raise told(error) from error
+            raise
+        return one.item, True
+
+    def _earlier(self, new: NewItem) -> tuple[Item | str | None, bool]:
+        """Return the item with the same content, if there is one, and whether there are others with this UID."""
+        while True:
+            others = self._arriving.get(new.sop_instance_uid, ())
+            same = next((one for one in others if one.digest == new.digest), None)
+            if same is None:
+                break
+            if same.durable:
+                return same.item, False
+            self._news.wait_for(lambda same=same: same.durable is not None)  # type: ignore[misc]
+        known = self._db.peek(_SAME_UID, (new.sop_instance_uid,))
+        for item_id, digest in known:
+            if digest == new.digest:
+                return str(item_id), False
+        return None, bool(known or others)
+
+    def _tell(self, one: _Arriving, *, durable: bool) -> None:
+        with self._news:
+            one.durable = durable
+            if durable:
+                self._rows.append(one)
+            else:
+                self._drop(one)
+            self._news.notify_all()
+
+    def _drop(self, one: _Arriving) -> None:
+        others = self._arriving[one.item.sop_instance_uid]
+        others.remove(one)
+        if not others:
+            del self._arriving[one.item.sop_instance_uid]
+
+    # ------------------------------------------------------------ the backlog of the database
+
+    @property
+    def waiting(self) -> bool:
+        """See `Backlog.waiting`."""
+        return bool(self._rows)
+
+    def write(self, db: sqlite3.Connection) -> int:
+        """See `Backlog.write`."""
+        with self._news:
+            rows = [one.values for one in self._rows]
+        _insert(db, rows)
+        return len(rows)
+
+    def written(self, count: int) -> None:
+        """See `Backlog.written`."""
+        with self._news:
+            done, self._rows = self._rows[:count], self._rows[count:]
+            for one in done:
+                self._drop(one)
+
+    def _catch_up(self) -> None:
+        self._failed = True
+        self._db.catch_up()
+        self._failed = False
+
+    # ------------------------------------------------------------ what is kept for the vault
+
+    @property
+    def crowded(self) -> bool:
+        """See `Journal.crowded`."""
+        return self._log.crowded
+
+    def turn(self) -> int | None:
+        """See `Journal.turn`."""
+        try:
+            account = self._log.turn()
+        except OSError as error:
+            raise told(error) from error
+        self._catch_up()
+        return account
+
+    def forget(self, account: int) -> None:
+        """See `Journal.forget`."""
+        try:
+            self._log.forget(account)
+        except OSError as error:
+            raise told(error) from error
+
+    def _take_over(self) -> None:
+        """Bring what the log holds into the file: rows that are not there, and what may have to be restored."""
+        found = [(_decode(record.row), record) for record in self._log.found()]
+        if not found:
+            return
+        found = [(values, record) for values, record in found if self._whole(values, record)]
+        found.sort(key=lambda one: one[0][_RECEIVED])
+
+        def work(db: sqlite3.Connection) -> int:
+            rows = []
+            for values, record in found:
+                known = db.execute("SELECT wrapped_key FROM items WHERE item_id = ?", (values[_ITEM_ID],)).fetchone()
+                if known is None:
+                    rows.append(values)
+                    _insert(db, [values])
+                if record.content and (known is None or known[0] is not None):
+                    insert = "INSERT OR REPLACE INTO intake (object_id, content) VALUES (?, ?)"
+                    db.execute(insert, (values[_OBJECT], record.content))
+            return len(rows)
+
+        count = self._db.write(work)
+        try:
+            self._log.forget_found()
+        except OSError as error:
+            raise told(error) from error
+        if count:
+            _log.info("took %d acknowledged items over from the intake log", count)
+
+    def _whole(self, values: Values, record: Record) -> bool:
+        """Whether the content of a record is complete: if not, the machine stopped before anybody was told of it."""
+        if not record.content:
+            return True
+        try:
+            key = self._site_key.unwrap(values[_KEY], values[_OBJECT].encode())
+        except WrongKey:
+            return False
+        return intact(record.content, key)
+
+
+def told(error: OSError) -> DatabaseError:
+    """Return an error of the disk as the journal's."""
+    if is_full(error):
+        return DatabaseFull("the disk of the journal's intake log is full")
+    return DatabaseError(f"the journal's intake log cannot be written: {error.strerror}")
+
+
+def _insert(db: sqlite3.Connection, rows: list[Values]) -> None:
+    db.executemany(_INSERT, rows)
+    grown: dict[str, tuple[int, int]] = {}
+    for values in rows:
+        study, received_ns = values[_STUDY], values[_RECEIVED]
+        first, last = grown.get(study, (received_ns, received_ns))
+        grown[study] = (min(first, received_ns), max(last, received_ns))
+    for study, (first, last) in grown.items():
+        StudyLog.grew(db, study, first)
+        if last != first:
+            StudyLog.grew(db, study, last)
+
+
+def _arriving(new: NewItem, sealed: bytes, patient: bytes, *, conflict: bool) -> _Arriving:
+    state, reason = ("failed", CONFLICT) if conflict else ("admitted", "")
+    stored = new.stored
+    item = Item(
+        item_id=new.item_id,
+        state=state,
+        reason=reason,
+        received_ns=new.received_ns,
+        deadline_ns=new.deadline_ns,
+        stored_ns=new.stored_ns,
+        asked_ns=0,
+        analysed_ns=0,
+        handed_ns=0,
+        delivered_ns=0,
+        late=False,
+        attempts=0,
+        crashes=0,
+        device=new.device,
+        sop_class_uid=new.sop_class_uid,
+        sop_instance_uid=new.sop_instance_uid,
+        transfer_syntax_uid=new.transfer_syntax_uid,
+        object_id=stored.object_id,
+        wrapped_key=stored.wrapped_key,
+        size=stored.size,
+        finding=None,
+        study_instance_uid=new.study_instance_uid,
+        series_instance_uid=new.series_instance_uid,
+        rows=new.rows,
+        columns=new.columns,
+        frames=new.frames,
+    )
+    values = (
+        *(new.item_id, state, reason, new.received_ns, new.deadline_ns, new.stored_ns, new.device, new.modality),
+        *(new.sop_class_uid, new.sop_instance_uid, new.study_instance_uid, new.series_instance_uid),
+        *(new.transfer_syntax_uid, new.rows, new.columns, new.frames, new.digest, stored.object_id),
+        *(stored.wrapped_key, stored.size, sealed, patient),
+    )
+    return _Arriving(item=item, digest=new.digest, values=values)

@@ -1,0 +1,391 @@
+"""The intake log: where an admission becomes durable, with one sync that all associations share.
+
+Responsible for records that are on the disk when `append` returns, for finding them again after a crash, and for
+forgetting them. Not responsible for what a record means (``privacy.journal``) or for when its place is elsewhere
+(``gateway.reception``).
+
+Two files take turns: while the records of one are carried over to where they belong, new ones go to the other. A file
+is written over again and again, in blocks that exist already, so that a sync has no file system to bring up to date.
+
+Version 1: a block with ``EWINTAKE``, a salt and the file's key, sealed with the site key; then records, each from the
+start of a block: the salt, two lengths, a nonce, the row (AES-256-GCM under the file's key, bound to its place and to
+the end of its content), and from the next block on the content, which is ciphertext of its own. Whoever forgets the
+records of a file overwrites its key: what still lies there cannot be read by anybody.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import secrets
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from edgeward.privacy.keys import SiteKey
+
+BLOCK = 4096
+CROWDED = 64 << 20  # bytes in one file from which on the records should be carried over at once
+_LIMIT = 256 << 20
+_MAGIC = b"EWINTAKE"
+_SALT, _NONCE, _TAG = 16, 12, 16
+_HEAD = struct.Struct(f"<{_SALT}sLQ{_NONCE}s")
+_FIRST = 1 << 20  # bytes a new file has at first; it grows by doubling
+_STEP = 16 << 20  # but by no more than this at once
+_ROOM = 8 * BLOCK  # of a buffer for a row; larger ones get one of their own
+_SPARE = 32
+_ZEROS = memoryview(mmap.mmap(-1, 1 << 20))
+_NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
+
+
+class LogFull(OSError):
+    """Nobody carried the records over for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record that was found."""
+
+    row: bytes = field(repr=False)
+    content: bytes = field(repr=False)
+
+
+class _File:
+    """One of the two files. `lock` guards its numbers, `syncing` its syncs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.handle = -1
+        self.direct = True
+        self.salt, self.cipher = b"", AESGCM(bytes(32))
+        self.end = 0  # where the next record goes; 0: it has no key
+        self.size = 0  # bytes of it that exist
+        self.written = self.synced = 0  # records
+        self.busy = 0  # records that are being written
+        self.contents = False  # whether one of its records has a content
+        self.failed = False
+        self.idle = threading.Condition()
+        self.syncing = threading.Lock()
+
+
+class IntakeLog:
+    """The log of one journal. Thread-safe.
+
+    Parameters
+    ----------
+    path
+        Of the journal; the files lie beside it, and are made when the first record is written.
+    site_key
+        Seals the keys of the files.
+    """
+
+    def __init__(self, path: Path, site_key: SiteKey) -> None:
+        self._site_key = site_key
+        self._files = [_File(path.with_name(f"{path.name}-intake{number}")) for number in (0, 1)]
+        self._active = self._files[0]
+        self._lock = threading.Lock()  # which file is active, and where the next record goes
+        self._spare: list[memoryview] = []
+
+    @property
+    def crowded(self) -> bool:
+        """Whether the records should be carried over soon."""
+        return self._active.end > CROWDED
+
+    @property
+    def contents(self) -> bool:
+        """Whether there are records with a content that were not forgotten."""
+        return any(file.contents for file in self._files)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            if file.handle >= 0:
+                os.close(file.handle)
+                file.handle = -1
+
+    # ------------------------------------------------------------ writing
+
+    def append(self, row: bytes, content: bytes | memoryview, done: Callable[[], None]) -> None:
+        """Write a record; it is on the disk on return.
+
+        Parameters
+        ----------
+        row, content
+            The record. A content in a `mmap`, from its start, is written without a copy.
+        done
+            Called once it is durable, before `turn` can take it for complete.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails: there is no record then.
+        """
+        blocks = _blocks(_HEAD.size + len(row) + _TAG)
+        length = blocks + _blocks(len(content))
+        file, at = self._reserve(length, content=bool(len(content)))
+        try:
+            try:
+                self._write(file, at, row, content, blocks)
+                self._sync(file)
+            except OSError:
+                file.failed = True  # after a failed sync nobody knows what the next one would tell
+                self._void(file, at)
+                raise
+            done()
+        finally:
+            with file.idle:
+                file.busy -= 1
+                if not file.busy:
+                    file.idle.notify_all()
+
+    def turn(self) -> int | None:
+        """Let new records go to the other file, and wait until those of this one are complete.
+
+        Returns
+        -------
+        int or None
+            To be given to `forget` once they are elsewhere; None if there are none.
+
+        Raises
+        ------
+        OSError
+            If the other file cannot be prepared.
+        """
+        with self._lock:
+            old = self._active
+            if not old.end or (old.end == BLOCK and not old.failed):
+                return None
+            other = self._files[1 - self._files.index(old)]
+            if other.end:  # it was not forgotten when it should have been
+                return self._files.index(other)
+            self._begin(other)
+            self._active = other
+        with old.idle:
+            old.idle.wait_for(lambda: not old.busy)
+        return self._files.index(old)
+
+    def forget(self, which: int) -> None:
+        """Forget the records of a file, for good.
+
+        Raises
+        ------
+        OSError
+            If the disk fails.
+        """
+        file = self._files[which]
+        self._open(file)
+        os.pwrite(file.handle, _ZEROS[:BLOCK], 0)
+        if file.size > CROWDED + _STEP:
+            os.ftruncate(file.handle, CROWDED)
+            file.size = CROWDED
+        os.fdatasync(file.handle)
+        file.end, file.failed, file.contents = 0, False, False
+
+    def _reserve(self, length: int, *, content: bool) -> tuple[_File, int]:
+        """Return where a record of this length goes."""
+        with self._lock:
+            file = self._active
+            if file.failed:
+                raise OSError(errno.EIO, "the intake log failed before")
+            if not file.end:
+                self._begin(file)
+            at = file.end
+            if at + length > _LIMIT:
+                raise LogFull(errno.ENOSPC, "the intake log is full")
+            while at + length > file.size:
+                self._grow(file)
+            file.end = at + length
+            file.contents |= content
+            with file.idle:
+                file.busy += 1
+            return file, at
+
+    def _begin(self, file: _File) -> None:
+        """Give a file a new key: whatever was in it is gone."""
+        self._open(file)
+        if not file.size:
+            self._grow(file)
+        salt, key = secrets.token_bytes(_SALT), AESGCM.generate_key(256)
+        block = memoryview(mmap.mmap(-1, BLOCK))
+        head = _MAGIC + salt + self._site_key.seal(key, _context(salt))
+        block[: len(head)] = head
+        if os.pwrite(file.handle, block, 0) != BLOCK:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        file.salt, file.cipher, file.end = salt, AESGCM(key), BLOCK
+        file.written = file.synced = 0
+        file.failed = False
+
+    def _open(self, file: _File) -> None:
+        if file.handle >= 0:
+            return
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        direct = getattr(os, "O_DIRECT", 0) if file.direct else 0
+        try:
+            file.handle = os.open(file.path, flags | direct, 0o600)
+            file.size = os.fstat(file.handle).st_size // BLOCK * BLOCK
+            if direct:
+                self._try_direct(file)
+        except OSError as error:
+            if not direct or error.errno not in _NO_DIRECT:
+                raise
+            self._without_direct(file)
+
+    @staticmethod
+    def _try_direct(file: _File) -> None:
+        """Find out whether writing past the page cache works: some file systems tell only then."""
+        made = not file.size
+        if made:
+            os.pwrite(file.handle, _ZEROS[:BLOCK], 0)
+            file.size = BLOCK
+        else:
+            os.preadv(file.handle, [memoryview(mmap.mmap(-1, BLOCK))], 0)
+
+    def _without_direct(self, file: _File) -> None:
+        if file.handle >= 0:
+            os.close(file.handle)
+            file.handle = -1
+        file.direct = False
+        self._open(file)
+
+    @staticmethod
+    def _grow(file: _File) -> None:
+        """Write zeros: blocks that exist are synced without the file system's own journal."""
+        wanted = file.size + min(max(file.size, _FIRST), _STEP) if file.size > BLOCK else _FIRST
+        while file.size < wanted:
+            count = os.pwrite(file.handle, _ZEROS[: wanted - file.size], file.size)
+            if not count or count % BLOCK:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            file.size += count
+
+    def _write(self, file: _File, at: int, row: bytes, content: bytes | memoryview, blocks: int) -> None:
+        nonce = os.urandom(_NONCE)
+        sealed = file.cipher.encrypt(nonce, row, _bound(file.salt, at, content))
+        whole = len(content) // BLOCK * BLOCK
+        if not isinstance(content, memoryview) or not isinstance(content.obj, mmap.mmap):
+            whole = 0  # it may lie anywhere
+        tail = len(content) - whole
+        buffer = self._take(blocks + _blocks(tail))
+        try:
+            _HEAD.pack_into(buffer, 0, file.salt, len(sealed), len(content), nonce)
+            buffer[_HEAD.size : _HEAD.size + len(sealed)] = sealed
+            buffer[blocks : blocks + tail] = content[whole:]
+            parts = [buffer[:blocks], content[:whole], buffer[blocks : blocks + _blocks(tail)]]
+            parts = [part for part in parts if len(part)]
+            if os.pwritev(file.handle, parts, at) != sum(map(len, parts)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            self._give(buffer)
+
+    def _sync(self, file: _File) -> None:
+        """Return once what was written is on the disk: whoever comes first syncs for all who have written."""
+        with file.idle:
+            file.written += 1
+            mine = file.written
+        with file.syncing:
+            if file.synced >= mine:
+                return
+            if file.failed:
+                raise OSError(errno.EIO, "the intake log failed before")
+            upto = file.written
+            try:
+                os.fdatasync(file.handle)
+            except OSError:
+                file.failed = True
+                raise
+            file.synced = upto
+
+    @staticmethod
+    def _void(file: _File, at: int) -> None:
+        """Make a record that failed no record, as far as the disk still does anything."""
+        with contextlib.suppress(OSError):
+            os.pwrite(file.handle, _ZEROS[:BLOCK], at)
+            os.fdatasync(file.handle)
+
+    def _take(self, size: int) -> memoryview:
+        if size > _ROOM:
+            return memoryview(mmap.mmap(-1, size))
+        with contextlib.suppress(IndexError):
+            return self._spare.pop()
+        return memoryview(mmap.mmap(-1, _ROOM))
+
+    def _give(self, buffer: memoryview) -> None:
+        if len(buffer) == _ROOM and len(self._spare) < _SPARE:
+            self._spare.append(buffer)
+
+    # ------------------------------------------------------------ after a crash
+
+    def found(self) -> Iterator[Record]:
+        """Yield what was appended before and not forgotten. Call it before anything is appended.
+
+        A record that was being written when the machine stopped is not among it: nobody was told of it. Its content may
+        be incomplete even so: whoever knows how must look.
+
+        Raises
+        ------
+        WrongKey
+            If it was sealed with another site key.
+        """
+        for file in self._files:
+            if file.path.exists() and file.path.stat().st_size >= BLOCK:
+                yield from self._scan(file)
+
+    def forget_found(self) -> None:
+        """Forget all of it."""
+        for number, file in enumerate(self._files):
+            if file.path.exists():
+                self.forget(number)
+
+    def _scan(self, file: _File) -> Iterator[Record]:
+        size = file.path.stat().st_size
+        with file.path.open("rb") as source:
+            block = source.read(BLOCK)
+            if not block.startswith(_MAGIC):
+                return
+            salt = block[len(_MAGIC) : len(_MAGIC) + _SALT]
+            sealed = block[len(_MAGIC) + _SALT :][: _NONCE + 32 + _TAG]
+            cipher = AESGCM(self._site_key.open(sealed, _context(salt)))
+            at = BLOCK
+            while at + BLOCK <= size:
+                source.seek(at)
+                record = _record(source.read(_HEAD.size), salt)
+                step = BLOCK  # a record that was never written leaves a hole
+                if record is not None:
+                    row_length, length, nonce = record
+                    blocks = _blocks(_HEAD.size + row_length)
+                    if at + blocks + length <= size:
+                        row = source.read(row_length)
+                        source.seek(at + blocks)
+                        content = source.read(length)
+                        with contextlib.suppress(InvalidTag):
+                            plain = cipher.decrypt(nonce, row, _bound(salt, at, content))
+                            step = blocks + _blocks(length)
+                            yield Record(plain, content)
+                at += step
+
+
+def _record(head: bytes, salt: bytes) -> tuple[int, int, bytes] | None:
+    """Return the lengths of row and content and the nonce, if a record begins with this."""
+    if not head.startswith(salt):
+        return None
+    _, row, content, nonce = _HEAD.unpack(head)
+    return (row, content, nonce) if row <= _LIMIT and content <= _LIMIT else None
+
+
+def _context(salt: bytes) -> bytes:
+    return b"intake:" + salt
+
+
+def _bound(salt: bytes, at: int, content: bytes | memoryview) -> bytes:
+    return salt + struct.pack("<QQ", at, len(content)) + bytes(content[-_TAG:])
+
+
+def _blocks(length: int) -> int:
+    """Return a length in whole blocks."""
+    return -(-length // BLOCK) * BLOCK
