@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 
 LIMIT = 1 << 16  # bytes of a command set; real ones stay below 1 KB
 NO_DATA_SET = 0x0101
@@ -44,26 +45,39 @@ class Command:
 
     def __init__(self, data: bytes | bytearray) -> None:
         self._values: dict[int, bytes] = {}
+        data, values, unpack = bytes(data), self._values, _HEAD.unpack_from
         at, end = 0, len(data)
         while at < end:
             if at + 8 > end:
                 raise ValueError("it ends within an element")
-            group, number, length = _HEAD.unpack_from(data, at)
+            group, number, length = unpack(data, at)
             at += 8
             if group != 0 or length > end - at:
                 raise ValueError("it is not a command set in implicit VR little endian")
-            self._values[number] = bytes(data[at : at + length])
+            values[number] = data[at : at + length]
             at += length
         self.field = self._number(_FIELD, -1)
         if self.field < 0 or self._number(_DATA_SET_TYPE, -1) < 0:
             raise ValueError("it lacks the command field or the data set type")
         self.has_data_set = self._number(_DATA_SET_TYPE) != NO_DATA_SET
         self.message_id = self._number(_MESSAGE_ID)
-        self.responded_to = self._number(_RESPONDED_TO)
-        self.status = self._number(_STATUS)
-        self.action_type = self._number(_ACTION_TYPE)
         self.sop_class_uid = self._text(_AFFECTED_CLASS) or self._text(_REQUESTED_CLASS)
         self.sop_instance_uid = self._text(_AFFECTED_INSTANCE) or self._text(_REQUESTED_INSTANCE)
+
+    @property
+    def responded_to(self) -> int:
+        """The message that is answered or cancelled."""
+        return self._number(_RESPONDED_TO)
+
+    @property
+    def status(self) -> int:
+        """The status of an answer."""
+        return self._number(_STATUS)
+
+    @property
+    def action_type(self) -> int:
+        """What an N-ACTION asks for; 0 if it is another request."""
+        return self._number(_ACTION_TYPE)
 
     def _number(self, number: int, default: int = 0) -> int:
         value = self._values.get(number)
@@ -143,6 +157,7 @@ def _number(number: int, value: int) -> bytes:
     return _HEAD.pack(0, number, 2) + struct.pack("<H", value)
 
 
+@lru_cache(256)
 def _text(number: int, value: str) -> bytes:
     if not value:
         return b""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import pydicom.charset
 import pydicom.config
@@ -30,6 +31,7 @@ IMPLEMENTATION_CLASS_UID = "2.25.214257403217647052314949849948798615620"
 IMPLEMENTATION_VERSION = "EDGEWARD_1"
 _UID = re.compile(r"[0-9.]{1,64}")  # PS3.5, 9.1; leading zeros occur in practice and are let pass
 _KEPT = 256  # characters of an identity value that are kept
+_PREAMBLE = bytes(128) + b"DICM"
 _COUNT = 1 << 31  # a larger number of frames is nonsense
 
 _CHARACTER_SET = 0x00080005
@@ -99,10 +101,11 @@ class Examination:
     """
 
     def __init__(self, *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str) -> None:
-        named = {"SOP Instance": sop_instance_uid, "SOP Class": sop_class_uid, "Transfer Syntax": transfer_syntax_uid}
-        for name, uid in named.items():
-            if not _UID.fullmatch(uid):
-                raise NotUnderstood(CANNOT_UNDERSTAND, f"the {name} UID of the request is not a UID")
+        is_uid = _UID.fullmatch
+        if not (is_uid(sop_instance_uid) and is_uid(sop_class_uid) and is_uid(transfer_syntax_uid)):
+            named = {"Instance": sop_instance_uid, "Class": sop_class_uid}
+            name = next((f"SOP {name}" for name, uid in named.items() if not is_uid(uid)), "Transfer Syntax")
+            raise NotUnderstood(CANNOT_UNDERSTAND, f"the {name} UID of the request is not a UID")
         self._sop_class, self._sop_instance = sop_class_uid, sop_instance_uid
         self._walker = Walker(transfer_syntax_uid, _WANTED)
 
@@ -138,7 +141,7 @@ class Examination:
                 DOES_NOT_MATCH, "SOP class or instance of the data set differs from that of the request"
             )
         encodings = _encodings(values.get(_CHARACTER_SET, b""))
-        identity = {name: _text(values.get(tag, b""), tag, encodings) for name, tag in _IDENTITY.items()}
+        identity = {name: _text(values[tag], tag, encodings) for name, tag in _IDENTITY.items() if tag in values}
         rows, columns = (self._short(values.get(tag, b"")) for tag in (_ROWS, _COLUMNS))
         return Header(
             modality=_ascii(values.get(_MODALITY, b""))[:16],
@@ -158,18 +161,24 @@ def file_meta(
     *, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_ae_title: str = ""
 ) -> bytes:
     """Return preamble, prefix and file meta information (PS3.10, 7.1) to stand in front of a data set."""
-    elements = [
-        _element(0x0001, b"OB", b"\x00\x01"),
-        _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
-        _element(0x0003, b"UI", sop_instance_uid.encode("ascii")),
+    before, after = _always(sop_class_uid, transfer_syntax_uid, calling_ae_title)
+    instance = _element(0x0003, b"UI", sop_instance_uid.encode("ascii"))
+    length = len(before) + len(instance) + len(after)
+    return b"".join((_PREAMBLE, _element(0x0000, b"UL", struct.pack("<L", length)), before, instance, after))
+
+
+@lru_cache(64)
+def _always(sop_class_uid: str, transfer_syntax_uid: str, calling_ae_title: str) -> tuple[bytes, bytes]:
+    """Return what stands before and after the SOP Instance UID, which alone differs between the images of a device."""
+    before = _element(0x0001, b"OB", b"\x00\x01") + _element(0x0002, b"UI", sop_class_uid.encode("ascii"))
+    after = [
         _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
         _element(0x0012, b"UI", IMPLEMENTATION_CLASS_UID.encode("ascii")),
         _element(0x0013, b"SH", IMPLEMENTATION_VERSION.encode("ascii")),
     ]
     if calling_ae_title:
-        elements.append(_element(0x0016, b"AE", calling_ae_title.encode("ascii", "replace")))
-    group = b"".join(elements)
-    return bytes(128) + b"DICM" + _element(0x0000, b"UL", struct.pack("<L", len(group))) + group
+        after.append(_element(0x0016, b"AE", calling_ae_title.encode("ascii", "replace")))
+    return before, b"".join(after)
 
 
 def _element(number: int, vr: bytes, value: bytes) -> bytes:
@@ -190,6 +199,7 @@ def _number(value: bytes) -> int:
     return max(1, min(int(text), _COUNT)) if text.isdecimal() else 1
 
 
+@lru_cache(256)
 def _encodings(value: bytes) -> list[str]:
     """Return Python's names of the Specific Character Set (PS3.3, C.12.1.1.2); an unknown one is taken for ASCII."""
     names = _ascii(value).split("\\")

@@ -72,8 +72,7 @@ class Walker:
         self._known = transfer_syntax_uid.startswith("1.2.840.10008.") or transfer_syntax_uid in _IMPLICIT
         self._mode = _IMPLICIT_VR if transfer_syntax_uid in _IMPLICIT else _EXPLICIT
         self._inflate = zlib.decompressobj(-zlib.MAX_WBITS) if transfer_syntax_uid in _DEFLATED else None
-        order = "<" if self.little else ">"
-        self._head, self._long = struct.Struct(f"{order}HHHH"), struct.Struct(f"{order}L")
+        self._head, self._long = _STRUCTS[self.little]
         self._long_vr, self._short_vr = _codes(_LONG_VR, self.little), _codes(_SHORT_VR, self.little)
         self._sequences, (self._un,) = _codes(("SQ", "UN"), self.little), _codes(("UN",), self.little)
         self._binary = _codes(("OB", "OW"), self.little)
@@ -150,6 +149,8 @@ class Walker:
                     return
             if self._value is not None:
                 self._keep()
+            if self._began and self._mode < _ITEMS and not self._carry:
+                at = self._plain_elements(data, at, end)
             if at >= end or self.lost:
                 return
             if self._carry:
@@ -166,6 +167,39 @@ class Walker:
                     self._carry = bytes(data[at:end])
                     return
                 at += found
+
+    def _plain_elements(self, data: memoryview, at: int, end: int) -> int:
+        """Pass the elements that are all there and contain no others; return where the next one begins.
+
+        Most of a data set is of this kind. Whatever is not is left to `_header`, which says the same of these.
+        """
+        explicit, wanted = self._mode == _EXPLICIT, () if self._stack else self._wanted
+        unpack, unpack_long, values = self._head.unpack_from, self._long.unpack_from, self.values
+        long_vr, short_vr = self._long_vr, self._short_vr
+        left = _ELEMENTS - self._elements
+        last = end - 12
+        while at <= last and left > 0:
+            group, number, vr, length = unpack(data, at)
+            if group == 0xFFFE:
+                break
+            start = at + 8
+            if not explicit:
+                (length,) = unpack_long(data, at + 4)
+            elif vr in long_vr:
+                (length,) = unpack_long(data, start)
+                start = at + 12
+            elif vr not in short_vr:
+                break
+            following = start + length
+            if following > end:  # also an undefined length
+                break
+            tag = group << 16 | number
+            if tag in wanted and tag not in values:
+                values[tag] = bytes(data[start : min(following, start + _VALUE)])
+            at = following
+            left -= 1
+        self._elements = _ELEMENTS - left
+        return at
 
     def _header(self, data: memoryview | bytes, at: int, end: int) -> int | None:
         """Read the header at `at`, prepare for what follows it, and return its size; None if it is not all there."""
@@ -247,6 +281,11 @@ class Walker:
             raise Malformed("the data set is not in the explicit VR that its transfer syntax says")
         elif self._mode == _IMPLICIT_VR and known:
             (self._looks_explicit,) = self._long.unpack_from(data, at + 4)
+
+
+_STRUCTS = {
+    little: (struct.Struct(f"{order}HHHH"), struct.Struct(f"{order}L")) for little, order in ((True, "<"), (False, ">"))
+}
 
 
 @lru_cache

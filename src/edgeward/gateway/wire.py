@@ -14,7 +14,10 @@ import ssl
 import struct
 import time
 from abc import ABC, abstractmethod
+from functools import lru_cache
 
+_AHEAD = 1 << 16  # bytes that are read ahead of what was asked for: a small object in one system call
+_LARGE = 1 << 14  # from here on bytes go where they belong without that detour
 _PIECE = 1 << 16
 _SHORT_S = 0.05  # a wait that has all but run out
 
@@ -122,24 +125,34 @@ class PlainWire(Wire):
     def __init__(self, client: socket.socket) -> None:
         super().__init__(client)
         client.settimeout(None)
-        self._limit_s = 0.0
+        self._limit_s = self._send_limit_s = 0.0
+        self._ahead = memoryview(bytearray(_AHEAD))
+        self._at = self._end = 0  # what of it was not asked for yet
 
     def read(self, into: memoryview, timeout_s: float) -> None:
         """See `Wire.read`."""
-        self._prepare(timeout_s)
-        began = time.monotonic()
-        try:
-            got = self._client.recv_into(into, len(into), socket.MSG_WAITALL)
-        except BlockingIOError:
-            self._check()
-            raise TooSlow(0) from None
-        except OSError as error:
-            raise Gone from error
-        if got < len(into):
-            self._rest(into, got, began + timeout_s)
+        at, wanted = self._at, len(into)
+        after = at + wanted
+        if after <= self._end:
+            self._at = after
+            into[:] = self._ahead[at:after]
+            if self.interrupted:
+                raise Interrupted
+            return
+        got = self._drain(into)
+        if wanted - got >= _LARGE:
+            self._exactly(into, got, timeout_s)
+        else:
+            self._read_ahead(into, got, timeout_s)
 
     def read_pair(self, into: memoryview, then: memoryview, timeout_s: float, then_timeout_s: float) -> None:
         """See `Wire.read_pair`."""
+        if self._at < self._end:
+            got = self._drain(into)
+            if got == len(into):
+                self.read(then, then_timeout_s)
+                return
+            into = into[got:]
         began, wanted = time.monotonic(), len(into) + len(then)
         self._prepare(timeout_s)
         try:
@@ -156,10 +169,58 @@ class PlainWire(Wire):
             got = len(into)
         self._rest(then, got - len(into), began + max(timeout_s, then_timeout_s))
 
+    def _drain(self, into: memoryview) -> int:
+        """Take what was read ahead; return how much that was."""
+        count = min(self._end - self._at, len(into))
+        into[:count] = self._ahead[self._at : self._at + count]
+        self._at += count
+        return count
+
+    def _exactly(self, into: memoryview, got: int, timeout_s: float) -> None:
+        began = time.monotonic()
+        self._prepare(timeout_s)
+        try:
+            count = self._client.recv_into(into[got:], len(into) - got, socket.MSG_WAITALL)
+        except BlockingIOError:
+            self._check()
+            raise TooSlow(got) from None
+        except OSError as error:
+            raise Gone from error
+        if got + count < len(into):
+            self._rest(into, got + count, began + timeout_s)
+
+    def _read_ahead(self, into: memoryview, got: int, timeout_s: float) -> None:
+        """Fill `into` from what has arrived, and keep what else has."""
+        deadline = 0.0
+        while True:
+            self._prepare(timeout_s)
+            began = time.monotonic()
+            deadline = deadline or began + timeout_s
+            try:
+                count = self._client.recv_into(self._ahead)
+            except BlockingIOError:
+                self._check()
+                raise TooSlow(got) from None
+            except OSError as error:
+                raise Gone from error
+            if not count:
+                self._check()
+                raise Gone
+            self._at, self._end = 0, count
+            got += self._drain(into[got:])
+            if got == len(into):
+                return
+            timeout_s = deadline - time.monotonic()
+            if timeout_s <= 0:
+                raise TooSlow(got)
+            timeout_s = max(timeout_s, _SHORT_S)
+
     def send(self, data: bytes | bytearray | memoryview, timeout_s: float) -> None:
         """See `Wire.send`."""
         # A limit on each send, not on all of it: a peer that takes nothing for so long is gone.
-        self._client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
+        if timeout_s != self._send_limit_s:
+            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(timeout_s))
+            self._send_limit_s = timeout_s
         try:
             self._client.sendall(data)
         except BlockingIOError:
@@ -169,6 +230,8 @@ class PlainWire(Wire):
 
     def readable(self) -> bool:
         """See `Wire.readable`."""
+        if self._at < self._end:
+            return True
         poll = select.poll()
         poll.register(self._client, select.POLLIN)
         return bool(poll.poll(0))
@@ -280,5 +343,6 @@ class TlsWire(Wire):
             self._check()
 
 
+@lru_cache(64)
 def _timeval(seconds: float) -> bytes:
     return struct.pack("ll", int(seconds), int(seconds % 1 * 1e6) or (0 if seconds >= 1 else 1))
