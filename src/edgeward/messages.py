@@ -612,10 +612,12 @@ class Bed(Message, frozen=True, kw_only=True, tag="bed.1"):
 
 
 class Beds(Message, frozen=True, kw_only=True, tag="beds.1"):
-    """All beds, published twice a second."""
+    """Beds, published twice a second: all of them, or, on a large site, those that have something new."""
 
     at_ns: int
     beds: list[Bed]
+    full: bool = True  # a bed that is not in it is no more; otherwise it is as it was
+    gone: list[str] = []  # beds that are no more, where not `full`
 
 
 class Trace(Message, frozen=True, kw_only=True, tag="trace.1"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeward.clinic.monitor.alarms import AlarmChange, AlarmRecord, PatientAlarms
+from edgeward.clinic.monitor.alarms import AlarmChange, AlarmRecord, BedAlarms
 from edgeward.clinic.monitor.bank import MonitorBank
 from edgeward.clinic.monitor.conditions import ConditionEvent
 
@@ -28,11 +28,11 @@ class AlarmingBank(MonitorBank):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.engines: dict[str, PatientAlarms] = {}
+        self.engines: dict[str, BedAlarms] = {}
         self._inside = False
 
-    def _alarms(self, device_id: str) -> PatientAlarms:
-        return self.engines.setdefault(device_id, PatientAlarms())
+    def _alarms(self, device_id: str) -> BedAlarms:
+        return self.engines.setdefault(device_id, BedAlarms())
 
     def _changes(self, events: Iterable[ConditionEvent]) -> list[DeviceChange]:
         return [
@@ -65,7 +65,7 @@ class AlarmingBank(MonitorBank):
         ]
 
     def restore_alarms(self, device_id: str, state: dict[str, Any]) -> None:
-        self.engines[device_id] = PatientAlarms.from_dict(state)
+        self.engines[device_id] = BedAlarms.from_dict(state)
         self.assume(device_id, self.engines[device_id].present_codes())
 
 

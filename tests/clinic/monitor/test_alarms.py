@@ -3,10 +3,17 @@
 import msgspec
 import pytest
 
-from edgeward.clinic.monitor.alarms import RULES, PatientAlarms
+from edgeward.clinic.monitor.alarms import RULES, BedAlarms
 from edgeward.messages import AlarmPriority
 
-LETHAL = {"asystole", "ventricular_fibrillation", "ventricular_tachycardia", "extreme_bradycardia"}
+LETHAL = {
+    "asystole",
+    "ventricular_fibrillation",
+    "ventricular_tachycardia",
+    "extreme_bradycardia",
+    "no_pulse",
+    "apnea",
+}
 
 
 def begin(alarms, code, at=1, **kwargs):
@@ -20,7 +27,7 @@ def test_exactly_the_lethal_alarms_latch_and_are_of_high_priority():
 
 @pytest.mark.parametrize("code", sorted(LETHAL))
 def test_a_lethal_alarm_stays_after_its_end_until_acknowledged(code):
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     begin(alarms, code)
     (change,) = alarms.end(code, at_ns=2, sample=7)
     assert (change.state, change.alarm.present, change.alarm.end_sample) == ("raised", False, 7)
@@ -33,7 +40,7 @@ def test_a_lethal_alarm_stays_after_its_end_until_acknowledged(code):
 
 
 def test_an_acknowledged_alarm_stays_while_its_condition_holds_and_ends_with_it():
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     (raised,) = begin(alarms, "asystole")
     alarms.acknowledge(raised.alarm.number, by="Li", at_ns=2)
     assert alarms.active[0].acknowledged
@@ -45,7 +52,7 @@ def test_an_acknowledged_alarm_stays_while_its_condition_holds_and_ends_with_it(
 
 
 def test_a_lethal_condition_that_returns_continues_its_latched_alarm():
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     (first,) = begin(alarms, "ventricular_tachycardia", onset=1)
     alarms.end("ventricular_tachycardia", at_ns=2)
     (second,) = begin(alarms, "ventricular_tachycardia", 3, onset=50)
@@ -54,7 +61,7 @@ def test_a_lethal_condition_that_returns_continues_its_latched_alarm():
 
 
 def test_the_more_precise_event_replaces_the_vaguer_and_gives_way_again():
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     begin(alarms, "extreme_tachycardia", 1)
     changes = begin(alarms, "ventricular_tachycardia", 2)
     assert [(c.state, c.alarm.code) for c in changes] == [
@@ -66,14 +73,14 @@ def test_the_more_precise_event_replaces_the_vaguer_and_gives_way_again():
 
 
 def test_fibrillation_does_not_remove_a_latched_tachycardia():
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     begin(alarms, "ventricular_tachycardia", 1)
     begin(alarms, "ventricular_fibrillation", 2)
     assert {a.code for a in alarms.active} == {"ventricular_tachycardia", "ventricular_fibrillation"}
 
 
 def test_a_technical_alarm_never_silences_a_latched_lethal_one():
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     begin(alarms, "asystole", 1)
     for at, code in enumerate(["lead_off", "all_leads_off", "signal_lost"], 2):
         begin(alarms, code, at)
@@ -83,7 +90,7 @@ def test_a_technical_alarm_never_silences_a_latched_lethal_one():
 
 
 def test_a_condition_that_is_told_twice_is_one_alarm():
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     assert len(begin(alarms, "lead_off")) == 1
     assert begin(alarms, "lead_off", 2) == []
     assert len(alarms.end("lead_off", at_ns=3)) == 1
@@ -91,19 +98,19 @@ def test_a_condition_that_is_told_twice_is_one_alarm():
 
 
 def test_the_most_urgent_alarm_comes_first():
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     for at, code in enumerate(["noisy", "signal_lost", "asystole"]):
         begin(alarms, code, at)
     assert [a.code for a in alarms.active][:2] == ["asystole", "signal_lost"]
 
 
 def test_the_state_survives_a_restart_through_plain_types():
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     begin(alarms, "asystole", onset=5, decisive=9, args={"seconds": 4.2})
     alarms.end("asystole", at_ns=2)
     begin(alarms, "lead_off", 3, args={"leads": "II"})
     state = msgspec.json.decode(msgspec.json.encode(alarms.to_dict()))
-    again = PatientAlarms.from_dict(state)
+    again = BedAlarms.from_dict(state)
     assert again.active == alarms.active
     (change,) = begin(again, "noisy", 4)
     assert change.alarm.number == 3
@@ -113,11 +120,11 @@ def test_the_state_survives_a_restart_through_plain_types():
                                    {"number": 1, "active": [{"code": "nonsense"}], "waiting": []}])  # fmt: skip
 def test_a_damaged_saved_state_is_refused_with_a_reason(state):
     with pytest.raises(ValueError):
-        PatientAlarms.from_dict(state)
+        BedAlarms.from_dict(state)
 
 
 def test_an_acknowledgement_has_a_name():
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     (raised,) = begin(alarms, "asystole")
     with pytest.raises(ValueError, match="name"):
         alarms.acknowledge(raised.alarm.number, by="", at_ns=2)
@@ -126,4 +133,4 @@ def test_an_acknowledgement_has_a_name():
 
 def test_an_unknown_condition_is_an_error():
     with pytest.raises(KeyError):
-        begin(PatientAlarms(), "boredom")
+        begin(BedAlarms(), "boredom")

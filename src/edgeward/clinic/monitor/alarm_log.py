@@ -1,17 +1,21 @@
-"""The alarm log: which alarms stand, for a restart, and every transition, for the record.
+"""The alarm log: which alarms stand, for a restart, every transition, for the record, and notices not yet handed over.
 
-Responsible for durability only. Owned by the `monitor` role; nobody else writes it.
+Responsible for durability only: beds and their settings, who changed what, the signals of sources, alarms, transitions,
+and the notices that `deliver` has not yet taken. Owned by the `monitor` role; nobody else writes it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edgeward.bedside import AlarmQuery, LimitChange, Notice
+from edgeward.clinic.monitor.beds import BedRecord
 from edgeward.messages import Alarm, MessageError, decode, encode
 from edgeward.privacy.database import Database
 
@@ -23,7 +27,40 @@ _MIGRATIONS = (
         number INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, device_id TEXT NOT NULL, alarm BLOB NOT NULL);
     CREATE INDEX transitions_by_time ON transitions (at_ns);
     """,
+    # Beds: until now every device was one, and a patient's alarms were the device's.
+    """
+    CREATE TABLE sources (source_id TEXT PRIMARY KEY, signal TEXT NOT NULL) WITHOUT ROWID;
+    INSERT INTO sources SELECT device_id, signal FROM patients;
+    CREATE TABLE beds (bed_id TEXT PRIMARY KEY, settings TEXT NOT NULL, alarms TEXT NOT NULL) WITHOUT ROWID;
+    INSERT INTO beds SELECT device_id, '', alarms FROM patients;
+    DROP TABLE patients;
+    ALTER TABLE transitions RENAME COLUMN device_id TO bed_id;
+    ALTER TABLE transitions ADD COLUMN ward TEXT NOT NULL DEFAULT '';
+    ALTER TABLE transitions ADD COLUMN priority TEXT NOT NULL DEFAULT '';
+    ALTER TABLE transitions ADD COLUMN first INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX transitions_by_bed ON transitions (bed_id, number);
+    CREATE TABLE changes (
+        number INTEGER PRIMARY KEY, at_ns INTEGER NOT NULL, bed_id TEXT NOT NULL, change BLOB NOT NULL);
+    CREATE INDEX changes_by_bed ON changes (bed_id, number);
+    CREATE TABLE notices (notice_id TEXT PRIMARY KEY, number INTEGER NOT NULL, notice BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE tries (one INTEGER PRIMARY KEY CHECK (one = 1), at_ns INTEGER NOT NULL);
+    CREATE TABLE kept (name TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+    """,
 )
+MOST = 2000  # rows of one answer
+
+
+@dataclass(slots=True)
+class Writing:
+    """What is to be written together."""
+
+    beds: dict[str, tuple[BedRecord | None, Mapping[str, Any]]] = field(default_factory=dict)
+    sources: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    transitions: list[tuple[Alarm, bool]] = field(default_factory=list)  # with: is it how the alarm was raised
+    changes: list[LimitChange] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
+    gone_beds: list[str] = field(default_factory=list)
+    gone_sources: list[str] = field(default_factory=list)
 
 
 class AlarmLog:
@@ -37,48 +74,92 @@ class AlarmLog:
 
     def __init__(self, path: Path) -> None:
         self._db = Database(path, name="alarm log", application_id=_APPLICATION, migrations=_MIGRATIONS)
+        (self._notices,) = self._db.one("SELECT coalesce(max(number), 0) FROM notices") or (0,)
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
-    def save(
-        self,
-        patients: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]],
-        transitions: Iterable[Alarm] = (),
-    ) -> None:
-        """Keep the state of patients (signal description, alarms as plain types) and append transitions.
+    def save(self, writing: Writing) -> None:
+        """Write all of it, or nothing.
 
         Raises
         ------
         DatabaseError
             If the disk is full or the file cannot be written; nothing of it was kept then.
         """
-        rows = [
-            (device_id, msgspec.json.encode(signal).decode(), msgspec.json.encode(alarms).decode())
-            for device_id, (signal, alarms) in patients.items()
+        beds = [
+            (bed_id, msgspec.json.encode(record).decode() if record else "", msgspec.json.encode(alarms).decode())
+            for bed_id, (record, alarms) in writing.beds.items()
         ]
-        events = [(alarm.at_ns, alarm.device_id, encode(alarm)) for alarm in transitions]
+        sources = [(name, msgspec.json.encode(signal).decode()) for name, signal in writing.sources.items()]
+        events = [
+            (alarm.at_ns, alarm.bed_id or alarm.device_id, encode(alarm), alarm.ward, alarm.priority, int(first))
+            for alarm, first in writing.transitions
+        ]
+        changes = [(change.at_ns, change.bed_id, encode(change)) for change in writing.changes]
+        notices = []
+        for notice in writing.notices:
+            self._notices += 1
+            notices.append((notice.notice_id, self._notices, encode(notice)))
 
         def work(db: sqlite3.Connection) -> None:
-            db.executemany("INSERT OR REPLACE INTO patients VALUES (?, ?, ?)", rows)
-            db.executemany("INSERT INTO transitions (at_ns, device_id, alarm) VALUES (?, ?, ?)", events)
+            db.executemany("INSERT OR REPLACE INTO beds VALUES (?, ?, ?)", beds)
+            db.executemany("INSERT OR REPLACE INTO sources VALUES (?, ?)", sources)
+            db.executemany(
+                "INSERT INTO transitions (at_ns, bed_id, alarm, ward, priority, first) VALUES (?, ?, ?, ?, ?, ?)",
+                events,
+            )
+            db.executemany("INSERT INTO changes (at_ns, bed_id, change) VALUES (?, ?, ?)", changes)
+            db.executemany("INSERT OR IGNORE INTO notices VALUES (?, ?, ?)", notices)
+            db.executemany("DELETE FROM beds WHERE bed_id = ?", [(one,) for one in writing.gone_beds])
+            db.executemany("DELETE FROM sources WHERE source_id = ?", [(one,) for one in writing.gone_sources])
 
         self._db.write(work)
 
-    def forget(self, device_id: str) -> None:
-        """Forget a patient who is no longer monitored. Transitions stay."""
-        self._db.write(lambda db: db.execute("DELETE FROM patients WHERE device_id = ?", (device_id,)))
+    def beds(self) -> list[tuple[BedRecord, dict[str, Any]]]:
+        """Return the beds and their alarms as plain types."""
+        found = []
+        for bed_id, settings, alarms in self._db.all("SELECT bed_id, settings, alarms FROM beds ORDER BY bed_id"):
+            # Written by the version before: the bed is its device.
+            record = (
+                msgspec.json.decode(settings, type=BedRecord)
+                if settings
+                else BedRecord(bed_id=bed_id, sources=[bed_id])
+            )
+            found.append((record, msgspec.json.decode(alarms)))
+        return found
 
-    def patients(self) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-        """Return what ``save`` kept: per device its signal description and its alarms."""
-        rows = self._db.all("SELECT device_id, signal, alarms FROM patients ORDER BY device_id")
-        return {row[0]: (msgspec.json.decode(row[1]), msgspec.json.decode(row[2])) for row in rows}
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """Return the sources and how their signals are sampled (empty: no waveform)."""
+        rows = self._db.all("SELECT source_id, signal FROM sources ORDER BY source_id")
+        return {row[0]: msgspec.json.decode(row[1]) for row in rows}
 
-    def recent(self, limit: int, device_id: str = "") -> list[Alarm]:
+    def recent(self, limit: int, bed_id: str = "") -> list[Alarm]:
         """Return the latest transitions, newest first."""
-        where, values = ("WHERE device_id = ?", (device_id, limit)) if device_id else ("", (limit,))
-        rows = self._db.all(f"SELECT alarm FROM transitions {where} ORDER BY number DESC LIMIT ?", values)  # noqa: S608
+        return self.events(AlarmQuery(bed_id=bed_id, limit=limit))
+
+    def events(self, query: AlarmQuery) -> list[Alarm]:
+        """Return transitions, newest first."""
+        where: list[str] = []
+        values: list[Any] = []
+        for condition, value in (
+            ("bed_id = ?", query.bed_id),
+            ("ward = ?", query.ward),
+            ("priority = ?", query.priority),
+            ("at_ns >= ?", query.since_ns),
+            ("at_ns <= ?", query.until_ns),
+        ):
+            if value:
+                where.append(condition)
+                values.append(value)
+        if query.raised_only:
+            where.append("first = 1")
+        clause = f"WHERE {' AND '.join(where)}" if where else ""
+        rows = self._db.view(
+            f"SELECT alarm FROM transitions {clause} ORDER BY number DESC LIMIT ?",  # noqa: S608 - no value in it
+            (*values, max(1, min(query.limit, MOST))),
+        )
         found: list[Alarm] = []
         for (blob,) in rows:
             try:
@@ -86,3 +167,36 @@ class AlarmLog:
             except MessageError:  # written by another version of the message: the record stays, it is not shown
                 continue
         return found
+
+    def changes(self, bed_id: str, limit: int = 50) -> list[LimitChange]:
+        """Return who changed what of a bed, newest first."""
+        rows = self._db.all("SELECT change FROM changes WHERE bed_id = ? ORDER BY number DESC LIMIT ?", (bed_id, limit))
+        return [decode(LimitChange, blob) for (blob,) in rows]
+
+    def notices(self) -> list[Notice]:
+        """Return the notices that were not yet handed over, oldest first."""
+        return [decode(Notice, blob) for (blob,) in self._db.all("SELECT notice FROM notices ORDER BY number")]
+
+    def handed_over(self, notice_ids: Iterable[str]) -> None:
+        """Forget notices that `deliver` holds now."""
+        rows = [(notice_id,) for notice_id in notice_ids]
+        self._db.write(lambda db: db.executemany("DELETE FROM notices WHERE notice_id = ?", rows))
+
+    def keep(self, name: str, data: bytes) -> None:
+        """Keep some bytes under a name."""
+        self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, data)))
+
+    def kept(self, name: str) -> bytes | None:
+        """Return what was kept under a name."""
+        row = self._db.one("SELECT data FROM kept WHERE name = ?", (name,))
+        return bytes(row[0]) if row else None
+
+    def try_writing(self, at_ns: int) -> None:
+        """Write something and wait until it has reached the disk: the alarm system's check of itself.
+
+        Raises
+        ------
+        DatabaseError
+            If that is not possible.
+        """
+        self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO tries VALUES (1, ?)", (at_ns,)))

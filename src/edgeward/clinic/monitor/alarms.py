@@ -1,66 +1,51 @@
-"""Decides which alarms a patient has, from conditions that begin and end.
+"""Decides which alarms a bed has, from conditions that begin and end.
 
-Responsible for priority, latching, acknowledgement, what supersedes what, and for the form in which alarms survive a
-restart (IEC 60601-1-8:2020, 6.1 and 6.10). Pure: conditions and times are passed in, transitions are returned. It
-neither looks at signals (``rhythm``) nor publishes anything (``role``).
+Responsible for priority, latching, acknowledgement, the pause of the sound, what supersedes what, what a flood folds,
+and for the form in which alarms survive a restart (IEC 60601-1-8:2020, 6.1, 6.8 and 6.10). Pure: conditions and times
+are passed in, transitions are returned. It neither looks at signals (``rhythm``) nor publishes anything (``role``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from edgeward.clinic.monitor.conditions import ConditionEvent
+from edgeward.clinic.monitor.rules import HIGH, LOW, MEDIUM, RULES, Rule, names_better
 from edgeward.messages import AlarmPriority
 
+__all__ = ["RULES", "AlarmChange", "AlarmRecord", "BedAlarms", "Rule", "key_of"]
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """How one condition alarms.
+#: What there is at most one alarm of: a code and what it is about (a parameter, a source, or empty: the bed).
+Key = tuple[str, str]
+_ORDER = {HIGH: 0, MEDIUM: 1, LOW: 2}
+_LISTS = ("told", "members")
 
-    Attributes
-    ----------
-    priority
-        IEC 60601-1-8, table 1: severity and onset of harm.
-    technical
-        About the equipment rather than the patient.
-    latching
-        Stays after the condition has ended, until somebody acknowledged it (6.10): the lethal ones.
-    superseded_by
-        While one of these is present, this one is not raised: it is the same event, named more precisely.
+
+def key_of(event: ConditionEvent) -> Key:
+    """Return what the alarm of this condition is about.
+
+    Raises
+    ------
+    KeyError
+        If its code is unknown.
     """
-
-    priority: AlarmPriority
-    technical: bool = False
-    latching: bool = False
-    superseded_by: tuple[str, ...] = ()
-
-
-HIGH, MEDIUM, LOW = AlarmPriority.HIGH, AlarmPriority.MEDIUM, AlarmPriority.LOW
-
-#: The catalogue. Codes are keys of the translations.
-RULES: dict[str, Rule] = {
-    "asystole": Rule(HIGH, latching=True, superseded_by=("ventricular_fibrillation",)),
-    "ventricular_fibrillation": Rule(HIGH, latching=True),
-    "ventricular_tachycardia": Rule(HIGH, latching=True, superseded_by=("ventricular_fibrillation",)),
-    "extreme_bradycardia": Rule(HIGH, latching=True, superseded_by=("asystole", "ventricular_fibrillation")),
-    "extreme_tachycardia": Rule(
-        HIGH, superseded_by=("ventricular_tachycardia", "ventricular_fibrillation", "asystole")
-    ),
-    "signal_lost": Rule(MEDIUM, technical=True),
-    "all_leads_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",)),
-    "lead_off": Rule(LOW, technical=True, superseded_by=("signal_lost", "all_leads_off")),
-    "noisy": Rule(LOW, technical=True, superseded_by=("signal_lost", "all_leads_off")),
-    "packets_missing": Rule(LOW, technical=True, superseded_by=("signal_lost",)),
-}
+    scope = RULES[event.code].scope
+    if scope == "source":
+        return event.code, event.source_id
+    return event.code, str(event.args.get("parameter", "")) if scope == "parameter" else ""
 
 
 @dataclass(frozen=True, slots=True)
 class AlarmRecord:
-    """One alarm over its life. Sample indices are in the device's stream, -1 when time alone decided."""
+    """One alarm over its life. Sample indices are in the source's stream, -1 when time alone decided.
+
+    Times are those of the site's wall clock.
+    """
 
     code: str
-    number: int  # counts the alarms of this patient: with the device it makes the alarm's identity
+    number: int  # counts the alarms of this bed: with the bed it makes the alarm's identity
     raised_ns: int
     received_ns: int  # arrival of the packet that carried the decisive sample
     onset_sample: int
@@ -72,11 +57,31 @@ class AlarmRecord:
     acknowledged_ns: int = 0
     ended_ns: int = 0
     end_sample: int = -1
+    scope: str = ""
+    source_id: str = ""
+    own_priority: str = ""  # instead of the rule's
+    onset_ns: int = 0
+    late_ms: float = 0.0
+    level: int = 0  # steps of escalation taken
+    told: tuple[str, ...] = ()
+    paused_until_ns: int = 0
+    folded: bool = False  # an alarm flood tells it
+    members: tuple[str, ...] = ()  # of an alarm flood
 
     @property
     def rule(self) -> Rule:
         """The rule of this alarm's condition."""
         return RULES[self.code]
+
+    @property
+    def key(self) -> Key:
+        """What it is about."""
+        return self.code, self.scope
+
+    @property
+    def priority(self) -> AlarmPriority:
+        """Its priority."""
+        return AlarmPriority(self.own_priority) if self.own_priority else self.rule.priority
 
     @property
     def active(self) -> bool:
@@ -89,31 +94,50 @@ class AlarmChange:
     """A transition to be told: `state` is what happened, `alarm` how it stands now.
 
     ``ended`` is told when nothing more is signalled. A latched alarm whose condition has ceased is told as ``raised``
-    again with ``alarm.present`` false.
+    again with ``alarm.present`` false; so is an alarm whose sound was paused, with ``alarm.paused_until_ns``.
     """
 
-    state: Literal["raised", "acknowledged", "ended"]
+    state: Literal["raised", "acknowledged", "escalated", "ended"]
     alarm: AlarmRecord
     at_ns: int
+    new: bool = False  # it is raised now, and was not before: its sound begins
 
 
-class PatientAlarms:
-    """The alarms of one patient.
+class BedAlarms:
+    """The alarms of one bed.
 
-    A condition that comes back while its latched alarm is still active continues that alarm. An acknowledged alarm
-    whose condition ended is over; the next onset is a new alarm.
+    A condition that comes back while its latched alarm is still active continues that alarm, and sounds again. An
+    acknowledged alarm whose condition ended is over; the next onset is a new alarm.
     """
 
     def __init__(self) -> None:
-        self._active: dict[str, AlarmRecord] = {}
-        self._waiting: dict[str, AlarmRecord] = {}  # true, but superseded by a more precise one
+        self._active: dict[Key, AlarmRecord] = {}
+        self._waiting: dict[Key, AlarmRecord] = {}  # true, but superseded by a more precise one
         self._number = 0
 
     @property
     def active(self) -> list[AlarmRecord]:
         """Alarms to be signalled, most urgent first, then oldest first."""
-        order = [HIGH, MEDIUM, LOW]
-        return sorted(self._active.values(), key=lambda a: (order.index(a.rule.priority), a.raised_ns, a.number))
+        if not self._active:
+            return []
+        return sorted(
+            (a for a in self._active.values() if not a.folded),
+            key=lambda a: (_ORDER[a.priority], a.raised_ns, a.number),
+        )
+
+    @property
+    def paused_until_ns(self) -> int:
+        """Until when the sound of everything that would sound now is paused; 0 if something sounds, or nothing."""
+        sounding = [a.paused_until_ns for a in self._active.values() if not a.acknowledged and not a.folded]
+        return min(sounding, default=0)
+
+    def get(self, key: Key) -> AlarmRecord | None:
+        """Return the alarm about `key` that is active, folded ones too."""
+        return self._active.get(key)
+
+    def by_number(self, number: int) -> AlarmRecord | None:
+        """Return the active alarm of this number."""
+        return next((a for a in self._active.values() if a.number == number), None)
 
     def take(self, event: ConditionEvent) -> list[AlarmChange]:
         """Take a condition that begins or ends.
@@ -123,22 +147,46 @@ class PatientAlarms:
         KeyError
             If its code is unknown.
         """
+        code, scope = key_of(event)
         if not event.present:
-            return self.end(event.code, at_ns=event.at_ns, sample=event.decisive_sample)
+            return self.end(code, at_ns=event.at_ns, sample=event.decisive_sample, scope=scope)
         return self.begin(
-            event.code,
+            code,
             at_ns=event.at_ns,
             received_ns=event.received_ns or event.at_ns,
             onset=event.onset_sample,
             decisive=event.decisive_sample,
             args=event.args,
+            scope=scope,
+            source_id=event.source_id,
+            onset_ns=event.onset_ns,
         )
 
-    def _superseded(self, code: str) -> bool:
-        return any(other in self._active and self._active[other].present for other in RULES[code].superseded_by)
+    @staticmethod
+    def _names_better(other: AlarmRecord, this: AlarmRecord) -> bool:
+        return other.present and names_better(
+            (other.code, other.scope, other.source_id), (this.code, this.scope, this.source_id)
+        )
 
-    def begin(self, code: str, *, at_ns: int, received_ns: int, onset: int = -1, decisive: int = -1,
-              args: dict[str, float | str] | None = None) -> list[AlarmChange]:  # fmt: skip
+    def _superseded(self, record: AlarmRecord) -> bool:
+        return any(self._names_better(other, record) for other in self._active.values())
+
+    def begin(
+        self,
+        code: str,
+        *,
+        at_ns: int,
+        received_ns: int,
+        onset: int = -1,
+        decisive: int = -1,
+        args: dict[str, float | str] | None = None,
+        scope: str = "",
+        source_id: str = "",
+        onset_ns: int = 0,
+        late_ms: float = 0.0,
+        folded: bool = False,
+        members: tuple[str, ...] = (),
+    ) -> list[AlarmChange]:
         """Take the onset of a condition.
 
         Parameters
@@ -150,7 +198,15 @@ class PatientAlarms:
         onset, decisive : int
             Stream indices of the first sample of the event and of the one that decided; -1 if time decided.
         args : dict, optional
-            Parameters of the translated message.
+            Parameters of the translated message. ``priority``, if there is one, is the alarm's own.
+        scope : str
+            The parameter or source that it is about, if its rule says so.
+        late_ms : float
+            How late it is known.
+        folded : bool
+            An alarm flood tells it: it is not signalled by itself.
+        members : tuple of str
+            The beds of an alarm flood.
 
         Raises
         ------
@@ -158,61 +214,78 @@ class PatientAlarms:
             If the code is unknown.
         """
         rule = RULES[code]
-        known = self._active.get(code)
+        given = dict(args or {})
+        own = str(given.pop("priority", ""))
+        known = self._active.get((code, scope))
         if known is not None:
             if known.present:
                 return []
-            again = replace(known, present=True, ended_ns=0, end_sample=-1, received_ns=received_ns,
-                            onset_sample=onset, decisive_sample=decisive, args=dict(args or {}))  # fmt: skip
-            self._active[code] = again
-            return [AlarmChange("raised", again, at_ns), *self._supersede(code, at_ns)]
+            again = replace(
+                known, present=True, ended_ns=0, end_sample=-1, received_ns=received_ns, onset_sample=onset,
+                decisive_sample=decisive, onset_ns=onset_ns, args=given, paused_until_ns=0, late_ms=late_ms,
+            )  # fmt: skip
+            self._active[known.key] = again
+            return [AlarmChange("raised", again, at_ns, new=True), *self._supersede(again, at_ns)]
         self._number += 1
-        record = AlarmRecord(code, self._number, at_ns, received_ns, onset, decisive, dict(args or {}))
-        if rule.superseded_by and self._superseded(code):
-            self._waiting[code] = record
+        record = AlarmRecord(
+            code, self._number, at_ns, received_ns, onset, decisive, given, scope=scope, source_id=source_id,
+            own_priority=own, onset_ns=onset_ns, late_ms=late_ms, folded=folded,
+            members=members,
+        )  # fmt: skip
+        if rule.superseded_by and self._superseded(record):
+            self._waiting[record.key] = record
             return []
-        self._active[code] = record
-        return [AlarmChange("raised", record, at_ns), *self._supersede(code, at_ns)]
+        self._active[record.key] = record
+        told = [] if folded else [AlarmChange("raised", record, at_ns, new=True)]
+        return [*told, *self._supersede(record, at_ns)]
 
-    def _supersede(self, code: str, at_ns: int) -> list[AlarmChange]:
-        """Put aside what `code` names more precisely. A latched alarm stays: it is a different, lethal event."""
+    def _supersede(self, by: AlarmRecord, at_ns: int) -> list[AlarmChange]:
+        """Put aside what `by` names more precisely. A latched alarm stays: it is a different, lethal event."""
         changes = []
-        for other in [c for c, a in self._active.items() if code in RULES[c].superseded_by and a.present]:
-            record = self._active[other]
-            self._waiting[other] = record
+        for key in [k for k, a in self._active.items() if a.present and self._names_better(by, a)]:
+            record = self._active[key]
+            self._waiting[key] = record
             if not record.rule.latching:
-                del self._active[other]
-                changes.append(AlarmChange("ended", replace(record, present=False, ended_ns=at_ns), at_ns))
+                del self._active[key]
+                if not record.folded:
+                    over = replace(record, present=False, ended_ns=at_ns)
+                    changes.append(AlarmChange("ended", over, at_ns))
         return changes
 
-    def end(self, code: str, *, at_ns: int, sample: int = -1) -> list[AlarmChange]:
+    def end(self, code: str, *, at_ns: int, sample: int = -1, scope: str = "") -> list[AlarmChange]:
         """Take the end of a condition (at stream index `sample`, if a sample told it)."""
-        self._waiting.pop(code, None)
-        record = self._active.get(code)
+        key = (code, scope)
+        self._waiting.pop(key, None)
+        record = self._active.get(key)
         if record is None or not record.present:
-            return self._release(code, at_ns)
+            return self._release(at_ns)
         record = replace(record, present=False, ended_ns=at_ns, end_sample=sample)
         if record.active:  # latched
-            self._active[code] = record
-            return [AlarmChange("raised", record, at_ns), *self._release(code, at_ns)]
-        del self._active[code]
-        return [AlarmChange("ended", record, at_ns), *self._release(code, at_ns)]
+            self._active[key] = record
+            return [AlarmChange("raised", record, at_ns), *self._release(at_ns)]
+        del self._active[key]
+        told = [] if record.folded else [AlarmChange("ended", record, at_ns)]
+        return [*told, *self._release(at_ns)]
 
-    def _release(self, code: str, at_ns: int) -> list[AlarmChange]:
-        """Raise what was only hidden by `code` and still holds."""
+    def _release(self, at_ns: int) -> list[AlarmChange]:
+        """Raise what was only hidden by something that is over, and still holds."""
         changes: list[AlarmChange] = []
-        for other in [c for c in self._waiting if code in RULES[c].superseded_by and not self._superseded(c)]:
-            record = self._waiting.pop(other)
-            if other in self._active:  # was latched all the time
+        # The most precise first: it may go on hiding the others.
+        for key, record in sorted(self._waiting.items(), key=lambda item: len(RULES[item[0][0]].superseded_by)):
+            if self._superseded(record):
+                continue
+            del self._waiting[key]
+            if key in self._active:  # was latched all the time
                 continue
             # A new alarm: it may have been raised and told as ended before, and what decided it now is the release.
             self._number += 1
-            record = replace(
+            again = replace(
                 record, number=self._number, raised_ns=at_ns, received_ns=at_ns, acknowledged=False, by="",
-                acknowledged_ns=0,
+                acknowledged_ns=0, level=0, told=(), paused_until_ns=0, late_ms=0.0,
             )  # fmt: skip
-            self._active[other] = record
-            changes.append(AlarmChange("raised", record, at_ns))
+            self._active[key] = again
+            if not again.folded:
+                changes.append(AlarmChange("raised", again, at_ns, new=True))
         return changes
 
     def acknowledge(self, number: int, *, by: str, at_ns: int) -> list[AlarmChange]:
@@ -225,26 +298,92 @@ class PatientAlarms:
         """
         if not by:
             raise ValueError("an acknowledgement needs the name of who acknowledged")
-        for code, record in self._active.items():
-            if record.number == number and not record.acknowledged:
-                known = replace(record, acknowledged=True, by=by, acknowledged_ns=at_ns)
-                change = AlarmChange("acknowledged", known, at_ns)
-                if known.present:
-                    self._active[code] = known
-                    return [change]
-                del self._active[code]
-                return [change, AlarmChange("ended", known, at_ns)]
-        return []
+        record = self.by_number(number)
+        if record is None or record.acknowledged:
+            return []
+        known = replace(record, acknowledged=True, by=by, acknowledged_ns=at_ns, paused_until_ns=0)
+        change = AlarmChange("acknowledged", known, at_ns)
+        if known.present:
+            self._active[known.key] = known
+            return [change]
+        del self._active[known.key]
+        return [change, AlarmChange("ended", known, at_ns)]
+
+    def pause(self, number: int | None, *, until_ns: int, by: str, at_ns: int) -> list[AlarmChange]:
+        """Pause the sound of one alarm, or of all that sound now, until `until_ns`; 0 ends the pause (6.8).
+
+        Alarms that are raised later sound. Acknowledged ones do not sound anyway.
+
+        Raises
+        ------
+        ValueError
+            If `by` is empty.
+        """
+        if not by:
+            raise ValueError("a pause of the sound needs the name of who pauses")
+        changes = []
+        for record in self.active:
+            if record.acknowledged or (number is not None and record.number != number):
+                continue
+            if record.paused_until_ns == until_ns:
+                continue
+            paused = replace(record, paused_until_ns=until_ns)
+            self._active[paused.key] = paused
+            # `by` of the record is who acknowledged; who paused stands in the transition only.
+            changes.append(AlarmChange("raised", replace(paused, by=by), at_ns))
+        return changes
+
+    def escalate(self, number: int, *, at_ns: int, level: int | None = None, told: str = "") -> list[AlarmChange]:
+        """Take a step of the escalation of an alarm, or that a contact was told."""
+        record = self.by_number(number)
+        if record is None or (told and told in record.told):
+            return []
+        record = replace(
+            record,
+            level=record.level if level is None else level,
+            told=(*record.told, told) if told else record.told,
+        )
+        self._active[record.key] = record
+        return [AlarmChange("escalated", record, at_ns)]
+
+    def fold(self, key: Key, *, at_ns: int) -> list[AlarmChange]:
+        """Let an alarm flood tell this alarm from now on."""
+        record = self._active.get(key)
+        if record is None or record.folded:
+            return []
+        self._active[key] = replace(record, folded=True)
+        return [AlarmChange("ended", replace(record, present=False, ended_ns=at_ns), at_ns)]
+
+    def set_members(self, key: Key, members: Iterable[str], *, at_ns: int) -> list[AlarmChange]:
+        """Change the list of an alarm flood. A bed that joins makes an acknowledged or paused alarm sound again."""
+        record = self._active.get(key)
+        listed = tuple(members)
+        if record is None or record.members == listed:
+            return []
+        joined = bool(set(listed) - set(record.members))
+        record = replace(record, members=listed, args={**record.args, "beds": float(len(listed))})
+        if joined:
+            record = replace(record, acknowledged=False, by="", acknowledged_ns=0, paused_until_ns=0)
+        self._active[key] = record
+        return [AlarmChange("raised", record, at_ns, new=joined)]
 
     def end_all(self, *, at_ns: int) -> list[AlarmChange]:
         """Take the end of monitoring: every alarm is over, latched or not."""
         self._waiting.clear()
-        over = [replace(a, present=False, ended_ns=a.ended_ns or at_ns) for a in self._active.values()]
+        over = [replace(a, present=False, ended_ns=a.ended_ns or at_ns) for a in self._active.values() if not a.folded]
         self._active.clear()
         return [AlarmChange("ended", record, at_ns) for record in over]
 
+    def snapshot(self) -> dict[str, Any]:
+        """Return the state as it is now, for msgspec to encode later or elsewhere; otherwise as `to_dict`."""
+        return {
+            "number": self._number,
+            "active": list(self._active.values()),
+            "waiting": list(self._waiting.values()),
+        }
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the state as plain types, for the alarm log."""
+        """Return the state as plain types."""
         return {
             "number": self._number,
             "active": [asdict(a) for a in self._active.values()],
@@ -252,11 +391,16 @@ class PatientAlarms:
         }
 
     @classmethod
-    def from_dict(cls, state: dict[str, Any]) -> PatientAlarms:
-        """Return the alarms saved by `to_dict`.
+    def from_dict(cls, state: dict[str, Any], *, source_id: str = "") -> BedAlarms:
+        """Return the alarms saved by `to_dict`, of this version or the one before.
 
         After a restart nobody knows whether a condition still holds, so each stays present until the signal says
         otherwise.
+
+        Parameters
+        ----------
+        source_id : str
+            Source of the alarms of the version before, which knew only one per bed.
 
         Raises
         ------
@@ -266,16 +410,24 @@ class PatientAlarms:
         alarms = cls()
         try:
             alarms._number = int(state["number"])
-            for name in ("active", "waiting"):
+            for name, kept in (("active", alarms._active), ("waiting", alarms._waiting)):
                 for entry in state[name]:
-                    kept = AlarmRecord(**entry)
-                    if kept.code not in RULES:
-                        raise ValueError(f"unknown alarm code {kept.code!r}")
-                    getattr(alarms, f"_{name}")[kept.code] = kept
-        except (KeyError, TypeError) as error:
+                    if entry["code"] not in RULES:
+                        raise ValueError(f"unknown alarm code {entry['code']!r}")
+                    of_source = RULES[entry["code"]].scope == "source"
+                    old = {"source_id": source_id, "scope": source_id if of_source else ""}
+                    record = AlarmRecord(**{**old, **entry, **{k: tuple(entry.get(k, ())) for k in _LISTS}})
+                    kept[record.key] = record
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a saved alarm state: {error}") from error
         return alarms
 
+    def present(self) -> list[AlarmRecord]:
+        """Return the alarms whose conditions are believed to hold now, those too that are not signalled."""
+        return [a for a in self._active.values() if a.present] + [
+            a for k, a in self._waiting.items() if k not in self._active
+        ]
+
     def present_codes(self) -> set[str]:
         """Return the codes of the conditions believed to hold now."""
-        return {c for c, a in self._active.items() if a.present} | set(self._waiting)
+        return {a.code for a in self.present()}

@@ -489,6 +489,19 @@ class MonitorBank:
                 beats.append(round(position))
         return rate, start, patient.leads[lead], samples, sorted(beats)
 
+    def recent_beats(self, device_id: str) -> NDArray[np.float64]:
+        """Return the stream indices of the most recent beats of a patient, oldest first, at most `HISTORY`.
+
+        Raises
+        ------
+        KeyError
+            If the device is not enrolled.
+        """
+        row = self._rows[self._patients[device_id].row]
+        beats = int(row["beats"])
+        order = np.arange(max(0, beats - HISTORY), beats) % HISTORY
+        return np.asarray(row["times"][order], dtype=np.float64)
+
     def take_beats(self) -> NDArray[Any]:
         """Return and forget the collected beats, dtype `BEAT`."""
         beats, self._beats = self._beats, []

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgeward.clinic.monitor.alarms import AlarmChange, PatientAlarms
+from edgeward.clinic.monitor.alarms import AlarmChange, BedAlarms
 from edgeward.clinic.monitor.bank import MonitorBank
 from edgeward.clinic.monitor.limits import Limits
 from edgeward.clinic.monitor.records import GAIN_UV, Recording, read_recording
@@ -49,7 +49,7 @@ def replay_recording(
     """Return the alarm changes of a recording; see `replay`."""
     bank = MonitorBank(limits)
     bank.enrol(recording.name, rate_hz=recording.rate_hz, leads=recording.leads, gain_uv=GAIN_UV)
-    alarms = PatientAlarms()
+    alarms = BedAlarms()
     changes: list[dict[str, Any]] = []
     for number, (first, samples, off) in enumerate(recording.packets(packet_s)):
         now_ns = int((first + samples.shape[1]) / recording.rate_hz * 1e9)
@@ -70,7 +70,7 @@ def _row(change: AlarmChange, rate_hz: float) -> dict[str, Any]:
         "state": change.state,
         "code": alarm.code,
         "number": alarm.number,
-        "priority": str(alarm.rule.priority),
+        "priority": str(alarm.priority),
         "technical": alarm.rule.technical,
         "latching": alarm.rule.latching,
         "present": alarm.present,

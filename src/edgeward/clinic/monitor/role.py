@@ -1,40 +1,37 @@
-"""The `monitor` role: packets from the bus in, alarms and numbers out.
+"""The `monitor` role: waveforms and numerics from the bus in, alarms and numbers out.
 
-Responsible for transport, time, persistence and publishing around `MonitorBank`, which decides. An alarm is published
-before it is written down: a full or slow disk must not silence it.
+Responsible for putting its rooms together and for their loops: packets at once, time four times a second, numbers twice
+a second, the check of the alarm system every four. What is decided is decided elsewhere: ``intake`` (what is measured),
+``engine`` (alarms), ``escalation`` (who is told), ``publisher`` (how they leave), ``desk`` (answers), ``restart``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 import time
-from collections import deque
 from typing import Any
 
-from edgeward import waveform
+from edgeward.bedside import AlarmPause, AlarmQuery, Hearing, NoticeReport, Numerics, SetBed
 from edgeward.bus import subjects
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
+from edgeward.clinic.monitor import restart, signals
 from edgeward.clinic.monitor.alarm_log import AlarmLog
-from edgeward.clinic.monitor.alarms import AlarmChange, AlarmRecord, PatientAlarms
-from edgeward.clinic.monitor.bank import MonitorBank, warm_up
-from edgeward.clinic.monitor.conditions import ConditionEvent
-from edgeward.clinic.monitor.limits import RANGES, Limits
-from edgeward.messages import (
-    Alarm,
-    AlarmAck,
-    Alarms,
-    Ask,
-    Bed,
-    Beds,
-    Message,
-    Ok,
-    Refused,
-    ServiceClass,
-    Trace,
-    Viewing,
-)
+from edgeward.clinic.monitor.bank import warm_up
+from edgeward.clinic.monitor.beds import Beds as BedBook
+from edgeward.clinic.monitor.desk import Desk
+from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
+from edgeward.clinic.monitor.escalation import Escalation
+from edgeward.clinic.monitor.floods import FloodWatch
+from edgeward.clinic.monitor.intake import Intake
+from edgeward.clinic.monitor.limits import Profiles, rhythm_limits
+from edgeward.clinic.monitor.publisher import Publisher
+from edgeward.clinic.monitor.selfcheck import EVERY_S, AlarmSystem, Surroundings
+from edgeward.clinic.monitor.shown import Shown
+from edgeward.clinic.monitor.site_clock import SiteClock
+from edgeward.messages import AlarmAck, Ask, Bed, Beds, ServiceClass, Trace, Viewing
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.registry import Registry
 
@@ -44,321 +41,382 @@ GATHER_S = 0.004  # packets that arrive within this time are processed together
 TICK_S = 0.25
 BEDS_S = 0.5
 VIEW_S = 6.0  # a view not renewed for this long is over
-RECENT = 100
 PAUSED_S = 1.5  # a tick this late means that we stood still, not that every device fell silent
 GRACE_S = 1.0
 COMPLAIN_S = 10.0  # one quarantine entry per device and reason in this time
-DeviceChange = tuple[str, AlarmChange]  # whose, what
-RHYTHMS = (
-    "ventricular_fibrillation",
-    "asystole",
-    "ventricular_tachycardia",
-    "extreme_tachycardia",
-    "extreme_bradycardia",
-)
+ALWAYS_ALL = 256  # up to so many beds all of them are published each time
+ROUNDS = 10  # on a larger site each bed is published at least every so many times, changed or not
+SLICE = 250  # beds built, and published, at once
+KEEP_S = 15.0  # values that outlast a restart are written down this often
+WRITE_S = 2.0  # a log that takes longer to write one row is a problem
 
 
 class MonitorRole:
     """State of the running role."""
 
-    def __init__(self, context: RoleContext) -> None:
+    def __init__(self, context: RoleContext, clock: SiteClock | None = None) -> None:
         self.context = context
+        settings = context.settings
+        section = settings.monitor
+        self.clock = clock or SiteClock()
         self.log = AlarmLog(context.home.db("alarms"))
-        section = context.settings.monitor
-        self.bank = MonitorBank(Limits(**{name: getattr(section, name) for name in RANGES}))
-        self.engines: dict[str, PatientAlarms] = {}
         self.registry = Registry(context.home)
-        self.signals: dict[str, dict[str, Any]] = {}
-        self.resting: set[str] = set()  # said that they stop
+        self.beds = BedBook(Profiles(section, settings.profile), settings.ward)
+        profile = self.beds.profiles.rhythm[self.beds.profiles.default]
+        self.intake = Intake(self.clock, rhythm_limits(profile), self.know)
+        self.engine = AlarmEngine(
+            self.beds,
+            self.clock,
+            FloodWatch(section.flood_beds, section.flood_s),
+            check=self.intake.check if section.suppress else None,
+            lag=self.intake.lag_ms,
+            late_from_ms=settings.budgets.alarm_ms,
+        )
+        self.escalation = Escalation(settings, self.engine, self.clock)
+        self.shown = Shown(
+            self.beds,
+            self.engine,
+            self.intake,
+            self.clock,
+            source_label=self.source_label,
+            site_label=settings.site.name,
+        )
+        self.publisher = Publisher(
+            context=context,
+            log=self.log,
+            engine=self.engine,
+            shown=self.shown,
+            escalation=self.escalation,
+            clock=self.clock,
+            describe=self.describe,
+        )
+        self.desk = Desk(self, section.audio_pause_s, lambda: set(self.devices))
+        self.alarm_system = AlarmSystem(time.monotonic())
+        self.devices: dict[str, str] = {}  # source -> enrolled device that brings it; empty: not known
+        self.waiting: list[tuple[str, bytes]] | None = []  # packets that come while a restart is taken up
         self.viewed: dict[str, float] = {}
         self.traced: dict[str, int] = {}
-        self.latency_ms: deque[float] = deque(maxlen=1000)
         self._complaints: dict[tuple[str, str], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._due: asyncio.TimerHandle | None = None
+        self._due_since = 0.0
         self._loop = asyncio.get_running_loop()
-        self._fresh: set[str] = set()
+        self._unchecked: set[str] = set()
+        self._gone: set[str] = set()
+        self._ticked = self._published = time.monotonic()
+        self._round = 0
+        self._fresh_traces: set[str] = set()
+        self._site_shown = False
+
+    # ---------------------------------------- sources
+
+    def know(self, source_id: str, label: str) -> None:
+        """Make room for a source that is heard for the first time."""
+        if source_id in self.devices:
+            return
+        self.devices[source_id] = ""
+        self._unchecked.add(source_id)
+        bed_id = self.beds.add_source(source_id) or self.beds.bed_of(source_id)
+        if label and not self.beds[bed_id].label and bed_id == source_id:
+            self.beds[bed_id].label = label[:64] if label.isprintable() else ""
+        self.apply_limits(bed_id)
+        self.publisher.keep(beds=[bed_id], sources=[source_id])
+
+    def describe(self, source_id: str) -> dict[str, Any]:
+        """Return what is kept of a source."""
+        return {"ecg": self.intake.descriptions.get(source_id), "device": self.device_of(source_id)}
+
+    def device_of(self, source_id: str) -> str:
+        """Return the enrolled device that brings a source."""
+        if not self.devices.get(source_id):
+            known = self.intake.vitals.source(source_id)
+            self.devices[source_id] = known.device_id if known else source_id
+        return self.devices[source_id]
+
+    def source_label(self, source_id: str) -> str:
+        """Return what a source is called."""
+        device = self.registry.by_id(source_id)
+        return device.label if device else source_id
+
+    def apply_limits(self, bed_id: str) -> None:
+        """Bring the limits of a bed's sources into force."""
+        limits, rhythm = self.beds.limits(bed_id), self.beds.rhythm(bed_id)
+        for source_id in self.beds[bed_id].sources:
+            self.intake.watch.set_limits(source_id, limits)
+            if source_id in self.intake.bank:
+                self.intake.bank.set_limits(source_id, rhythm)
+
+    def forget(self, source_id: str) -> None:
+        """Stop monitoring a source whose device is no longer enrolled."""
+        bed_id = self.beds.bed_of(source_id)
+        changes = self.engine.remove_source(source_id)
+        self.intake.remove(source_id)
+        self.devices.pop(source_id, None)
+        self._gone.add(bed_id)
+        self.publisher.keep(beds=[bed_id], gone_sources=[source_id])
+        self.publisher.put(changes)
+
+    def _check_devices(self) -> None:
+        changed = self.registry.refresh()
+        wanted = list(self.devices) if changed else [one for one in self._unchecked if one in self.devices]
+        self._unchecked.clear()
+        for source_id in wanted:
+            device = self.registry.by_id(self.device_of(source_id))
+            if device is None or device.revoked:
+                self.forget(source_id)
 
     # ---------------------------------------- packets
 
     def receive(self, subject: str, data: bytes) -> None:
-        """Take one packet from the bus."""
-        received_ns = time.time_ns()
-        device_id = subject.rsplit(".", 1)[-1]
-        stats = self.context.stats
-        try:
-            packet = waveform.decode(data)
-            signal: dict[str, Any] = {
-                "rate_hz": packet.rate_hz,
-                "gain_uv": packet.gain_uv,
-                "leads": packet.leads,
-            }
-            if self.signals.get(device_id) != signal:
-                self.bank.enrol(device_id, **signal, now_ns=received_ns)
-                self.engines.setdefault(device_id, PatientAlarms())
-                self.signals[device_id] = signal
-                self._persist({device_id}, [])
-            self.bank.push(
-                device_id,
-                packet.samples,
-                first_sample=packet.first_sample,
-                sequence=packet.sequence,
-                received_ns=received_ns,
-                lead_off=packet.lead_off,
-            )
-        except ValueError as error:  # PacketError among them
-            stats.count("packets_refused")
-            self._complain(device_id, str(error))
+        """Take one waveform packet from the bus."""
+        source_id = subject.rsplit(".", 1)[-1]
+        if self.waiting is not None:
+            self.waiting.append((source_id, data))
             return
-        stats.count("packets")
-        self._fresh.add(device_id)
-        if packet.flags & waveform.FLAG_LAST:
-            self.resting.add(device_id)
-            self.bank.rest(device_id)
-        else:
-            self.resting.discard(device_id)
+        self.take_wave(source_id, data, self.clock.now_ns())
+        self.process_soon()
+
+    def take_wave(self, source_id: str, data: bytes, received_ns: int) -> None:
+        """Take one waveform packet that came at a time."""
+        known = source_id in self.intake.bank
+        try:
+            self.intake.wave(source_id, data, received_ns)
+        except ValueError as error:  # PacketError among them
+            self.context.stats.count("packets_refused")
+            self._complain(source_id, str(error), "waveform")
+            return
+        self.context.stats.count("packets")
+        if not known and source_id in self.intake.bank:
+            self.apply_limits(self.beds.bed_of(source_id))
+        if self.intake.changed:
+            self.publisher.keep(sources=self.intake.changed)
+            self.intake.changed.clear()
+        if source_id in self.viewed:
+            self._fresh_traces.add(source_id)
+
+    def receive_numerics(self, subject: str, data: bytes) -> None:
+        """Take one SenML pack from the bus."""
+        source_id = subject.rsplit(".", 1)[-1]
+        try:
+            self.intake.pack(source_id, data, self.clock.now_ns())
+        except ValueError as error:
+            self.context.stats.count("packs_refused")
+            self._complain(source_id, str(error), "vitals")
+            return
+        self.context.stats.count("packs")
+        self.process_soon()
+
+    def process_soon(self) -> None:
+        """Look at what came, within a few milliseconds."""
         if self._due is None:
-            self._due = self._loop.call_later(GATHER_S, self._process)
+            self._due = self._loop.call_later(GATHER_S, self.process)
+            self._due_since = self._loop.time()
 
-    def _process(self) -> None:
-        self._due = None
+    def process(self) -> None:
+        """Look at what came."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
         began = time.perf_counter()
-        changes = self._changes(self.bank.process(time.time_ns()))
+        changes = self.engine.take(self.intake.process())
         self.context.stats.stage(ServiceClass.ALARM, "analyse", (time.perf_counter() - began) * 1e3)
-        fresh, self._fresh = self._fresh, set()
-        if changes:
-            self._spawn(self.publish(changes))
-        now = self._loop.time()
-        watched = [device_id for device_id in fresh if self.viewed.get(device_id, 0.0) > now]
-        if watched:
-            self._spawn(self._publish_traces(watched))
+        self.tell(changes)
+        fresh, self._fresh_traces = self._fresh_traces, set()
+        if fresh:
+            now = self._loop.time()
+            if watched := [one for one in fresh if self.viewed.get(one, 0.0) > now]:
+                self._spawn(self._publish_traces(watched))
 
-    def _complain(self, device_id: str, reason: str) -> None:
+    def tell(self, changes: list[BedChange]) -> None:
+        """Tell transitions."""
+        if changes:
+            self.publisher.put(changes)
+
+    def _complain(self, source_id: str, reason: str, what: str) -> None:
         now = self._loop.time()
-        if now - self._complaints.get((device_id, reason), -COMPLAIN_S) < COMPLAIN_S:
+        if now - self._complaints.get((source_id, reason), -COMPLAIN_S) < COMPLAIN_S:
             return
         if len(self._complaints) > 10_000:  # a hostile device must not fill the memory with reasons
             self._complaints.clear()
-        self._complaints[device_id, reason] = now
+        self._complaints[source_id, reason] = now
         self._spawn(
             self.context.quarantine(
-                "mqtt", device_id, reason, "correct the device's packets: docs/protocols/waveform.md"
+                "mqtt", source_id, reason, f"correct the device's packets: docs/protocols/{what}.md"
             )
         )
-
-    # ---------------------------------------- alarms
-
-    def _changes(self, events: list[ConditionEvent]) -> list[DeviceChange]:
-        """Let the alarms of each patient decide on what begins or ends."""
-        return [
-            (event.source_id, change)
-            for event in events
-            if event.source_id in self.engines
-            for change in self.engines[event.source_id].take(event)
-        ]
-
-    async def publish(self, changes: list[DeviceChange]) -> None:
-        """Publish transitions, then write them down."""
-        budget = self.context.settings.budgets.alarm_ms
-        stats = self.context.stats
-        told: list[Alarm] = []
-        for device_id, change in changes:
-            alarm = to_message(device_id, change.alarm, change.state, change.at_ns)
-            first = change.state == "raised" and change.alarm.present
-            if first and alarm.received_ns:
-                latency = (time.time_ns() - alarm.received_ns) / 1e6
-                if latency > budget:
-                    alarm = replace(alarm, late=True)
-                    stats.miss(ServiceClass.ALARM, "monitor")
-                self.latency_ms.append(latency)
-                stats.stage(ServiceClass.ALARM, "decisive sample received to published", latency)
-            try:
-                await self.context.bus.publish(subjects.alarm(device_id), alarm)
-            except BusError as error:
-                stats.count("alarms_unpublished")
-                _log.error("an alarm could not be published: %s", error)
-            if first and change.at_ns == change.alarm.raised_ns:
-                stats.count("alarms_raised")
-            told.append(alarm)
-        self._persist({device_id for device_id, _ in changes}, told)
-
-    def _persist(self, devices: set[str], told: list[Alarm]) -> None:
-        patients = {
-            device_id: (self.signals[device_id], self.engines[device_id].to_dict())
-            for device_id in devices
-            if device_id in self.signals
-        }
-        try:
-            self.log.save(patients, told)
-            self.context.stats.warnings.discard("alarm log")
-        except DatabaseError as error:
-            if not any(w.startswith("alarm log") for w in self.context.stats.warnings):
-                _log.error("alarms are published but not written down: %s", error)
-            self.context.stats.warnings.add(f"alarm log: {error}")
-
-    async def acknowledge(self, ack: AlarmAck) -> Message:
-        """Serve an acknowledgement."""
-        device_id, _, number = ack.alarm_id.rpartition("-")
-        if device_id not in self.bank or not number.isdigit():
-            return Refused(reason="there is no such alarm")
-        if not ack.by:
-            return Refused(reason="an acknowledgement needs a name")
-        found = self.engines[device_id].acknowledge(int(number), by=ack.by, at_ns=ack.at_ns)
-        changes = [(device_id, change) for change in found]
-        if not changes:
-            return Refused(reason="the alarm is over or was acknowledged already")
-        await self.publish(changes)
-        return Ok()
-
-    async def alarms(self, ask: Ask) -> Message:
-        """Serve the list of alarms."""
-        wanted = [ask.argument] if ask.argument in self.bank else self.bank.device_ids if not ask.argument else []
-        active = [alarm for device_id in wanted for alarm in self._active(device_id)]
-        counters = self.context.stats.counters
-        return Alarms(
-            active=active,
-            recent=self.log.recent(RECENT, ask.argument),
-            raised=counters.get("alarms_raised", 0),
-            published=counters.get("alarms_raised", 0) - counters.get("alarms_unpublished", 0),
-            late=self.context.stats.budgets.get(ServiceClass.ALARM, 0),
-            latency_ms=list(self.latency_ms),
-        )
-
-    def _active(self, device_id: str) -> list[Alarm]:
-        return [
-            to_message(
-                device_id,
-                record,
-                "acknowledged" if record.acknowledged else "raised",
-                record.acknowledged_ns or record.raised_ns,
-            )
-            for record in self.engines[device_id].active
-        ]
 
     # ---------------------------------------- time
 
     async def tick(self) -> None:
-        """Notice silence, four times a second."""
+        """Notice what time alone tells, four times a second."""
         before = self._loop.time()
         grace = before + GRACE_S
         while True:
             await asyncio.sleep(TICK_S)
             now = self._loop.time()
+            if stepped := self.clock.follow():
+                _log.warning("this machine's clock was set by %.1f s", stepped / 1e9)
+                self.context.stats.count("clock_steps")
             if now - before > PAUSED_S:
                 _log.warning("stood still for %.1f s; packets that wait are taken first", now - before)
                 self.context.stats.count("pauses")
                 grace = now + GRACE_S
             before = now
+            self._ticked = time.monotonic()
             if now < grace:
                 continue
-            changes = self._changes(self.bank.tick(time.time_ns()))
-            if changes:
-                await self.publish(changes)
+            self.tell(self.engine.take(self.intake.tick()) + self.engine.tick())
+            for change, contacts in self.escalation.tick():
+                self.publisher.put([change], contacts)
 
     async def publish_beds(self) -> None:
-        """Publish all numerics twice a second."""
+        """Publish numerics twice a second."""
         while True:
-            self.registry.refresh()
-            for device_id in self.bank.device_ids:
-                device = self.registry.by_id(device_id)
-                if device is None or device.revoked:
-                    self.forget(device_id)
-            now_ns = time.time_ns()
-            beds = [self._bed(device_id, now_ns) for device_id in self.bank.device_ids]
-            try:
-                await self.context.bus.publish(subjects.STATE_BEDS, Beds(at_ns=now_ns, beds=beds))
-            except BusError as error:
-                _log.debug("beds not published: %s", error)
-            for name, value in self.bank.statistics().items():
-                self.context.stats.counters[f"bank_{name}"] = value
+            self._check_devices()
+            await self._publish_beds()
+            counters = self.context.stats.counters
+            for name, value in self.intake.bank.statistics().items():
+                counters[f"bank_{name}"] = value
+            counters |= self.intake.counts | self.intake.vitals.counts
+            counters["alarms_suppressed"] = self.engine.suppressed
+            counters["notices_waiting"] = self.publisher.courier.waiting
+            self._published = time.monotonic()
             await asyncio.sleep(BEDS_S)
 
-    def forget(self, device_id: str) -> None:
-        """Stop monitoring a device that is no longer enrolled."""
-        self.bank.remove(device_id)
-        changes = [(device_id, change) for change in self.engines.pop(device_id).end_all(at_ns=time.time_ns())]
-        self.signals.pop(device_id, None)
-        try:
-            self.log.forget(device_id)
-        except DatabaseError as error:
-            _log.warning("a device could not be forgotten: %s", error)
-        if changes:
-            self._spawn(self.publish(changes))
+    async def _publish_beds(self) -> None:
+        everything = len(self.beds) <= ALWAYS_ALL
+        wanted: dict[str, None]
+        changed, self.publisher.changed_beds = self.publisher.changed_beds, set()
+        shown, self.intake.shown = self.intake.shown, set()
+        gone, self._gone = self._gone, set()
+        if everything:
+            wanted = dict.fromkeys(bed.bed_id for bed in self.beds)
+        else:
+            wanted = dict.fromkeys(self.beds.bed_of(source_id) for source_id in shown)
+            wanted |= dict.fromkeys(changed)
+            self._round = (self._round + 1) % ROUNDS
+            for number, bed in enumerate(self.beds):
+                if number % ROUNDS == self._round:
+                    wanted[bed.bed_id] = None
+        wanted.pop(SITE, None)
+        if self.engine.active(SITE):
+            wanted[SITE] = None
+        elif self._site_shown:
+            gone.add(SITE)
+        self._site_shown = SITE in wanted
+        gone |= {bed_id for bed_id in wanted if bed_id != SITE and bed_id not in self.beds}
+        built: list[Bed] = []
+        sent = False
+        for number, bed_id in enumerate(wanted):
+            if bed_id != SITE and bed_id not in self.beds:
+                continue
+            shown_bed, changes = self.shown.bed(bed_id)
+            self.tell(changes)
+            built.append(shown_bed)
+            if number % SLICE == SLICE - 1 and not everything:
+                await self._send_beds(built, full=False, gone=[])
+                built, sent = [], True
+                await asyncio.sleep(0)  # packets come first
+        gone -= {bed.bed_id for bed in self.beds}
+        if built or gone or not sent:
+            await self._send_beds(built, full=everything, gone=sorted(gone - {""}))
 
-    def _bed(self, device_id: str, now_ns: int) -> Bed:
-        numbers = self.bank.numerics(device_id, now_ns)
-        alarms = self._active(device_id)
-        present = {alarm.code for alarm in alarms if alarm.present}
-        device = self.registry.by_id(device_id)
-        stale = numbers.stale or device_id in self.resting
-        rhythm = next((code for code in RHYTHMS if code in present), "")
-        return Bed(
-            device_id=device_id,
-            label=device.label if device else device_id,
-            heart_rate=None if stale else numbers.heart_rate,
-            quality=None if stale else numbers.quality,
-            beat_width_ms=None if stale else numbers.beat_width_ms,
-            ventricular_per_min=None if stale else numbers.ventricular_per_min,
-            rhythm="standby" if device_id in self.resting else rhythm,
-            age_ms=numbers.age_ms,
-            stale=stale,
-            lead_off=bool(numbers.lead_off),
-            packets=numbers.packets,
-            missing=numbers.missing,
-            alarms=alarms,
+    async def _send_beds(self, beds: list[Bed], *, full: bool, gone: list[str]) -> None:
+        try:
+            await self.context.bus.publish(
+                subjects.STATE_BEDS, Beds(at_ns=self.clock.wall_ns(), beds=beds, full=full, gone=gone)
+            )
+        except BusError as error:
+            _log.debug("beds not published: %s", error)
+
+    # ---------------------------------------- the alarm system itself
+
+    async def check(self) -> None:
+        """Try the alarm system, and tell whether it works, every few seconds."""
+        kept = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now - kept > KEEP_S:
+                kept = now
+                await self.keep_values()
+            self.alarm_system.check(await self._surroundings())
+            problems = self.alarm_system.problems
+            args: dict[str, float | str] = {"reason": problems[0]} if problems else {}
+            changes = self.engine.condition(SITE, "alarm_system_failure", bool(problems), args)
+            unheard = self.alarm_system.unheard(time.monotonic())
+            changes += self.engine.condition(SITE, "alarms_not_heard", unheard)
+            self.tell(changes)
+            state = self.alarm_system.state(
+                self.clock.wall_ns(), time.monotonic(), beds=len(self.beds), flood=self.engine.flooded
+            )
+            try:
+                await self.context.bus.publish(subjects.ALARM_SYSTEM, state)
+            except BusError as error:
+                _log.debug("the state of the alarm system was not published: %s", error)
+            await asyncio.sleep(max(0.0, EVERY_S - (time.monotonic() - now)))
+
+    async def _surroundings(self) -> Surroundings:
+        if self.publisher.owing:
+            self.publisher.again()
+        problem = ""
+        writing = asyncio.ensure_future(self.publisher.call(self.log.try_writing, self.clock.wall_ns()))
+        await asyncio.wait({writing}, timeout=WRITE_S)
+        if not writing.done():
+            problem = f"it has taken more than {WRITE_S:g} s"
+            writing.add_done_callback(lambda done: done.exception())
+        elif error := writing.exception():
+            problem = str(error)
+        now = time.monotonic()
+        return Surroundings(
+            bus=self.context.bus.connected,
+            log_problem=problem,
+            free_mb=shutil.disk_usage(self.context.home.data).free / 1e6,
+            tick_age_s=now - self._ticked,
+            beds_age_s=now - self._published,
+            packets_waiting_s=self._loop.time() - self._due_since if self._due is not None else 0.0,
+            notices_problem=self.publisher.courier.problem,
+            unknown_codes=len(self.engine.unknown),
         )
+
+    async def keep_values(self) -> None:
+        """Write down the values that outlast a restart."""
+        try:
+            await self.publisher.call(self.log.keep, "vitals", self.intake.vitals.dump())
+        except DatabaseError as error:
+            _log.warning("values are not written down: %s", error)
+
+    async def hear(self, _: str, hearing: Hearing) -> None:
+        """Somebody hears alarms."""
+        self.alarm_system.hear(hearing, time.monotonic())
 
     # ---------------------------------------- traces
 
     async def view(self, _: str, viewing: Viewing) -> None:
         """Somebody looks at these traces."""
-        until = self._loop.time() + VIEW_S
-        for device_id in viewing.device_ids[:256]:
-            self.viewed[device_id] = until
+        now = self._loop.time()
+        if len(self.viewed) > 1024:
+            self.viewed = {one: until for one, until in self.viewed.items() if until > now}
+        for source_id in viewing.device_ids[:256]:
+            self.viewed[source_id] = now + VIEW_S
 
-    async def _publish_traces(self, device_ids: list[str]) -> None:
-        for device_id in device_ids:
-            if device_id not in self.bank:
+    async def _publish_traces(self, source_ids: list[str]) -> None:
+        bank = self.intake.bank
+        for source_id in source_ids:
+            if source_id not in bank:
                 continue
-            rate, start, lead, samples, beats = self.bank.trace(device_id, since=self.traced.get(device_id))
+            rate, start, lead, samples, beats = bank.trace(source_id, since=self.traced.get(source_id))
             if not len(samples):
-                rate, start, lead, samples, beats = self.bank.trace(device_id)  # the stream began anew
-            self.traced[device_id] = start + len(samples)
+                rate, start, lead, samples, beats = bank.trace(source_id)  # the stream began anew
+            self.traced[source_id] = start + len(samples)
             trace = Trace(
-                device_id=device_id, rate_hz=rate, start=start, lead=lead, samples=samples.tobytes(), beats=beats
+                device_id=source_id, rate_hz=rate, start=start, lead=lead, samples=samples.tobytes(), beats=beats
             )
             try:
-                await self.context.bus.publish(subjects.trace(device_id), trace)
+                await self.context.bus.publish(subjects.trace(source_id), trace)
             except BusError as error:
                 _log.debug("trace not published: %s", error)
 
     # ---------------------------------------- life
-
-    def restore(self) -> list[str]:
-        """Take up the patients of before the restart: their alarms stand, and their silence counts from now."""
-        now_ns = time.time_ns()
-        restored: list[str] = []
-        for device_id, (kept, alarms) in self.log.patients().items():
-            device = self.registry.by_id(device_id)
-            if device is None or device.revoked:
-                continue
-            try:
-                signal = {**kept, "leads": tuple(kept["leads"])}
-                self.bank.enrol(device_id, **signal, now_ns=now_ns)
-                self.engines[device_id] = PatientAlarms.from_dict(alarms)
-                self.bank.assume(device_id, self.engines[device_id].present_codes())
-            except (ValueError, TypeError, KeyError) as error:
-                _log.error("the alarms of %s could not be taken up again: %s", device_id, error)
-                continue
-            self.signals[device_id] = signal
-            restored.append(device_id)
-        return restored
-
-    async def publish_active(self, device_ids: list[str]) -> None:
-        """Publish the alarms that stand, for whoever was not there when they were raised."""
-        for device_id in device_ids:
-            for alarm in self._active(device_id):
-                await self.context.bus.publish(subjects.alarm(device_id), alarm)
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)
@@ -370,62 +428,49 @@ class MonitorRole:
         if not task.cancelled() and task.exception() is not None:
             _log.error("a task failed", exc_info=task.exception())
 
-    def close(self) -> None:
-        """Close the files."""
-        if self._due is not None:
-            self._due.cancel()
-            self._process()
+    async def close(self) -> None:
+        """Tell and write what is left, and close the file."""
+        self.process()
+        await self.keep_values()
+        await self.publisher.stop()
         self.log.close()
 
 
-def to_message(device_id: str, record: AlarmRecord, state: str, at_ns: int) -> Alarm:
-    """Return the alarm as it crosses the bus. A time-driven alarm has no decisive sample and so no arrival."""
-    return Alarm(
-        alarm_id=f"{device_id}-{record.number}",
-        device_id=device_id,
-        code=record.code,
-        priority=record.rule.priority,
-        technical=record.rule.technical,
-        latching=record.rule.latching,
-        state=state,  # type: ignore[arg-type]
-        present=record.present,
-        acknowledged=record.acknowledged,
-        args=dict(record.args),
-        raised_ns=record.raised_ns,
-        ended_ns=record.ended_ns,
-        by=record.by,
-        at_ns=at_ns,
-        onset_sample=record.onset_sample,
-        decisive_sample=record.decisive_sample,
-        received_ns=record.received_ns if record.decisive_sample >= 0 else 0,
-    )
-
-
-def replace(alarm: Alarm, **changes: Any) -> Alarm:
-    """Return a copy of `alarm` with some fields changed."""
-    import msgspec
-
-    return msgspec.structs.replace(alarm, **changes)
+def _warm_up() -> None:
+    warm_up()
+    signals.warm_up()
 
 
 async def run(context: RoleContext) -> None:
     """Run the role until told to stop."""
     try:
         role = MonitorRole(context)
-    except DatabaseError as error:
+    except (DatabaseError, ValueError) as error:
         context.degraded(str(error))
         await context.stopping.wait()
         return
-    await asyncio.to_thread(warm_up)
-    restored = role.restore()
-    bus = context.bus
-    await bus.serve(subjects.MONITOR_ACK, AlarmAck, role.acknowledge, subjects.MONITORS)
-    await bus.serve(subjects.MONITOR_ALARMS, Ask, role.alarms, subjects.MONITORS)
-    await bus.subscribe(subjects.STATE_VIEWING, Viewing, role.view)
+    await asyncio.to_thread(_warm_up)
+    bus, desk = context.bus, role.desk
+    restored = restart.restore(role)
+    queue = subjects.MONITORS
     await bus.subscribe_raw(subjects.WAVE_ALL, role.receive)
     await bus.flush()
-    await role.publish_active(restored)
-    work = [asyncio.ensure_future(role.tick()), asyncio.ensure_future(role.publish_beds())]
+    work = [asyncio.ensure_future(role.publisher.run())]
+    await restart.catch_up(role)
+    await bus.serve(subjects.MONITOR_ACK, AlarmAck, desk.acknowledge, queue)
+    await bus.serve(subjects.MONITOR_ALARMS, Ask, desk.alarms, queue)
+    await bus.serve(subjects.MONITOR_PAUSE, AlarmPause, desk.pause, queue)
+    await bus.serve(subjects.MONITOR_EVENTS, AlarmQuery, desk.events, queue)
+    await bus.serve(subjects.MONITOR_BED, Ask, desk.bed, queue)
+    await bus.serve(subjects.MONITOR_SET_BED, SetBed, desk.set_bed, queue)
+    await bus.serve(subjects.MONITOR_NUMERICS, Numerics, desk.numerics, queue)
+    await bus.serve(subjects.MONITOR_NOTICE, NoticeReport, desk.notice, queue)
+    await bus.subscribe(subjects.MONITOR_HEARING, Hearing, role.hear)
+    await bus.subscribe(subjects.STATE_VIEWING, Viewing, role.view)
+    await bus.subscribe_raw(subjects.VITAL_ALL, role.receive_numerics)
+    await bus.flush()
+    await restart.publish_active(role, restored)
+    work += [asyncio.ensure_future(loop()) for loop in (role.tick, role.publish_beds, role.check)]
     context.ready()
     stopping = asyncio.ensure_future(context.stopping.wait())
     # A loop that ends by itself is a defect: leave, and be restarted.
@@ -434,4 +479,5 @@ async def run(context: RoleContext) -> None:
         if task.done():
             task.result()
         task.cancel()
-    role.close()
+    await asyncio.gather(*work, return_exceptions=True)
+    await role.close()

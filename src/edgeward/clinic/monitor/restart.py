@@ -1,0 +1,181 @@
+"""Takes up the monitoring where the process before left it.
+
+Responsible for putting back beds, alarms, timers, notices and values from the alarm log, and for asking the recorder
+for the last seconds of signal: they settle the filters, and what happened in them is raised late rather than never.
+Whatever was told already is not told again. Not responsible for the log's form (``alarm_log``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from edgeward.bedside import AlarmQuery, Recent, RecentQuery
+from edgeward.bus import subjects
+from edgeward.bus.client import BusError, NoAnswer
+from edgeward.clinic.monitor.conditions import ConditionEvent
+from edgeward.clinic.monitor.engine import SITE
+from edgeward.clinic.monitor.rules import RULES
+from edgeward.messages import Alarm, MessageError, Refused
+
+if TYPE_CHECKING:
+    from edgeward.clinic.monitor.role import MonitorRole
+
+_log = logging.getLogger("edgeward.monitor.restart")
+
+#: So much signal settles the detector's thresholds and shows an asystole from its beginning.
+SECONDS = 20.0
+ASK_S = 1.0
+#: Taking up may take so long; then live packets have waited long enough.
+MOST_S = 8.0
+#: Two alarms of one code this close together are the same: filters that begin in the middle differ a little.
+SAME_NS = 2_000_000_000
+
+
+def restore(role: MonitorRole) -> list[str]:
+    """Put back what the alarm log holds; silence counts from now. Return the beds."""
+    sources = role.log.sources()
+    kept = role.log.beds()
+    enrolled: set[str] = set()
+    for source_id, row in sources.items():
+        # The version before kept the ECG's description alone.
+        ecg = row if "rate_hz" in row else row.get("ecg")
+        device_id = str(row.get("device") or source_id)
+        device = role.registry.by_id(device_id)
+        if device is None or device.revoked:
+            role.publisher.keep(gone_sources=[source_id])
+            continue
+        try:
+            if ecg:
+                role.intake.enrol(source_id, {**ecg, "leads": tuple(ecg["leads"])})
+        except (ValueError, TypeError, KeyError) as error:
+            _log.error("the signal of %s could not be taken up again: %s", source_id, error)
+        role.devices[source_id] = device_id
+        enrolled.add(source_id)
+    records = [record for record, _ in kept if record.bed_id != SITE]
+    for record in records:
+        record.sources = [source_id for source_id in record.sources if source_id in enrolled]
+    role.beds.restore(records)
+    for source_id in enrolled:
+        role.beds.add_source(source_id)
+    for bed in role.beds:
+        role.apply_limits(bed.bed_id)
+    data = role.log.kept("vitals")
+    if data:
+        try:
+            role.intake.take_up(data)
+        except ValueError as error:
+            _log.error("the values of before could not be taken up again: %s", error)
+    for record, alarms in kept:
+        if record.bed_id in role.beds or record.bed_id == SITE:
+            _restore_alarms(role, record.bed_id, alarms)
+        else:
+            role.publisher.keep(beds=[record.bed_id])
+    role.tell(role.engine.settle())
+    beds = [SITE, *(bed.bed_id for bed in role.beds)]
+    for bed_id in beds:
+        for alarm in role.engine.active(bed_id):
+            role.escalation.begin(bed_id, alarm)
+    role.publisher.courier.send(role.log.notices())
+    return beds
+
+
+def _restore_alarms(role: MonitorRole, bed_id: str, alarms: dict[str, object]) -> None:
+    try:
+        found = role.engine.restore(bed_id, alarms)
+    except ValueError as error:
+        _log.error("the alarms of %s could not be taken up again: %s", bed_id, error)
+        return
+    for source_id, records in found.items():
+        if source_id.startswith("@"):
+            for record in records:
+                if record.code.startswith("news2_"):
+                    role.shown.assume(bed_id, record.code)
+            continue
+        codes = {record.code.removesuffix("_unconfirmed") for record in records}
+        if source_id in role.intake.bank:
+            role.intake.bank.assume(source_id, codes)
+        for record in records:
+            if RULES[record.code].scope == "parameter" or (
+                record.code == "signal_lost" and source_id not in role.intake.bank
+            ):
+                role.intake.watch.assume(source_id, record.code, record.scope)
+
+
+async def catch_up(role: MonitorRole) -> None:
+    """Take the last seconds of signal from the recorder, then the packets that came meanwhile, in this order.
+
+    Without a recorder, or when it is slow, the live packets alone are taken.
+    """
+    told = await asyncio.to_thread(
+        role.log.events,
+        AlarmQuery(since_ns=role.clock.wall_ns() - int(2 * SECONDS * 1e9), raised_only=True, limit=2000),
+    )
+    try:
+        async with asyncio.timeout(MOST_S):
+            packets = await _from_recorder(role, told)
+        if packets:
+            _log.info("took up %d packets of before", packets)
+    except TimeoutError:
+        _log.warning("the recorder was slow; the signal of before is taken up in part")
+    except NoAnswer:
+        _log.info("there is no recorder: the signal of before is not taken up")
+    except (BusError, MessageError) as error:
+        _log.warning("the signal of before is not taken up: %s", error)
+    waiting, role.waiting = role.waiting or [], None
+    now = role.clock.now_ns()
+    for source_id, data in waiting:
+        role.take_wave(source_id, data, now)
+    role.process()
+
+
+async def _from_recorder(role: MonitorRole, told: list[Alarm]) -> int:
+    count, after = 0, ""
+    while True:
+        answer = await role.context.bus.request(
+            subjects.RECORDER_RECENT, RecentQuery(seconds=SECONDS, after=after), Recent | Refused, ASK_S
+        )
+        if isinstance(answer, Refused):
+            _log.warning("the recorder gives no signal of before: %s", answer.reason)
+            return count
+        for number, (source_id, received_ns, packet) in enumerate(answer.packets):
+            if source_id in role.devices:  # a device revoked meanwhile is not taken up
+                role.take_wave(source_id, packet, role.clock.steady_ns(received_ns))
+            if number % 64 == 63:
+                _take(role, told)
+                await asyncio.sleep(0)
+        _take(role, told)
+        count += len(answer.packets)
+        after = answer.after
+        if not after:
+            return count
+
+
+def _take(role: MonitorRole, told: list[Alarm]) -> None:
+    role.tell(role.engine.take(_new(role, role.intake.process(), told)))
+
+
+def _new(role: MonitorRole, events: Iterable[ConditionEvent], told: list[Alarm]) -> list[ConditionEvent]:
+    """Leave out conditions that were told as alarms already."""
+    found = []
+    for event in events:
+        bed_id = role.beds.bed_of(event.source_id)
+        onset_ns = role.clock.wall_ns(event.onset_ns)
+        again = event.present and any(
+            alarm.code == event.code
+            and alarm.bed_id == bed_id
+            and (abs(alarm.onset_ns - onset_ns) < SAME_NS if event.onset_ns else alarm.raised_ns >= event.at_ns)
+            for alarm in told
+        )
+        if not again:
+            found.append(event)
+    return found
+
+
+async def publish_active(role: MonitorRole, bed_ids: Iterable[str]) -> None:
+    """Publish the alarms that stand, for whoever was not there when they were raised."""
+    for bed_id in bed_ids:
+        for alarm in role.shown.active(bed_id):
+            await role.context.bus.publish(subjects.alarm("site" if bed_id == SITE else bed_id), alarm)

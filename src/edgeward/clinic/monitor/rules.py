@@ -1,0 +1,146 @@
+"""The catalogue of alarms: how each condition alarms.
+
+Responsible for priority (IEC 60601-1-8:2020, 6.1.2 and table 1: the severity of the possible harm and how soon it
+comes), for what is technical, what latches (6.10), which alarms nobody may switch off, and which condition names the
+same event more precisely than another. Codes are keys of the translations. Not responsible for the state of any alarm
+(``alarms``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeward.messages import AlarmPriority
+
+Scope = Literal["bed", "source", "parameter"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How one condition alarms.
+
+    Attributes
+    ----------
+    priority
+        Of the alarm, unless the limit that it is about has its own.
+    technical
+        About the equipment rather than the patient.
+    latching
+        Stays after the condition has ended, until somebody acknowledged it: the lethal ones.
+    superseded_by
+        While one of these is present, this one is not raised: it is the same event, named more precisely.
+    scope
+        What there can be one alarm of: the bed, each of its sources, or each parameter.
+    fixed
+        Nobody may switch it off.
+    """
+
+    priority: AlarmPriority
+    technical: bool = False
+    latching: bool = False
+    superseded_by: tuple[str, ...] = ()
+    scope: Scope = "bed"
+    fixed: bool = False
+
+
+HIGH, MEDIUM, LOW = AlarmPriority.HIGH, AlarmPriority.MEDIUM, AlarmPriority.LOW
+
+#: Whatever is said of beats or rates is said better by one of these.
+_VF = "ventricular_fibrillation"
+_VT = "ventricular_tachycardia"
+_LETHAL_FAST = (_VF, _VT)
+_NO_SIGNAL = ("signal_lost", "all_leads_off")
+
+
+def _lethal(*superseded_by: str) -> Rule:
+    return Rule(HIGH, latching=True, superseded_by=superseded_by, fixed=True)
+
+
+RULES: dict[str, Rule] = {
+    # -- lethal rhythms
+    "asystole": _lethal(_VF),
+    _VF: _lethal(),
+    _VT: _lethal(_VF),
+    "extreme_bradycardia": _lethal("asystole", _VF),
+    "extreme_tachycardia": Rule(HIGH, superseded_by=(_VT, _VF, "asystole"), fixed=True),
+    "no_pulse": _lethal("asystole", _VF, _VT),  # pulse gone in every pulsatile signal while they are good
+    # -- other rhythms
+    "ventricular_run": Rule(MEDIUM, superseded_by=_LETHAL_FAST),  # 3 beats or more, short of a tachycardia
+    "pause": Rule(MEDIUM, superseded_by=("asystole", _VF)),
+    "atrial_fibrillation": Rule(MEDIUM, superseded_by=_LETHAL_FAST),
+    "couplet": Rule(LOW, superseded_by=(*_LETHAL_FAST, "ventricular_run")),
+    "bigeminy": Rule(LOW, superseded_by=_LETHAL_FAST),
+    "trigeminy": Rule(LOW, superseded_by=_LETHAL_FAST),
+    "frequent_ventricular_beats": Rule(LOW, superseded_by=_LETHAL_FAST),
+    "irregular": Rule(LOW, superseded_by=(*_LETHAL_FAST, "atrial_fibrillation")),
+    # -- breathing
+    "apnea": Rule(HIGH, latching=True, fixed=True),
+    # -- limits of parameters; priority of low and high: the limit's own
+    "parameter_extreme_low": Rule(
+        HIGH, superseded_by=("asystole", "extreme_bradycardia", "no_pulse", _VF), scope="parameter"
+    ),
+    "parameter_extreme_high": Rule(HIGH, superseded_by=("extreme_tachycardia", *_LETHAL_FAST), scope="parameter"),
+    "parameter_low": Rule(
+        MEDIUM,
+        superseded_by=("parameter_extreme_low", "asystole", "extreme_bradycardia", "no_pulse", "apnea", _VF),
+        scope="parameter",
+    ),
+    "parameter_high": Rule(
+        MEDIUM, superseded_by=("parameter_extreme_high", "extreme_tachycardia", *_LETHAL_FAST), scope="parameter"
+    ),
+    # -- early warning
+    "news2_emergency": Rule(HIGH),
+    "news2_urgent": Rule(MEDIUM, superseded_by=("news2_emergency",)),
+    # -- a lethal rhythm that other signals speak against: said, not hidden
+    "asystole_unconfirmed": Rule(LOW, technical=True, superseded_by=("asystole",)),
+    "ventricular_fibrillation_unconfirmed": Rule(LOW, technical=True, superseded_by=(_VF,)),
+    "ventricular_tachycardia_unconfirmed": Rule(LOW, technical=True, superseded_by=(_VT, _VF)),
+    "extreme_bradycardia_unconfirmed": Rule(LOW, technical=True, superseded_by=("extreme_bradycardia",)),
+    "extreme_tachycardia_unconfirmed": Rule(LOW, technical=True, superseded_by=("extreme_tachycardia",)),
+    "no_pulse_unconfirmed": Rule(LOW, technical=True, superseded_by=("no_pulse",)),
+    # -- technical, of a source
+    "signal_lost": Rule(MEDIUM, technical=True, scope="source", fixed=True),
+    "all_leads_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source", fixed=True),
+    "lead_off": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
+    "lead_swapped": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
+    "noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
+    "pulse_noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
+    "sensor_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source"),
+    "packets_missing": Rule(LOW, technical=True, superseded_by=("signal_lost",), scope="source"),
+    "clock_offset": Rule(LOW, technical=True, superseded_by=("signal_lost",), scope="source"),
+    "no_value": Rule(
+        MEDIUM,
+        technical=True,
+        superseded_by=("signal_lost", "all_leads_off", "sensor_off", "asystole", "no_pulse", _VF),
+        scope="parameter",
+        fixed=True,
+    ),
+    # -- technical, of the site
+    "signal_flood": Rule(HIGH, technical=True, fixed=True),
+    "alarms_not_heard": Rule(HIGH, technical=True, fixed=True),
+    "alarm_system_failure": Rule(HIGH, technical=True, fixed=True),
+}
+
+#: Lethal alarms that are checked against the pulse; each has an ``_unconfirmed`` that stands for it meanwhile.
+UNCONFIRMED: dict[str, str] = {
+    code.removesuffix("_unconfirmed"): code for code in RULES if code.endswith("_unconfirmed")
+}
+#: Parameters about which the rhythm alarms say more.
+RATES = frozenset({"heart_rate", "pulse_rate"})
+
+
+def names_better(other: tuple[str, str, str], this: tuple[str, str, str]) -> bool:
+    """Return whether a present alarm `other` says what `this` would say. Each is (code, scope, source)."""
+    code, scope, source = this
+    by, by_scope, by_source = other
+    if by not in RULES[code].superseded_by:
+        return False
+    mine, theirs = RULES[code].scope, RULES[by].scope
+    if theirs == "source":
+        return by_source == source
+    if mine == "parameter":
+        if theirs == "parameter":
+            return by_scope == scope
+        return scope in RATES or (by == "apnea" and scope == "respiratory_rate")
+    return True

@@ -1,0 +1,276 @@
+"""What is shown of each bed: its numbers, its score, its alarms, as one message.
+
+Responsible for choosing, where several sources of a bed measure the same, for NEWS2 from what is there, and for
+building only the beds that have something new. Not responsible for sending (``role``) or for alarms (``engine``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edgeward.clinic.monitor.alarms import AlarmRecord
+from edgeward.clinic.monitor.beds import BedRecord, Beds
+from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
+from edgeward.clinic.monitor.intake import Intake
+from edgeward.clinic.monitor.news2 import SOURCES, due, news2
+from edgeward.clinic.monitor.rules import RULES
+from edgeward.clinic.monitor.site_clock import SiteClock
+from edgeward.clinic.monitor.values import Value
+from edgeward.messages import Alarm, AlarmPriority, Bed, News2, VitalState
+
+RHYTHMS = (
+    "ventricular_fibrillation",
+    "asystole",
+    "ventricular_tachycardia",
+    "extreme_tachycardia",
+    "extreme_bradycardia",
+    "atrial_fibrillation",
+    "ventricular_run",
+    "pause",
+    "bigeminy",
+    "trigeminy",
+)
+#: NEWS2 is shown as soon as one of these is there: a wearable's heart rate alone asks for no score.
+_ASKS_FOR_SCORE = frozenset({"supplemental_oxygen", "consciousness", "temperature", "respiratory_rate", "spo2"})
+_URGENCY = {AlarmPriority.HIGH: 3, AlarmPriority.MEDIUM: 2, AlarmPriority.LOW: 1}
+
+
+def to_message(bed_id: str, record: AlarmRecord, state: str, at_ns: int, *, label: str = "", ward: str = "") -> Alarm:
+    """Return the alarm as it crosses the bus. A time-driven alarm has no decisive sample and so no arrival."""
+    own = record.source_id.startswith("@") or not record.source_id
+    site = bed_id == SITE
+    return Alarm(
+        alarm_id=f"{bed_id}-{record.number}",
+        device_id="site" if site else bed_id if own else record.source_id,
+        code=record.code,
+        priority=record.priority,
+        technical=record.rule.technical,
+        latching=record.rule.latching,
+        state=state,  # type: ignore[arg-type]
+        present=record.present,
+        acknowledged=record.acknowledged,
+        args=record.args,
+        raised_ns=record.raised_ns,
+        ended_ns=record.ended_ns,
+        by=record.by,
+        at_ns=at_ns,
+        onset_sample=record.onset_sample,
+        decisive_sample=record.decisive_sample,
+        received_ns=record.received_ns if record.decisive_sample >= 0 else 0,
+        late=record.late_ms > 0,
+        bed_id=bed_id,
+        ward=ward,
+        label=label,
+        late_ms=record.late_ms,
+        level=record.level,
+        told=list(record.told),
+        members=list(record.members),
+        audio_paused_until_ns=record.paused_until_ns,
+        onset_ns=record.onset_ns,
+    )
+
+
+class Shown:
+    """Builds `Bed` messages.
+
+    Parameters
+    ----------
+    source_label : callable
+        What a source is called, for beds without a name of their own.
+    site_label : str
+        What the site is called: its alarms are shown as those of a bed, while there are any.
+    """
+
+    def __init__(
+        self,
+        beds: Beds,
+        engine: AlarmEngine,
+        intake: Intake,
+        clock: SiteClock,
+        *,
+        source_label: Callable[[str], str],
+        site_label: str,
+    ) -> None:
+        self._beds = beds
+        self._engine = engine
+        self._intake = intake
+        self._clock = clock
+        self._source_label = source_label
+        self._site_label = site_label
+        self._scores: dict[str, str] = {}  # bed -> code that its score calls for
+
+    def label(self, bed_id: str) -> str:
+        """Return what a bed is called."""
+        if bed_id == SITE:
+            return self._site_label
+        bed = self._beds.get(bed_id)
+        if bed is None:
+            return bed_id
+        return bed.label or (self._source_label(bed.sources[0]) if bed.sources else "") or bed_id
+
+    def alarm(self, bed_id: str, record: AlarmRecord, state: str, at_ns: int) -> Alarm:
+        """Return a transition of an alarm as a message."""
+        ward = self._beds[bed_id].ward if bed_id in self._beds else ""
+        return to_message(bed_id, record, state, at_ns, label=self.label(bed_id), ward=ward)
+
+    def active(self, bed_id: str) -> list[Alarm]:
+        """Return the alarms of a bed as they stand."""
+        found = []
+        for record in self._engine.active(bed_id):
+            state = "acknowledged" if record.acknowledged else "escalated" if record.level else "raised"
+            found.append(self.alarm(bed_id, record, state, record.acknowledged_ns or record.raised_ns))
+        return found
+
+    # ------------------------------------------------------------------ values
+
+    def _chosen(self, bed: BedRecord, now: int) -> dict[str, tuple[str, Value]]:
+        """Return per parameter the value that speaks for the bed: live before old, then the newest."""
+        watch = self._intake.watch
+        if len(bed.sources) == 1:
+            source_id = bed.sources[0]
+            return {name: (source_id, value) for name, value in watch.values(source_id).items()}
+        chosen: dict[str, tuple[str, Value]] = {}
+        for source_id in bed.sources:
+            for name, value in watch.values(source_id).items():
+                known = chosen.get(name)
+                if known is None or self._rank(value, now) > self._rank(known[1], now):
+                    chosen[name] = source_id, value
+        return chosen
+
+    @staticmethod
+    def _rank(value: Value, now: int) -> tuple[bool, int]:
+        return value.value is not None and not value.stale(now), value.at
+
+    def vitals(self, bed_id: str) -> list[VitalState]:
+        """Return the values of a bed as they are shown."""
+        if bed_id not in self._beds:
+            return []
+        now = self._clock.now_ns()
+        return self._vitals(bed_id, self._chosen(self._beds[bed_id], now), now)
+
+    def _vitals(self, bed_id: str, chosen: dict[str, tuple[str, Value]], now: int) -> list[VitalState]:
+        urgent: dict[str, AlarmPriority] = {}
+        for record in self._engine.active(bed_id):
+            if record.present and RULES[record.code].scope == "parameter":
+                known = urgent.get(record.scope)
+                if known is None or _URGENCY[record.priority] > _URGENCY[known]:
+                    urgent[record.scope] = record.priority
+        found = []
+        for name, (source_id, value) in chosen.items():
+            stale = value.stale(now)
+            found.append(
+                VitalState(
+                    parameter=name,
+                    value=value.value,
+                    unit=value.parameter.unit,
+                    at_ns=self._clock.wall_ns(value.at),
+                    age_ms=round(max(0, now - value.at) / 1e6, 1),
+                    stale=stale,
+                    quality=value.quality,
+                    source_id=source_id,
+                    low=value.limit.low,
+                    high=value.limit.high,
+                    priority=urgent[name].value if name in urgent else "",
+                )
+            )
+        return found
+
+    def _score(self, bed: BedRecord, chosen: dict[str, tuple[str, Value]], now: int) -> News2 | None:
+        if not _ASKS_FOR_SCORE.intersection(chosen) or not self._beds.profiles.adult(self._beds.profile(bed.bed_id)):
+            return None
+        inputs: dict[str, float] = {}
+        stale: list[str] = []
+        for name, choices in SOURCES.items():
+            given = [chosen[choice][1] for choice in choices if choice in chosen]
+            live = next((value.value for value in given if value.value is not None and not value.stale(now)), None)
+            if live is not None:
+                inputs[name] = live
+            elif given:
+                stale.append(name)
+        return news2(inputs, stale=stale, scale2=bed.spo2_scale2)
+
+    # ------------------------------------------------------------------ beds
+
+    def bed(self, bed_id: str) -> tuple[Bed, list[BedChange]]:
+        """Return a bed as it is now, and what its score has begun or ended."""
+        if bed_id == SITE:
+            return Bed(device_id="", label=self._site_label, bed_id=SITE, alarms=self.active(SITE)), []
+        bed = self._beds[bed_id]
+        now = self._clock.now_ns()
+        chosen = self._chosen(bed, now)
+        score = self._score(bed, chosen, now)
+        changes = self._called(bed_id, due(score) if score else "", score)
+        alarms = self.active(bed_id)
+        vitals = self._vitals(bed_id, chosen, now)
+        intake = self._intake
+        source = next((one for one in bed.sources if one in intake.bank), "")
+        resting = bool(bed.sources) and all(one in intake.resting for one in bed.sources)
+        quiet = bed.standby or resting
+        present = {alarm.code for alarm in alarms if alarm.present}
+        rhythm = "standby" if quiet else next((code for code in RHYTHMS if code in present), "")
+        common: dict[str, Any] = {
+            "label": self.label(bed_id),
+            "rhythm": rhythm,
+            "alarms": alarms,
+            "bed_id": bed_id,
+            "ward": bed.ward,
+            "sources": bed.sources,
+            "vitals": vitals,
+            "news2": score,
+            "audio_paused_until_ns": self._engine.alarms(bed_id).paused_until_ns,
+            "standby": quiet,
+        }
+        of_clock = source or (bed.sources[0] if bed.sources else "")
+        offset_ms, drift_ppm = intake.clocks.shown(of_clock, now) if of_clock else (None, None)
+        common |= {"clock_offset_ms": offset_ms, "clock_drift_ppm": drift_ppm}
+        if not source:
+            rate = chosen.get("heart_rate") or chosen.get("pulse_rate")
+            live = [value for value in vitals if not value.stale]
+            youngest = min((value.age_ms for value in vitals), default=0.0)
+            shown = rate[1].value if rate and not rate[1].stale(now) else None
+            return (
+                Bed(device_id="", heart_rate=shown, age_ms=youngest, stale=not live, **common),
+                changes,
+            )
+        numbers = intake.bank.numerics(source, now)
+        stale = numbers.stale or source in intake.resting
+        return (
+            Bed(
+                device_id=source,
+                heart_rate=None if stale else numbers.heart_rate,
+                quality=None if stale else numbers.quality,
+                beat_width_ms=None if stale else numbers.beat_width_ms,
+                ventricular_per_min=None if stale else numbers.ventricular_per_min,
+                age_ms=round(numbers.age_ms, 1),
+                stale=stale,
+                lead_off=bool(numbers.lead_off),
+                packets=numbers.packets,
+                missing=numbers.missing,
+                lead=numbers.primary,
+                **common,
+            ),
+            changes,
+        )
+
+    def _called(self, bed_id: str, code: str, score: News2 | None) -> list[BedChange]:
+        before = self._scores.get(bed_id, "")
+        if code == before:
+            return []
+        changes: list[BedChange] = []
+        if code and score is not None:
+            self._scores[bed_id] = code
+            changes += self._engine.condition(bed_id, code, True, {"score": float(score.at_least)})
+        else:
+            self._scores.pop(bed_id, None)
+        if before:
+            changes += self._engine.condition(bed_id, before, False)
+        return changes
+
+    def assume(self, bed_id: str, code: str) -> None:
+        """Take it that a bed's score called for this before a restart."""
+        self._scores[bed_id] = code
+
+    def forget(self, bed_id: str) -> None:
+        """Forget the score of a bed whose patient left."""
+        self._scores.pop(bed_id, None)

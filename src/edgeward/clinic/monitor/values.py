@@ -1,0 +1,329 @@
+"""Compares the values of parameters with the limits in force, and notices values that stop coming.
+
+Responsible for averaging, for the delay a value must be beyond its limit, and for what becomes stale: a value that was
+live and is no more ends no alarm silently, it is a technical alarm of its own. Pure apart from its memory. Not
+responsible for the limits themselves (``limits``), nor for protocols and units (``vitals``).
+
+Measurements are aged by the difference of the two site times that come with them; from then on a steady clock counts,
+so a step of the wall clock makes nothing stale.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from edgeward.bedside import ParameterLimit
+from edgeward.clinic.monitor.conditions import ConditionEvent
+from edgeward.parameters import PARAMETERS, Parameter
+
+#: A parameter that goes stale sooner than this is measured continuously: its silence is an alarm. A cuff's or a
+#: thermometer's is not; such a value is only shown as old.
+CONTINUOUS_S = 60.0
+_SIDES = ("extreme_low", "low", "high", "extreme_high")
+_OFF = ParameterLimit()
+
+
+@dataclass(slots=True)
+class Value:
+    """The latest value of one parameter of one source. Times in ns of the steady clock."""
+
+    parameter: Parameter
+    value: float | None = None
+    at: int = 0  # when it was measured
+    quality: float | None = None
+    stale_ns: int = 0  # how long it stays valid
+    live: bool = False  # it had values and is expected to go on having them
+    gone: bool = False  # told as missing
+    limit: ParameterLimit = _OFF
+    on: set[str] = field(default_factory=set)  # sides that are told as beyond
+    since: dict[str, int] = field(default_factory=dict)  # side -> beyond since, not yet told
+    history: deque[tuple[int, float]] | None = None  # for averaging
+    timed: bool = False  # has its entry in the timers
+
+    def stale(self, now: int) -> bool:
+        """Return whether it is too old to be shown as live."""
+        return now - self.at >= self.stale_ns
+
+    @property
+    def continuous(self) -> bool:
+        """Whether its silence is an alarm."""
+        return self.parameter.stale_s <= CONTINUOUS_S
+
+
+@dataclass(slots=True)
+class _Source:
+    values: dict[str, Value] = field(default_factory=dict)
+    limits: Mapping[str, ParameterLimit] = field(default_factory=dict)
+    heard: int = 0  # steady time of the last update of any parameter
+    lost: bool = False
+
+
+class LimitWatch:
+    """The values of all sources.
+
+    Parameters
+    ----------
+    clock : callable
+        Steady nanoseconds.
+    has_signal : callable
+        Whether a source sends waveforms: its silence is then noticed there, not here.
+    """
+
+    def __init__(self, clock: Callable[[], int], has_signal: Callable[[str], bool] = lambda _: False) -> None:
+        self._clock = clock
+        self._has_signal = has_signal
+        self._sources: dict[str, _Source] = {}
+        self._timers: list[tuple[int, int, str, str, str]] = []  # due, number, kind, source, parameter
+        self._number = 0
+        self._events: list[ConditionEvent] = []
+
+    def take_events(self) -> list[ConditionEvent]:
+        """Return and forget what began or ended."""
+        events, self._events = self._events, []
+        return events
+
+    def values(self, source_id: str) -> Mapping[str, Value]:
+        """Return the latest values of a source, by parameter."""
+        source = self._sources.get(source_id)
+        return source.values if source else {}
+
+    def set_limits(self, source_id: str, limits: Mapping[str, ParameterLimit]) -> None:
+        """Change the limits that a source's values are compared with; they hold at once."""
+        source = self._sources.setdefault(source_id, _Source())
+        source.limits = limits
+        now = self._clock()
+        for name, known in source.values.items():
+            limit = limits.get(name, _OFF)
+            if limit == known.limit:
+                continue
+            known.limit = limit
+            known.history = deque() if limit.averaging_s else None
+            known.since.clear()
+            if known.value is not None and not known.stale(now):
+                self._judge(source_id, known, known.value, now)
+            else:
+                gone = [side for side in known.on if getattr(limit, side) is None]
+                self._end(source_id, known, gone)
+
+    def update(
+        self,
+        source_id: str,
+        parameter: str,
+        value: float | None,
+        *,
+        at_ns: int,
+        received_ns: int,
+        quality: float | None = None,
+        stale_s: float | None = None,
+    ) -> None:
+        """Take one value (`conditions.ValueSink`).
+
+        `stale_s` says how long this value stays valid, where that is known better than by its parameter.
+        """
+        source = self._sources.get(source_id)
+        if source is None:
+            source = self._sources[source_id] = _Source()
+        known = source.values.get(parameter)
+        if known is None:
+            known = Value(PARAMETERS[parameter], limit=source.limits.get(parameter, _OFF))
+            if known.limit.averaging_s:
+                known.history = deque()
+            source.values[parameter] = known
+        now = self._clock()
+        source.heard = now
+        if source.lost:
+            source.lost = False
+            self._events.append(ConditionEvent(source_id, "signal_lost", False, now, now))
+        if value is None:
+            known.value = None  # shown at once; it alarms when it has been gone for as long as makes a value stale
+            known.quality = quality
+            return
+        at = now - max(0, received_ns - at_ns)
+        if at < known.at:
+            return  # an older measurement, come late
+        known.value, known.at, known.quality = value, at, quality
+        known.stale_ns = int((known.parameter.stale_s if stale_s is None else stale_s) * 1e9)
+        if known.stale(now):
+            return  # old when it came: shown as old, and compared with nothing
+        if not known.timed and known.continuous:
+            known.timed = True
+            self._timer(at + known.stale_ns, "stale", source_id, parameter)
+        known.live = True
+        if known.gone:
+            known.gone = False
+            self._tell(source_id, known, "no_value")
+        limit = known.limit
+        if limit is not _OFF:
+            self._judge(source_id, known, value, now)
+
+    # ------------------------------------------------------------------ limits
+
+    def _judge(self, source_id: str, known: Value, value: float, now: int) -> None:
+        limit = known.limit
+        if known.history is not None:
+            known.history.append((now, value))
+            oldest = now - int(limit.averaging_s * 1e9)
+            while known.history[0][0] < oldest:
+                known.history.popleft()
+            value = sum(v for _, v in known.history) / len(known.history)
+        ended = []
+        for side in _SIDES:
+            bound: float | None = getattr(limit, side)
+            beyond = bound is not None and (value < bound if side.endswith("low") else value > bound)
+            if not beyond:
+                known.since.pop(side, None)
+                if side in known.on:
+                    ended.append(side)
+            elif side not in known.on and side not in known.since:
+                delay = 0.0 if side.startswith("extreme") else limit.delay_s
+                if delay <= 0:
+                    self._begin(source_id, known, side, value)
+                else:
+                    known.since[side] = now
+                    self._timer(now + int(delay * 1e9), side, source_id, known.parameter.name)
+        # Ends come after beginnings: an alarm that grows worse is never between two.
+        self._end(source_id, known, ended)
+
+    def _begin(self, source_id: str, known: Value, side: str, value: float) -> None:
+        known.on.add(side)
+        bound = getattr(known.limit, side)
+        args: dict[str, float | str] = {
+            "value": round(value, known.parameter.decimals or 1),
+            "limit": float(bound),
+            "unit": known.parameter.unit,
+        }
+        if not side.startswith("extreme"):
+            args["priority"] = known.limit.priority
+        self._tell(source_id, known, f"parameter_{side}", args)
+
+    def _end(self, source_id: str, known: Value, sides: list[str]) -> None:
+        for side in sides:
+            known.on.discard(side)
+            self._tell(source_id, known, f"parameter_{side}")
+
+    def _tell(self, source_id: str, known: Value, code: str, begun: dict[str, float | str] | None = None) -> None:
+        """Tell that a condition has begun, with what there is to say of it, or ended."""
+        now = self._clock()
+        self._events.append(
+            ConditionEvent(
+                source_id,
+                code,
+                begun is not None,
+                now,
+                now,
+                onset_ns=known.at if begun is not None else 0,
+                args={"parameter": known.parameter.name, **(begun or {})},
+            )
+        )
+
+    # ------------------------------------------------------------------ time
+
+    def _timer(self, due: int, kind: str, source_id: str, parameter: str) -> None:
+        self._number += 1
+        heapq.heappush(self._timers, (due, self._number, kind, source_id, parameter))
+
+    def tick(self) -> None:
+        """Take the passing of time: delays that are over, values that have become stale."""
+        now = self._clock()
+        while self._timers and self._timers[0][0] <= now:
+            _, _, kind, source_id, parameter = heapq.heappop(self._timers)
+            source = self._sources.get(source_id)
+            known = source.values.get(parameter) if source else None
+            if source is None or known is None:
+                continue
+            if kind == "stale":
+                self._look(source_id, source, known, now)
+            elif kind in known.since and not known.stale(now):
+                due = known.since[kind] + int(known.limit.delay_s * 1e9)
+                if due > now:  # it was within in between: counted from the last crossing
+                    self._timer(due, kind, source_id, parameter)
+                    continue
+                del known.since[kind]
+                value = known.value
+                if known.history:
+                    value = sum(v for _, v in known.history) / len(known.history)
+                if value is not None:
+                    self._begin(source_id, known, kind, value)
+
+    def _look(self, source_id: str, source: _Source, known: Value, now: int) -> None:
+        if not known.stale(now):
+            self._timer(known.at + known.stale_ns, "stale", source_id, known.parameter.name)
+            return
+        known.timed = False
+        known.since.clear()
+        if known.live:
+            silent = now - source.heard >= known.stale_ns
+            if silent and not source.lost and not self._has_signal(source_id):
+                source.lost = True
+                seconds = round((now - source.heard) / 1e9, 1)
+                self._events.append(ConditionEvent(source_id, "signal_lost", True, now, now, args={"seconds": seconds}))
+            known.live, known.gone = False, True
+            args: dict[str, float | str] = {"seconds": round((now - known.at) / 1e9, 1)}
+            self._tell(source_id, known, "no_value", args)
+        self._end(source_id, known, sorted(known.on))
+
+    def rest(self, source_id: str) -> None:
+        """Take it that a source stops on purpose: its silence is no alarm until it sends again."""
+        for known in self.values(source_id).values():
+            known.live = False
+            known.since.clear()
+
+    def forget(self, source_id: str) -> None:
+        """Forget the values of a source; whatever was beyond a limit is over."""
+        source = self._sources.get(source_id)
+        if source is None:
+            return
+        now = self._clock()
+        for known in source.values.values():
+            self._end(source_id, known, sorted(known.on))
+            if known.gone:
+                self._tell(source_id, known, "no_value")
+        if source.lost:
+            self._events.append(ConditionEvent(source_id, "signal_lost", False, now, now))
+        self._sources[source_id] = _Source(limits=source.limits)
+
+    def withdraw(self, source_id: str, parameter: str) -> None:
+        """Take it that a value is nobody's any more (another patient): it is neither shown nor missed."""
+        source = self._sources.get(source_id)
+        known = source.values.pop(parameter, None) if source else None
+        if known is None:
+            return
+        self._end(source_id, known, sorted(known.on))
+        if known.gone:
+            self._tell(source_id, known, "no_value")
+
+    def drop(self, source_id: str) -> None:
+        """Forget a source altogether."""
+        self._sources.pop(source_id, None)
+
+    def assume(self, source_id: str, code: str, parameter: str) -> None:
+        """Take a condition as holding that held before a restart, so that its end, or its silence, will be told."""
+        now = self._clock()
+        source = self._sources.setdefault(source_id, _Source())
+        if code == "signal_lost":
+            source.lost = True
+            return
+        side = code.removeprefix("parameter_")
+        if parameter not in PARAMETERS or (code != "no_value" and side not in _SIDES):
+            return
+        known = source.values.get(parameter)
+        if known is None:
+            known = source.values[parameter] = Value(
+                PARAMETERS[parameter],
+                at=now,
+                stale_ns=int(PARAMETERS[parameter].stale_s * 1e9),
+                limit=source.limits.get(parameter, _OFF),
+            )
+            if known.limit.averaging_s:
+                known.history = deque()
+        if code == "no_value":
+            known.gone = True
+        else:
+            known.on.add(side)
+            known.live = True
+            if not known.timed and known.continuous:
+                known.timed = True
+                self._timer(now + known.stale_ns, "stale", source_id, parameter)
