@@ -14,8 +14,8 @@ import datetime as dt
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -116,7 +116,7 @@ def capability() -> dict[str, Any]:
         "date": "2026-01-01",
         "kind": "instance",
         "software": {"name": "Edgeward", "version": __version__},
-        "implementation": {"description": "Imaging orders in"},
+        "implementation": {"description": "Imaging orders and vital signs in"},
         "fhirVersion": "4.0.1",
         "format": ["json"],
         "rest": [
@@ -130,9 +130,15 @@ def capability() -> dict[str, Any]:
                         "updateCreate": True,
                         "conditionalCreate": False,
                         "documentation": "The Patient is contained, in the Bundle, or given by identifier and display",
-                    }
+                    },
+                    {
+                        "type": "Observation",
+                        "interaction": [{"code": "create"}],
+                        "conditionalCreate": True,
+                        "documentation": "Vital signs go to the monitor; they are not kept as resources",
+                    },
                 ],
-                "interaction": [{"code": "transaction"}],
+                "interaction": [{"code": "transaction"}, {"code": "batch"}],
             }
         ],
     }
@@ -141,68 +147,87 @@ def capability() -> dict[str, Any]:
 # ---------------------------------------- routes
 
 
-def routes(book: OrderBook, quarantine: Quarantine) -> list[BaseRoute]:
-    """Return the routes, below ``/fhir``."""
-    door = _Door(book, quarantine)
+class TakesVitals(Protocol):
+    """Takes Bundles of Observations, which come to the same address as Bundles of orders."""
+
+    def has_some(self, bundle: dict[str, Any]) -> bool:
+        """Whether a Bundle holds Observations."""
+
+    async def bundle(self, bundle: dict[str, Any], device_id: str) -> Response:
+        """Take them."""
+
+
+def routes(
+    book: OrderBook, quarantine: Quarantine, vitals: TakesVitals | None = None, senders: Sequence[str] = ()
+) -> list[BaseRoute]:
+    """Return the routes, below ``/fhir``; Bundles of Observations are taken from devices of the kinds `senders`."""
+    door = _Door(book, vitals)
 
     def placing(endpoint: Callable[[Request], Awaitable[Response]]) -> Any:
-        return guarded(door.telling(endpoint), "place orders", PLACERS, _LARGEST)
+        return guarded(telling(endpoint, quarantine), "place orders", PLACERS, _LARGEST)
 
     def reading(endpoint: Callable[[Request], Awaitable[Response]]) -> Any:
-        return guarded(door.telling(endpoint), "read orders", PLACERS)
+        return guarded(telling(endpoint, quarantine), "read orders", PLACERS)
+
+    def sending(endpoint: Callable[[Request], Awaitable[Response]]) -> Any:
+        kinds = tuple(dict.fromkeys((*PLACERS, *senders)))
+        return guarded(telling(endpoint, quarantine), "send a Bundle", kinds, _LARGEST)
 
     inside = [
         Route("/metadata", reading(door.metadata), methods=["GET"]),
         Route("/ServiceRequest", placing(door.create), methods=["POST"]),
         Route("/ServiceRequest/{id}", placing(door.update), methods=["PUT"]),
         Route("/ServiceRequest/{id}", reading(door.read), methods=["GET"]),
-        Route("/", placing(door.bundle), methods=["POST"]),
+        Route("/", sending(door.bundle), methods=["POST"]),
     ]
     # The base address is used without a slash as well, and many clients do not follow redirects of a POST.
-    return [Route("/fhir", placing(door.bundle), methods=["POST"]), Mount("/fhir", routes=inside)]
+    return [Route("/fhir", sending(door.bundle), methods=["POST"]), Mount("/fhir", routes=inside)]
+
+
+def telling(
+    endpoint: Callable[[Request], Awaitable[Response]], quarantine: Quarantine
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return `endpoint`, with what it raises told as an OperationOutcome."""
+
+    async def serve(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except FhirError as error:
+            problem = error
+        except OrderError as error:
+            problem = FhirError(409 if error.kind in ("conflict", "closed") else 422, "conflict", str(error))
+        except DatabaseError as error:
+            _log.error("an order could not be kept: %s", error)
+            problem = FhirError(503, "transient", "it could not be kept; send it again later")
+        if problem.status != 404:
+            where = f" ({problem.expression})" if problem.expression else ""
+            quarantine.note("fhir", sender_of(request), f"{problem}{where}", "nothing of it was kept")
+        return answered(outcome(problem), problem.status)
+
+    return serve
 
 
 class _Door:
-    def __init__(self, book: OrderBook, quarantine: Quarantine) -> None:
-        self._book, self._quarantine = book, quarantine
-
-    def telling(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """Return `endpoint`, with what it raises told as an OperationOutcome."""
-
-        async def serve(request: Request) -> Response:
-            try:
-                return await endpoint(request)
-            except FhirError as error:
-                problem = error
-            except OrderError as error:
-                problem = FhirError(409 if error.kind in ("conflict", "closed") else 422, "conflict", str(error))
-            except DatabaseError as error:
-                _log.error("an order could not be kept: %s", error)
-                problem = FhirError(503, "transient", "it could not be kept; send it again later")
-            if problem.status != 404:
-                where = f" ({problem.expression})" if problem.expression else ""
-                self._quarantine.note("fhir", _device(request), f"{problem}{where}", "nothing of it was kept")
-            return _json(outcome(problem), problem.status)
-
-        return serve
+    def __init__(self, book: OrderBook, vitals: TakesVitals | None) -> None:
+        self._book, self._vitals = book, vitals
 
     async def metadata(self, _: Request) -> Response:
         """Answer what can be done here."""
-        return _json(capability())
+        return answered(capability())
 
     async def create(self, request: Request) -> Response:
         """Take one ServiceRequest."""
-        resource = await _body(request, "ServiceRequest")
-        change = order_of(resource, {}, source=_device(request), received_ns=time.time_ns())
+        resource = await body_of(request, "ServiceRequest")
+        change = order_of(resource, {}, source=sender_of(request), received_ns=time.time_ns())
         return self._answer(await self._apply([change]))
 
     async def update(self, request: Request) -> Response:
         """Take one ServiceRequest under an id that the client chose."""
-        resource = await _body(request, "ServiceRequest")
+        resource = await body_of(request, "ServiceRequest")
         name = request.path_params["id"]
         if not ID.match(name) or resource.get("id") != name:
             raise FhirError(400, "value", "the resource's id must be the one of the address", "ServiceRequest.id")
-        change = order_of(resource, {}, source=_device(request), received_ns=time.time_ns(), resource_id=name)
+        change = order_of(resource, {}, source=sender_of(request), received_ns=time.time_ns(), resource_id=name)
         return self._answer(await self._apply([change]))
 
     async def read(self, request: Request) -> Response:
@@ -210,17 +235,22 @@ class _Door:
         entry = await asyncio.to_thread(self._book.by_resource, request.path_params["id"])
         if entry is None:
             raise FhirError(404, "not-found", "there is no such order")
-        return _json(service_request(entry))
+        return answered(service_request(entry))
 
     async def bundle(self, request: Request) -> Response:
         """Take all orders of a Bundle, or none."""
-        resource = await _body(request, "Bundle")
-        found = changes_of(resource, source=_device(request), received_ns=time.time_ns())
+        resource = await body_of(request, "Bundle")
+        if self._vitals is not None and self._vitals.has_some(resource):
+            return await self._vitals.bundle(resource, sender_of(request))
+        kind = request.scope["state"]["peer"].kind
+        if kind not in PLACERS:
+            raise FhirError(403, "forbidden", f"a device of kind {kind} may not place orders")
+        found = changes_of(resource, source=sender_of(request), received_ns=time.time_ns())
         entries = await self._apply([change for _, change in found])
         by_place = {index: entry for (index, _), entry in zip(found, entries, strict=False)}
         kind = "batch-response" if resource.get("type") == "batch" else "transaction-response"
         answers = [_entry_answer(by_place.get(index)) for index in range(len(resource.get("entry", ())))]
-        return _json({"resourceType": "Bundle", "type": kind, "entry": answers})
+        return answered({"resourceType": "Bundle", "type": kind, "entry": answers})
 
     async def _apply(self, changes: list[Change]) -> list[Entry]:
         def work() -> list[Entry]:
@@ -231,7 +261,7 @@ class _Door:
     def _answer(self, entries: list[Entry]) -> Response:
         entry = entries[0]
         location = {"Location": f"/fhir/ServiceRequest/{entry.resource_id}"}
-        return _json(service_request(entry), 201 if _is_new(entry) else 200, location)
+        return answered(service_request(entry), 201 if _is_new(entry) else 200, location)
 
 
 def _entry_answer(entry: Entry | None) -> dict[str, Any]:
@@ -251,12 +281,19 @@ def _is_new(entry: Entry) -> bool:
     return entry.order.received_ns == entry.order.changed_ns
 
 
-async def _body(request: Request, kind: str) -> dict[str, Any]:
+async def body_of(request: Request, kind: str) -> dict[str, Any]:
+    """Return a request's resource of that type.
+
+    Raises
+    ------
+    FhirError
+        If it is something else.
+    """
     media_type = request.headers.get("content-type", _JSON).split(";")[0].strip().lower()
     if media_type not in (_JSON, "application/json", "text/json"):
         raise FhirError(415, "not-supported", "only JSON is taken (application/fhir+json)")
     try:
-        resource = json.loads(await request.body())
+        resource = json.loads(await request.body(), parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise FhirError(400, "structure", "it is not JSON") from None
     if not isinstance(resource, dict) or resource.get("resourceType") != kind:
@@ -264,9 +301,15 @@ async def _body(request: Request, kind: str) -> dict[str, Any]:
     return resource
 
 
-def _device(request: Request) -> str:
+def _no_constant(_: str) -> None:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def sender_of(request: Request) -> str:
+    """Return the enrolled device that sent a request."""
     return str(request.scope["state"]["peer"].device_id)
 
 
-def _json(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def answered(content: dict[str, Any], status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a resource as an answer."""
     return JSONResponse(content, status, headers, media_type=_JSON)

@@ -1,4 +1,4 @@
-"""The imaging workflow: orders in, worklist out, what was performed, what is committed.
+"""The imaging workflow: orders in, worklist out, what was performed, what is committed; and numerics by the same doors.
 
 Responsible for putting these together for the gateway, for the question for orders on the bus, and for what goes on in
 the background. Not responsible for anything they do.
@@ -14,9 +14,11 @@ from starlette.routing import BaseRoute
 
 from edgeward.bus import subjects
 from edgeward.bus.role import RoleContext
-from edgeward.gateway import fhir_routes
+from edgeward.gateway import fhir_routes, pcd01
 from edgeward.gateway.commitment import Commitment
 from edgeward.gateway.dimse import DimseService
+from edgeward.gateway.fhir_vital_routes import SENDERS, VitalSigns
+from edgeward.gateway.handover import Handover
 from edgeward.gateway.hl7_orders import Hl7Orders, handled
 from edgeward.gateway.mllp import MllpDoor
 from edgeward.gateway.orders import OrderBook
@@ -74,16 +76,25 @@ class Workflow:
             tls=lambda: client_context(home, "gateway"),
             site=settings.site.name,
         )
+        handover = Handover(context.bus, context.stats.count)
+
+        def pseudonym(identifier: str) -> str:
+            return key.pseudonym(f"patient:{identifier}".encode())[:16].hex()
+
         self.mllp = MllpDoor(
             home,
             settings,
             registry=registry,
             quarantine=quarantine,
-            handlers=handled(Hl7Orders(self.book)),
+            handlers=handled(Hl7Orders(self.book)) | pcd01.handled(pcd01.Pcd01(handover, pseudonym)),
             count=context.stats.count,
         )
         self.services: tuple[DimseService, ...] = (Worklist(self.book), self.performed, self._commitment)
-        self.routes: list[BaseRoute] = fhir_routes.routes(self.book, quarantine)
+        vitals = VitalSigns(handover, quarantine, pseudonym)
+        self.routes: list[BaseRoute] = [
+            *vitals.routes(),
+            *fhir_routes.routes(self.book, quarantine, vitals, SENDERS),
+        ]
         self._background: list[asyncio.Task[None]] = []
 
     @property

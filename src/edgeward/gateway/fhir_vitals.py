@@ -1,0 +1,265 @@
+"""Numerics as FHIR R4 says them: Observation, alone or in a Bundle, by the vital signs profile or close to it.
+
+Responsible for reading these resources into `Numerics`. Pure: not responsible for how they arrive or how they are
+answered (``fhir_vital_routes``), or for what is a value (``measurement``).
+
+What is measured is ``Observation.code`` and the codes of its components, by LOINC or MDC
+(``urn:iso:std:iso:11073:10101``). Where it was measured is ``Observation.device``, when a system speaks for several: by
+its identifier, reference or display; without one it is the enrolled device itself. Of the subject, only a keyed digest
+goes further.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edgeward import codes
+from edgeward.bedside import Numerics, Vital
+from edgeward.gateway.fhir_orders import FhirError
+from edgeward.gateway.handover import source_id
+from edgeward.hl7 import values
+from edgeward.measurement import measured
+
+LOINC = "http://loinc.org"
+MDC = "urn:iso:std:iso:11073:10101"
+UCUM = "http://unitsofmeasure.org"
+_STATUSES = ("registered", "preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error", "unknown")
+_ABSENT = frozenset({
+    "unknown", "asked-unknown", "temp-unknown", "not-asked", "asked-declined", "masked", "not-applicable",
+    "unsupported", "as-text", "error", "not-a-number", "negative-infinity", "positive-infinity", "not-performed",
+    "not-permitted",
+})  # fmt: skip
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})?", re.ASCII)
+_DAY = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?", re.ASCII)
+_MOST_COMPONENTS = 100
+
+
+def read(
+    resource: dict[str, Any],
+    *,
+    device_id: str,
+    received_ns: int,
+    pseudonym: Callable[[str], str],
+    sent_ns: int = 0,
+) -> tuple[Numerics | None, int]:
+    """Return what an Observation measures (None: nothing of ours), and how many of its codes are unknown.
+
+    Parameters
+    ----------
+    device_id
+        The enrolled device that sent it.
+    pseudonym
+        Returns the opaque digest of a patient identifier.
+    sent_ns
+        When the Bundle around it was put together; ``Observation.issued`` counts first.
+
+    Raises
+    ------
+    FhirError
+        If it is no usable Observation.
+    """
+    status = resource.get("status")
+    if status not in _STATUSES:
+        raise FhirError(422, "required", "the status is missing or not one", "Observation.status")
+    if not _rows(resource.get("code"), "coding") and not _table(resource.get("code")).get("text"):
+        raise FhirError(422, "required", "what was observed is missing", "Observation.code")
+    withdrawn = {"entered-in-error": "entered_in_error", "cancelled": "not_obtained"}.get(status, "")
+    at_ns = _effective(resource)
+    vitals: list[Vital] = []
+    unknown = 0
+    components = _rows(resource, "component")
+    if len(components) > _MOST_COMPONENTS:
+        raise FhirError(413, "too-costly", f"more than {_MOST_COMPONENTS} components", "Observation.component")
+    for part, where in [(resource, "Observation"), *((one, "Observation.component") for one in components)]:
+        meaning, code = _meaning(part)
+        if meaning is None:
+            # A panel has components and no value; its own code need not be known.
+            unknown += part is not resource or not components
+            continue
+        if part is resource and components and not _has_value(part):
+            continue
+        vitals.append(_vital(part, (meaning, code), at_ns, withdrawn, where))
+    if not vitals:
+        return None, unknown
+    place, label = _place(resource)
+    return (
+        Numerics(
+            source_id=source_id(device_id, place),
+            device_id=device_id,
+            protocol="fhir",
+            received_ns=received_ns,
+            vitals=vitals,
+            sent_ns=_instant(resource.get("issued")) or sent_ns,
+            label=values.clean(label),
+            patient=_patient(resource, pseudonym),
+        ),
+        unknown,
+    )
+
+
+def merged(numerics: Sequence[Numerics]) -> list[Numerics]:
+    """Return numerics with those of one source put together, in their order.
+
+    Raises
+    ------
+    FhirError
+        If two patients are said to be at one place.
+    """
+    by_source: dict[str, list[Numerics]] = {}
+    for one in numerics:
+        by_source.setdefault(one.source_id, []).append(one)
+    result = []
+    for rows in by_source.values():
+        patients = {row.patient for row in rows if row.patient}
+        if len(patients) > 1:
+            raise FhirError(
+                422, "business-rule", "two subjects at one place: tell the places apart by device", "Observation.device"
+            )
+        first = rows[0]
+        result.append(
+            Numerics(
+                source_id=first.source_id,
+                device_id=first.device_id,
+                protocol="fhir",
+                received_ns=first.received_ns,
+                vitals=[vital for row in rows for vital in row.vitals],
+                sent_ns=max(row.sent_ns for row in rows),
+                label=next((row.label for row in rows if row.label), ""),
+                patient=next(iter(patients), ""),
+            )
+        )
+    return result
+
+
+def sent_of(bundle: dict[str, Any]) -> int:
+    """Return when a Bundle says that it was put together; 0 if it does not."""
+    return _instant(bundle.get("timestamp"))
+
+
+# ---------------------------------------- one value
+
+
+def _vital(part: dict[str, Any], coded_as: tuple[codes.Meaning, str], at_ns: int, withdrawn: str, where: str) -> Vital:
+    meaning, code = coded_as
+    parameter = meaning.parameter
+    absent = next((str(one.get("code", "")) for one in _rows(part.get("dataAbsentReason"), "coding")), "")
+    why = withdrawn
+    if not why and "dataAbsentReason" in part:
+        why = absent.replace("-", "_") if absent in _ABSENT else "no_value"
+    quantity = _table(part.get("valueQuantity"))
+    value: Any = None
+    unit = ""
+    if quantity:
+        value = quantity.get("value")
+        if value is not None and not _is_number(value):
+            raise FhirError(422, "value", "the value of a Quantity must be a number", f"{where}.valueQuantity.value")
+        if quantity.get("comparator"):
+            why = why or "comparator"
+        coded = quantity.get("system") in (UCUM, MDC, None)
+        unit = str((quantity.get("code") if coded else "") or quantity.get("unit") or "")
+        # A Quantity without any unit is a pure number: nothing that a parameter with a unit could be.
+        unit = unit or ("1" if parameter.unit == "1" else "?")
+    elif "valueInteger" in part:
+        value, unit = part["valueInteger"], "1"
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise FhirError(422, "value", "the value must be an integer", f"{where}.valueInteger")
+    elif "valueBoolean" in part:
+        value, unit = float(part["valueBoolean"] is True), "1"
+    elif "valueCodeableConcept" in part:
+        value = _words(part["valueCodeableConcept"])
+    elif "valueString" in part:
+        value = str(part["valueString"])
+    return measured(parameter, value, unit, at_ns=at_ns, code=code, why=why)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _words(concept: Any) -> str:
+    """Return the first text of a concept; which one is a level of consciousness, ``measurement`` knows."""
+    table = _table(concept)
+    texts = [table.get("text"), *(one.get("display") for one in _rows(table, "coding"))]
+    return next((str(text) for text in texts if text), "")
+
+
+def _has_value(part: dict[str, Any]) -> bool:
+    return any(name.startswith("value") for name in part) or "dataAbsentReason" in part
+
+
+def _meaning(part: dict[str, Any]) -> tuple[codes.Meaning | None, str]:
+    for coding in _rows(part.get("code"), "coding"):
+        code, system = str(coding.get("code", "")), coding.get("system")
+        found = None
+        if system == LOINC:
+            found = codes.BY_LOINC.get(code)
+        elif system == MDC:
+            found = codes.mdc(code) or codes.BY_REFERENCE.get(code)
+        if found is not None:
+            return found, code
+    return None, ""
+
+
+# ---------------------------------------- when, where, who
+
+
+def _effective(resource: dict[str, Any]) -> int:
+    period = _table(resource.get("effectivePeriod"))
+    for text in (
+        resource.get("effectiveDateTime"),
+        resource.get("effectiveInstant"),
+        period.get("end"),
+        period.get("start"),
+    ):
+        if text is None:
+            continue
+        if not isinstance(text, str) or not (_TIME.fullmatch(text) or _DAY.fullmatch(text)):
+            raise FhirError(422, "value", "the time is not one", "Observation.effective[x]")
+        return _instant(text)
+    return 0
+
+
+def _instant(text: Any) -> int:
+    """Return a dateTime as nanoseconds; 0 if it is none, or known to the day only."""
+    if not isinstance(text, str) or not _TIME.fullmatch(text):
+        return 0
+    try:
+        at = dt.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+        at = at if at.tzinfo else at.astimezone()
+        return values.nanoseconds(at) if at.year < 2200 else 0
+    except (ValueError, OverflowError, OSError):
+        return 0
+
+
+def _place(resource: dict[str, Any]) -> tuple[str, str]:
+    """Return what tells the device apart that measured, and what people call it."""
+    device = _table(resource.get("device"))
+    identifier = str(_table(device.get("identifier")).get("value", ""))
+    reference, display = str(device.get("reference", "")), str(device.get("display", ""))
+    if reference.startswith("#"):
+        found = next((one for one in _rows(resource, "contained") if f"#{one.get('id')}" == reference), {})
+        inner = next((str(one.get("value", "")) for one in _rows(found, "identifier")), "")
+        names = next((str(one.get("name", "")) for one in _rows(found, "deviceName")), "")
+        return (identifier or inner or str(found.get("serialNumber", "")) or names)[:512], display or names
+    return (identifier or reference.removeprefix("Device/") or display)[:512], display
+
+
+def _patient(resource: dict[str, Any], pseudonym: Callable[[str], str]) -> str:
+    subject = _table(resource.get("subject"))
+    identifier = _table(subject.get("identifier"))
+    if identifier.get("value"):
+        return pseudonym(f"{identifier.get('system', '')}\0{identifier['value']}")
+    reference = str(subject.get("reference", ""))
+    return pseudonym(f"reference\0{reference}") if reference and not reference.startswith("#") else ""
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _rows(table: Any, name: str) -> list[dict[str, Any]]:
+    value = _table(table).get(name)
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

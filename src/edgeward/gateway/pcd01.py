@@ -1,0 +1,321 @@
+"""Numerics as HL7 v2 says them: ORU^R01 by IHE PCD-01 (Communicate PCD Data), and monitors that come close to it.
+
+Responsible for reading such a message into `Numerics` and for its answer. Not responsible for the connection
+(``mllp``), for what is a value (``measurement``), or for handing over (``handover``).
+
+Reference: IHE PCD (now DEV) TF-2, 3.1 and appendices A and B; HL7 v2.6, chapter 7. Where things are looked for:
+
+============ =================================================================================================
+parameter     OBX-3 by MDC number or reference identifier, else LOINC, in the code or its alternate
+value         OBX-5 of type NM, SN, ST or CWE (also CE, CNE, TX, IS, or no type)
+unit          OBX-6: MDC, UCUM, or a spelling that is known
+time          OBX-14, else OBR-7, else MSH-7; a time without a zone has MSH-7's, else the site's
+place         PV1-3 (unit, room, bed, facility): each place is a source of its own
+patient       PID-3, of which only a keyed digest goes further
+============ =================================================================================================
+
+No value is: a status (OBX-11) of X, D, W, N, I or O, a flag (OBX-8) of INV, NAV or CAL, and what ``measurement`` says.
+DEMO and TEST stay marked. Waveforms (types NA and MA) are acknowledged, counted and not kept: they come by MQTT. A code
+that we have no parameter for is no error either, because a monitor sends hundreds of settings and statuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edgeward import codes
+from edgeward import units as known_units
+from edgeward.bedside import Numerics, Vital
+from edgeward.gateway.handover import Handover, NotTaken, source_id
+from edgeward.gateway.mllp import Handler, Sender
+from edgeward.hl7 import values
+from edgeward.hl7.acknowledgement import ACCEPTED, Answer, Code, Outcome
+from edgeward.hl7.er7 import Message, Segment
+from edgeward.measurement import Validity, measured
+
+EVENT = "ORU^R01"
+_TYPES = ("NM", "SN", "ST", "CWE", "CE", "CNE", "TX", "IS", "")
+_WAVEFORMS = ("NA", "MA")
+_WITHDRAWN = {"D": "deleted", "W": "wrong"}  # table 0085
+_NO_RESULT = {"X": "not_obtained", "N": "not_asked", "I": "pending", "O": "order_only"}
+# IHE PCD TF-2, appendix B, OBX-8: the measurement status of IEEE 11073-10201.
+_NOT_A_VALUE = {"INV": "invalid", "NAV": "no_value", "CAL": "calibration"}
+_MARKS: dict[str, Validity] = {
+    "DEMO": "demo",
+    "TEST": "test",
+    "QUES": "questionable",
+    "<": "questionable",  # table 0078: beyond what the instrument can measure
+    ">": "questionable",
+}
+_MINUTES = re.compile(r"^\d{12}")  # a day is no time of a measurement
+_ZONE = re.compile(r"[+-]\d{4}$")
+_MOST_PLACES = 500
+_LARGE = 200  # segments that are read beside the loop
+
+
+class Misread(ValueError):
+    """A message cannot be used."""
+
+    def __init__(self, code: Code, where: str, text: str) -> None:
+        super().__init__(text)
+        self.code, self.where = code, where
+
+
+@dataclass(slots=True)
+class _Group:
+    """What is said of one place so far, and what holds for the observations that follow."""
+
+    source_id: str
+    label: str = ""
+    patient: str = ""
+    vitals: dict[tuple[str, int], tuple[tuple[bool, int], Vital]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Reading:
+    """A message, read."""
+
+    numerics: list[Numerics]
+    counts: Counter[str]
+
+
+def read(message: Message, device_id: str, received_ns: int, pseudonym: Callable[[str], str]) -> Reading:
+    """Return what a message measures.
+
+    Parameters
+    ----------
+    device_id
+        The enrolled device that sent it.
+    pseudonym
+        Returns the opaque digest of a patient identifier.
+
+    Raises
+    ------
+    Misread
+        If it holds no observation, or it cannot be told which bed is which.
+    """
+    zone = _ZONE.search(message.header.text(7))
+    reader = _Reader(device_id, received_ns, pseudonym, zone.group() if zone else "", _time(message.header, 7))
+    for segment in message.segments[1:]:
+        if segment.name == "PID":
+            reader.patient(segment)
+        elif segment.name == "PV1":
+            reader.visit(segment)
+        elif segment.name == "OBR":
+            reader.request(segment)
+        elif segment.name == "OBX":
+            reader.observe(segment)
+    if not reader.observed:
+        raise Misread(Code.SEGMENT_SEQUENCE, "OBX", "the message has no OBX segment")
+    return Reading(reader.numerics(), reader.counts)
+
+
+class _Reader:
+    """Walks the segments of one message: each PID begins a patient, each PV1 says where, each OBR says when."""
+
+    def __init__(
+        self, device_id: str, received_ns: int, pseudonym: Callable[[str], str], zone: str, sent_ns: int
+    ) -> None:
+        self._device_id, self._received_ns, self._pseudonym = device_id, received_ns, pseudonym
+        self._zone, self._sent_ns = zone, sent_ns
+        self._groups: dict[str, _Group] = {}
+        self._patient = ""
+        self._patients = 0  # PID segments so far
+        self._placed = True  # the present patient has a place, or is the only one
+        self._now: _Group | None = None
+        self._at_ns = sent_ns
+        self.counts: Counter[str] = Counter()
+        self.observed = 0
+
+    def patient(self, pid: Segment) -> None:
+        self._patients += 1
+        self._patient = self._digest(pid)
+        self._now, self._at_ns = None, self._sent_ns
+        self._placed = self._patients == 1
+
+    def visit(self, pv1: Segment) -> None:
+        unit, room, bed = (_either(pv1, component) for component in (1, 2, 3))
+        facility, building, floor = (_either(pv1, component) for component in (4, 7, 8))
+        if any((unit, room, bed)):
+            self._placed = True
+            key = source_id(self._device_id, unit, room, bed, facility, building, floor)
+            self._now = self._group(key, " ".join(part for part in (unit, room, bed) if part))
+
+    def request(self, obr: Segment) -> None:
+        self._at_ns = _time(obr, 7, self._zone) or self._sent_ns
+
+    def observe(self, obx: Segment) -> None:
+        self.observed += 1
+        kind = obx.text(2).upper()
+        if kind in _WAVEFORMS:
+            self.counts["hl7_waveforms_passed_over"] += 1
+            return
+        meaning, code = _meaning(obx)
+        if meaning is None:
+            if obx.present(5):  # a device, a channel and the like have no value
+                self.counts["hl7_codes_unknown"] += 1
+            return
+        if kind not in _TYPES:
+            self.counts["hl7_types_unknown"] += 1
+            return
+        if not self._placed:
+            raise Misread(
+                Code.FIELD_MISSING, "PV1-3", "the message is about several patients and does not say which bed is whose"
+            )
+        if self._now is None:
+            self._now = self._group(self._device_id, "")
+        at_ns = _time(obx, 14, self._zone) or self._at_ns
+        vital = _vital(obx, kind, meaning, code, at_ns)
+        if vital.value is None:
+            self.counts["hl7_no_value"] += 1
+        # Of several measurements of one time the best one counts: a value before none, then by the code's rank.
+        key, rank = (vital.parameter, at_ns), (vital.value is None, meaning.rank)
+        best = self._now.vitals.get(key)
+        if best is None or rank < best[0]:
+            self._now.vitals[key] = (rank, vital)
+
+    def numerics(self) -> list[Numerics]:
+        """Return what was read, one per place."""
+        return [
+            Numerics(
+                source_id=group.source_id,
+                device_id=self._device_id,
+                protocol="pcd01",
+                received_ns=self._received_ns,
+                vitals=[vital for _, vital in group.vitals.values()],
+                sent_ns=self._sent_ns,
+                label=group.label,
+                patient=group.patient,
+            )
+            for group in self._groups.values()
+            if group.vitals
+        ]
+
+    def _group(self, key: str, label: str) -> _Group:
+        group = self._groups.get(key)
+        if group is None:
+            if len(self._groups) >= _MOST_PLACES:
+                raise Misread(Code.SEGMENT_SEQUENCE, "PV1", f"the message is about more than {_MOST_PLACES} places")
+            group = self._groups[key] = _Group(key, values.clean(label))
+        if group.vitals and group.patient != self._patient:
+            raise Misread(Code.DUPLICATE_KEY, "PV1-3", "two patients are said to be at one place")
+        group.patient = self._patient
+        return group
+
+    def _digest(self, pid: Segment) -> str:
+        """Return the digest of the identifier that tells patients apart: the medical record number, else the first."""
+        rows = range(1, min(pid.repetitions(3), 50) + 1)
+        for wanted in ("MR", "PI", "PT", None):
+            for row in rows:
+                number = pid.text(3, 1, row)
+                if number and wanted in (None, pid.text(3, 5, row).upper()):
+                    return self._pseudonym(f"{pid.text(3, 4, row)}\0{number}")
+        number = pid.text(2)
+        return self._pseudonym(f"\0{number}") if number else ""
+
+
+def _either(segment: Segment, component: int) -> str:
+    """Return a component of PV1-3, or its first subcomponent that holds something (some write ``^^&24``)."""
+    return next((text for sub in (1, 2, 3) if (text := segment.text(3, component, 1, sub))), "")
+
+
+def _meaning(obx: Segment) -> tuple[codes.Meaning | None, str]:
+    """Return what OBX-3 stands for and the code by which that was found."""
+    for first in (1, 4):
+        code, text, system = (obx.text(3, first + place) for place in range(3))
+        name = system.upper()
+        if name in ("LN", "LOINC"):
+            found = codes.BY_LOINC.get(code)
+        elif name in ("MDC", "ISO/IEEE 11073", "11073", "ISO11073"):
+            found = codes.mdc(code, text)
+        else:  # a private table, or none: only what cannot be mistaken
+            found = codes.BY_REFERENCE.get(text.upper()) or codes.BY_REFERENCE.get(code.upper())
+            found = found or (codes.BY_LOINC.get(code) or codes.BY_NUMBER.get(code) if not system else None)
+        if found is not None:
+            return found, text if text.upper() in codes.BY_REFERENCE else code
+    return None, ""
+
+
+def _vital(obx: Segment, kind: str, meaning: codes.Meaning, code: str, at_ns: int) -> Vital:
+    status = obx.text(11).upper()
+    why = _WITHDRAWN.get(status, "") or _NO_RESULT.get(status, "")
+    validity: Validity = "valid"
+    for row in range(1, min(obx.repetitions(8), 20) + 1):
+        flag = obx.text(8, 1, row).upper()
+        why = why or _NOT_A_VALUE.get(flag, "")
+        validity = _MARKS.get(flag, validity)
+    value = obx.text(5)
+    if kind == "SN":
+        comparator, value, separator = (obx.text(5, component) for component in (1, 2, 3))
+        if comparator not in ("", "="):
+            why = why or "comparator"  # a bound is no measurement
+        elif separator:
+            why = why or "not_a_number"  # a range or a ratio
+    elif kind in ("CWE", "CE", "CNE") and meaning.parameter.name == "consciousness":
+        value = obx.text(5, 2) or value
+    return measured(meaning.parameter, value, _unit(obx), at_ns=at_ns, code=code, validity=validity, why=why)
+
+
+def _unit(obx: Segment) -> str:
+    """Return the first part of OBX-6 that is a unit we know, else whatever is there."""
+    parts = [obx.text(6, component) for component in (2, 1, 5, 4)]
+    return next(
+        (part for part in parts if part and known_units.known(part)), next((part for part in parts if part), "")
+    )
+
+
+def _time(segment: Segment, number: int, zone: str = "") -> int:
+    """Return a time as nanoseconds, or 0 if it is not one, or not known to the minute."""
+    text = segment.text(number).replace(" ", "")
+    if not _MINUTES.match(text):
+        return 0
+    if zone and not _ZONE.search(text):
+        text += zone
+    at = values.time(text)
+    if at is None or not dt.datetime(1970, 1, 2, tzinfo=dt.UTC) < at < dt.datetime(2200, 1, 1, tzinfo=dt.UTC):
+        return 0
+    return values.nanoseconds(at)
+
+
+class Pcd01:
+    """Answers ORU^R01: accepted once the monitor has the measurements."""
+
+    def __init__(self, handover: Handover, pseudonym: Callable[[str], str]) -> None:
+        self._handover, self._pseudonym = handover, pseudonym
+
+    async def take(self, message: Message, sender: Sender, received_ns: int) -> Answer:
+        """Take one message.
+
+        The same message again (all of it: some monitors count their control ids from 1 at every start) is accepted and
+        not handed over a second time.
+        """
+        self._handover.count("hl7_observations")
+        try:
+            if len(message.segments) > _LARGE:
+                reading = await asyncio.to_thread(read, message, sender.device_id, received_ns, self._pseudonym)
+            else:
+                reading = read(message, sender.device_id, received_ns, self._pseudonym)
+        except Misread as error:
+            return Answer(Outcome.ERROR, str(error), error.code, error.where)
+        whole = "\r".join("|".join(segment.raw) for segment in message.segments)
+
+        async def give() -> None:
+            await self._handover.give(reading.numerics)
+
+        try:
+            if await self._handover.once(f"{sender.device_id}\0{whole}".encode(errors="replace"), give):
+                for name, count in reading.counts.items():
+                    self._handover.count(name, count)
+        except NotTaken as error:
+            return Answer(Outcome.ERROR, f"{error}; send it again later", Code.INTERNAL)
+        return ACCEPTED
+
+
+def handled(pcd01: Pcd01) -> dict[str, Handler]:
+    """Return the handlers for ``MllpDoor``."""
+    return {EVENT: pcd01.take}
