@@ -367,6 +367,15 @@ class BedAlarms:
         self._active[key] = record
         return [AlarmChange("raised", record, at_ns, new=joined)]
 
+    def adopt(self, record: AlarmRecord, *, at_ns: int) -> list[AlarmChange]:
+        """Take over a latched alarm of a bed that is no more; nothing happens if there is one of its kind here."""
+        if record.key in self._active:
+            return []
+        self._number += 1
+        mine = replace(record, number=self._number, present=False, ended_ns=record.ended_ns or at_ns)
+        self._active[mine.key] = mine
+        return [AlarmChange("raised", mine, at_ns, new=True)]
+
     def end_all(self, *, at_ns: int) -> list[AlarmChange]:
         """Take the end of monitoring: every alarm is over, latched or not."""
         self._waiting.clear()

@@ -297,6 +297,8 @@ def _flat(bed: BedRecord) -> dict[str, str]:
     }
     for parameter, limit in bed.limits.items():
         for name, value in msgspec.structs.asdict(limit).items():
-            flat[f"limits.{parameter}.{name}"] = "off" if value is None else f"{value}"
+            flat[f"limits.{parameter}.{name}"] = (
+                "off" if value is None else f"{value:g}" if isinstance(value, float | int) else f"{value}"
+            )
     flat |= {f"rhythm.{name}": f"{value:g}" for name, value in bed.rhythm.items()}
     return {what: text for what, text in flat.items() if text}

@@ -22,6 +22,7 @@ from edgeward.messages import AlarmAck, Alarms, Ask, Message, Ok, Refused, Servi
 from edgeward.privacy.database import DatabaseError
 
 RECENT = 100
+BY_HAND = "@hand"  # instead of an enrolled device
 
 
 class Monitor(Protocol):
@@ -34,6 +35,7 @@ class Monitor(Protocol):
     publisher: Publisher
     shown: Shown
     clock: SiteClock
+    devices: dict[str, str]
 
     def apply_limits(self, bed_id: str) -> None:
         """Bring the limits of a bed's sources into force."""
@@ -166,7 +168,7 @@ class Desk:
             for source_id in monitor.beds[wanted.bed_id].sources:
                 monitor.intake.clear(source_id)
         for bed_id in applied.beds:
-            changes += monitor.engine.refresh(bed_id)
+            changes += monitor.engine.refresh(bed_id, heir=wanted.bed_id)
         changes += monitor.engine.take(monitor.intake.watch.take_events())
         monitor.publisher.keep(beds=applied.beds, changes=applied.changes)
         monitor.publisher.changed_beds |= set(applied.beds)
@@ -175,7 +177,14 @@ class Desk:
     # ------------------------------------------------------------------ others
 
     async def numerics(self, numerics: Numerics) -> Message:
-        """Serve numerics of a gateway."""
+        """Serve numerics of a gateway, or what somebody entered."""
+        if numerics.protocol == "manual" and numerics.source_id not in self._monitor.devices:
+            if numerics.source_id not in self._monitor.beds:
+                return Refused(reason="there is no such bed")
+            self._monitor.beds.add_source(numerics.source_id)  # a bed without devices: what people say is its source
+            self._monitor.devices[numerics.source_id] = BY_HAND
+            self._monitor.apply_limits(numerics.source_id)
+            self._monitor.publisher.keep(beds=[numerics.source_id], sources=[numerics.source_id])
         now = self._monitor.clock.now_ns()
         received = min(self._monitor.clock.steady_ns(numerics.received_ns), now) if numerics.received_ns else now
         try:

@@ -153,7 +153,8 @@ class AlarmEngine:
         if self._kept_out(bed_id, event.code):
             return []
         code = event.code
-        folded = code == _LOST and self._fold(event)
+        joined = self._join(event) if code == _LOST else []
+        folded = event.source_id in self._folded if code == _LOST else False
         if self._check is not None and code in UNCONFIRMED:
             verdict = self._ask(bed_id, event)
             if verdict.verdict == "suppress":
@@ -162,8 +163,8 @@ class AlarmEngine:
                 args = {**event.args, "reason": verdict.reason}
                 return self._raise(bed_id, (UNCONFIRMED[code], ""), event, args=args)
         changes = self._raise(bed_id, key, event, folded=folded)
-        if folded:
-            for source_id, other in list(self._folded.items()):
+        for source_id, other in joined:
+            if source_id != event.source_id:
                 changes += self._tell(other, self.alarms(other).fold((_LOST, source_id), at_ns=self._clock.wall_ns()))
         return changes
 
@@ -243,17 +244,16 @@ class AlarmEngine:
 
     # ------------------------------------------------------------------ floods
 
-    def _fold(self, event: ConditionEvent) -> bool:
-        found = [
+    def _join(self, event: ConditionEvent) -> list[tuple[str, str]]:
+        """Return the sources, and their beds, that are part of a flood by the loss of this one."""
+        joined = [
             (source_id, bed)
             for source_id in self._flood.lost(event.source_id, self._clock.now_ns())
             if (bed := self._bed_of(source_id)) and self.holds(source_id, _LOST)
         ]
-        for source_id, bed in found:
-            if source_id not in self._folded:
-                self._folded[source_id] = bed
-                self._flood_changed = True
-        return event.source_id in self._folded
+        self._folded |= dict(joined)
+        self._flood_changed |= bool(joined)
+        return joined
 
     def _tell_flood(self) -> list[BedChange]:
         if not self._flood_changed:
@@ -321,10 +321,13 @@ class AlarmEngine:
 
     # ------------------------------------------------------------------ beds that change
 
-    def refresh(self, bed_id: str) -> list[BedChange]:
-        """Bring a bed's alarms into line with its settings and sources, after these have changed."""
+    def refresh(self, bed_id: str, heir: str = "") -> list[BedChange]:
+        """Bring a bed's alarms into line with its settings and sources, after these have changed.
+
+        If the bed is no more, since its last source went to the bed `heir`, its latched alarms go there too.
+        """
         if bed_id not in self.beds:
-            return self.remove_bed(bed_id)
+            return self.remove_bed(bed_id, heir)
         wanted: dict[Key, ConditionEvent] = {}
         for source_id in (*self.beds[bed_id].sources, _OWN + bed_id):
             for key, event in self._holding.get(source_id, {}).items():
@@ -367,13 +370,19 @@ class AlarmEngine:
         changes = self.refresh(bed_id) if bed_id in self.beds else self.remove_bed(bed_id)
         return changes + self._tell_flood()
 
-    def remove_bed(self, bed_id: str) -> list[BedChange]:
-        """Forget a bed that is no more."""
+    def remove_bed(self, bed_id: str, heir: str = "") -> list[BedChange]:
+        """Forget a bed that is no more; what is latched and nobody has acknowledged is the bed `heir`'s from now on."""
         for pair in [pair for pair in self._doubted if pair[0] == bed_id]:
             del self._doubted[pair]
         self._forget(_OWN + bed_id)
         found = self._alarms.pop(bed_id, None)
-        changes = self._tell(bed_id, found.end_all(at_ns=self._clock.wall_ns())) if found else []
+        changes: list[BedChange] = []
+        at_ns = self._clock.wall_ns()
+        if found is not None:
+            for record in found.active if heir in self.beds else ():
+                if record.rule.latching and not record.acknowledged:
+                    changes += self._tell(heir, self.alarms(heir).adopt(record, at_ns=at_ns))
+            changes += self._tell(bed_id, found.end_all(at_ns=at_ns))
         self.dirty.discard(bed_id)
         return changes
 

@@ -51,6 +51,7 @@ class Escalation:
             for contact in settings.contact
         }  # fmt: skip
         self._due: list[tuple[int, str, int, int]] = []  # steady time, bed, alarm, level
+        self._raised: dict[tuple[str, int], int] = {}  # bed and alarm -> steady time
         self._failed: dict[str, set[str]] = {}  # alarm and level -> channels that failed
 
     def steps(self, bed_id: str, record: AlarmRecord) -> list[EscalationStep]:
@@ -78,7 +79,10 @@ class Escalation:
         if record.acknowledged or record.folded or record.level >= len(steps):
             return
         after_s = 0.0 if record.code in AT_ONCE and not record.level else steps[record.level].after_s
-        due = self._clock.steady_ns(record.raised_ns) + int(after_s * 1e9)
+        # Kept by the steady clock: a wall clock that is set meanwhile must not call anybody early, or late.
+        key = bed_id, record.number
+        raised = self._raised.setdefault(key, self._clock.steady_ns(record.raised_ns))
+        due = raised + int(after_s * 1e9)
         heapq.heappush(self._due, (due, bed_id, record.number, record.level))
 
     def tick(self) -> list[tuple[BedChange, list[str]]]:
@@ -161,7 +165,9 @@ class Escalation:
             )
         return found
 
-    def forget(self, alarm_id: str) -> None:
+    def forget(self, bed_id: str, number: int) -> None:
         """Forget an alarm that is over."""
+        self._raised.pop((bed_id, number), None)
+        alarm_id = f"{bed_id}-{number}"
         for step in [step for step in self._failed if step.startswith(f"{alarm_id}/")]:
             del self._failed[step]

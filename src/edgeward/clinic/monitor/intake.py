@@ -204,7 +204,8 @@ class Intake:
         self._known(numerics.source_id, numerics.label)
         if numerics.received_ns != received_ns:
             numerics = msgspec.structs.replace(numerics, received_ns=received_ns)
-        self.resting.discard(numerics.source_id)
+        if numerics.protocol != "manual":
+            self.resting.discard(numerics.source_id)
         self._values(self.vitals.take(numerics, received_ns))
         self.shown.add(numerics.source_id)
 

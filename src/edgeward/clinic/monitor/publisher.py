@@ -237,7 +237,7 @@ class Publisher:
         if told.new and told.at_ns == told.alarm.raised_ns:
             stats.count("alarms_raised")
         if told.state == "ended":
-            self._escalation.forget(alarm.alarm_id)
+            self._escalation.forget(change.bed_id, told.alarm.number)
 
     async def _handed_over(self, notice_id: str) -> None:
         try:

@@ -16,6 +16,7 @@ from edgeward.bedside import AlarmQuery, Recent, RecentQuery
 from edgeward.bus import subjects
 from edgeward.bus.client import BusError, NoAnswer
 from edgeward.clinic.monitor.conditions import ConditionEvent
+from edgeward.clinic.monitor.desk import BY_HAND
 from edgeward.clinic.monitor.engine import SITE
 from edgeward.clinic.monitor.rules import RULES
 from edgeward.messages import Alarm, MessageError, Refused
@@ -44,7 +45,7 @@ def restore(role: MonitorRole) -> list[str]:
         ecg = row if "rate_hz" in row else row.get("ecg")
         device_id = str(row.get("device") or source_id)
         device = role.registry.by_id(device_id)
-        if device is None or device.revoked:
+        if device_id != BY_HAND and (device is None or device.revoked):
             role.publisher.keep(gone_sources=[source_id])
             continue
         try:

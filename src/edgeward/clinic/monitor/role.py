@@ -21,7 +21,7 @@ from edgeward.clinic.monitor import restart, signals
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.bank import warm_up
 from edgeward.clinic.monitor.beds import Beds as BedBook
-from edgeward.clinic.monitor.desk import Desk
+from edgeward.clinic.monitor.desk import BY_HAND, Desk
 from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.floods import FloodWatch
@@ -161,7 +161,9 @@ class MonitorRole:
         wanted = list(self.devices) if changed else [one for one in self._unchecked if one in self.devices]
         self._unchecked.clear()
         for source_id in wanted:
-            device = self.registry.by_id(self.device_of(source_id))
+            if (device_id := self.device_of(source_id)) == BY_HAND:
+                continue
+            device = self.registry.by_id(device_id)
             if device is None or device.revoked:
                 self.forget(source_id)
 
