@@ -117,6 +117,8 @@ class Examination:
         NotUnderstood
             If it is not encoded as it was said to be.
         """
+        if self._walker.passes(len(data)):
+            return
         try:
             self._walker.feed(data)
         except Malformed as error:

@@ -84,6 +84,14 @@ class Walker:
         self._began = False
         self._looks_explicit = 0  # the length of the first element, if implicit VR looks like explicit
 
+    def passes(self, count: int) -> bool:
+        """Take the next piece unseen, if all of it lies within a value that is not wanted; return whether it does."""
+        if self._skip <= count or self._value is not None or self._inflate is not None:
+            return False
+        self._skip -= count
+        self.size += count
+        return True
+
     def feed(self, data: memoryview) -> None:
         """Take the next piece.
 

@@ -159,14 +159,15 @@ class IntakeLog:
             If the other file cannot be prepared.
         """
         with self._lock:
-            old = self._active
-            if not old.end or (old.end == BLOCK and not old.failed):
-                return None
-            other = self._files[1 - self._files.index(old)]
+            active = self._active
+            other = self._files[1 - self._files.index(active)]
             if other.end:  # it was not forgotten when it should have been
-                return self._files.index(other)
-            self._begin(other)
-            self._active = other
+                old = other
+            elif active.end > BLOCK or active.failed:
+                self._begin(other)
+                old, self._active = active, other
+            else:
+                return None
         with old.idle:
             old.idle.wait_for(lambda: not old.busy)
         return self._files.index(old)

@@ -165,10 +165,15 @@ class SiteKey:
 
     def pseudonym(self, value: bytes) -> bytes:
         """Return a keyed digest (32 bytes) of an identifier: equal ones can be found without being readable."""
-        return hmac.digest(self._derived(b"pseudonym"), value, "sha256")
+        return _pseudonym(self._derived(b"pseudonym"), value)
 
     def _derived(self, purpose: bytes) -> bytes:
         return _derive(self._key, purpose)
+
+
+@functools.lru_cache(maxsize=64)  # the images of one patient come one after another
+def _pseudonym(key: bytes, value: bytes) -> bytes:
+    return hmac.digest(key, value, "sha256")
 
 
 @functools.lru_cache(maxsize=32)

@@ -325,7 +325,7 @@ class _FileIntake(Intake):
 
     def __init__(self, vault: FileVault) -> None:
         self._vault = vault
-        self._object_id, self._data_key = secrets.token_hex(16), AESGCM.generate_key(256)
+        self._object_id, self._data_key = secrets.token_hex(16), os.urandom(32)
         self._path = f"{vault.root}/{self._object_id[:2]}/{self._object_id}{_SUFFIX}"
         try:
             vault.check_room(CHUNK)
