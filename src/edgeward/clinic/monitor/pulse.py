@@ -187,8 +187,10 @@ def judge_pulse(c: Any, trace: NDArray[np.float32], room: NDArray[np.float64], s
             shape[k] = c.amplitudes[(c.count - 1 - k) % BEATS]
         part = amplitude / max(median(shape, n, room), 1e-12)
         quality *= min(ramp(part, 0.15, 0.45), ramp(part, 4.0, 2.0))
-    if c.usual > 0.0 and amplitude < LEAST_PART * c.usual:
-        quality *= 0.2
+    if c.usual > 0.0:
+        quality *= ramp(amplitude / c.usual, 5.0, 2.5)  # a movement
+        if amplitude < LEAST_PART * c.usual:
+            quality *= 0.2
     rise = 2.0 * (top_n - c.onset) / rate
     quality *= min(ramp(rise, 0.02, 0.06), ramp(rise, 0.5, 0.36))
     if c.clipped_n >= onset - BEFORE_S * rate:
@@ -212,7 +214,7 @@ def judge_pulse(c: Any, trace: NDArray[np.float32], room: NDArray[np.float64], s
     else:
         c.good_run = 0
         if c.usual > 0.0 and amplitude > 0.0 and likeness > 0.9:
-            c.usual += 0.01 * (amplitude - c.usual)  # steady, alike, but small: it becomes usual after a while
+            c.usual += 0.01 * (amplitude - c.usual)  # alike but of another size: it becomes usual after a while
     if c.good_run >= 5:
         c.present = 1
     n = min(c.count, RECENT)
