@@ -37,6 +37,7 @@ ROLE_MODULES = {
 SIMULATORS = {
     "ultrasound": "edgeward.device.ultrasound",
     "ward": "edgeward.device.ward",
+    "bedside": "edgeward.device.bedside_monitor",
     "pacs": "edgeward.device.pacs",
     "emr": "edgeward.device.emr",
 }
@@ -418,7 +419,9 @@ def parser() -> argparse.ArgumentParser:
     verb("list", device_list, "list devices", into=devices)
     added = verb("revoke", device_revoke, "revoke a device; its connections are cut within a second", into=devices)
     added.add_argument("name")
-    added = devices.add_parser("simulate", help="run a simulated device: ultrasound, ward, pacs or emr", add_help=False)
+    added = devices.add_parser(
+        "simulate", help="run a simulated device: ultrasound, ward, bedside, pacs or emr", add_help=False
+    )
     added.add_argument("which", choices=tuple(SIMULATORS), nargs="?")
     added.add_argument("rest", nargs=argparse.REMAINDER)
     added.set_defaults(action=simulate)

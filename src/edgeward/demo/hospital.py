@@ -29,6 +29,7 @@ ULTRASOUND = "ultrasound-1"
 ULTRASOUND_AE = "US1"
 PACS_AE = "SIMPACS"
 EMR = "emr-1"
+MONITORS = "icu-monitors"
 STOP_S = 5.0
 FOLDERS = ("ward", "modalities", "systems")  # of enrolments
 
@@ -140,6 +141,16 @@ def prepare(home: Home, beds: int, *, emr: bool = False) -> Settings:
     if settings.fhir and EMR not in known:
         identity.enrol(
             home, settings.site.name, [EMR], kind="emr", out=home.root / "systems", addresses=addresses, label="EMR"
+        )
+    if beds and MONITORS not in known:
+        identity.enrol(
+            home,
+            settings.site.name,
+            [MONITORS],
+            kind="monitor",
+            out=home.root / "systems",
+            addresses=addresses,
+            label="Bedside monitors",
         )
     return settings
 
@@ -271,6 +282,21 @@ class Hospital:
             "--json",
             *extra,
             *more,
+        )
+
+    async def bedside(self, wearables: int, beds: int) -> Simulator:
+        """Start numerics: some of the wearables publish SenML beside their ECG, a system of monitors sends PCD-01."""
+        return await self.start(
+            "bedside",
+            "edgeward.device.bedside_monitor",
+            "--devices",
+            str(self.home.root / "ward"),
+            "--count",
+            str(wearables),
+            "--enrolment",
+            str(self.home.root / "systems" / MONITORS),
+            "--beds",
+            str(beds),
         )
 
     async def end(self, simulator: Simulator) -> dict[str, Any]:

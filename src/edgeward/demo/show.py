@@ -28,6 +28,8 @@ from edgeward.supervisor import Supervisor, announce_site, only_one
 EXAMINATION = 4  # images of one patient, so an order for every so many
 READY_S = 90.0
 DRAIN_S = 20.0
+NUMERICS = 8  # wearables, at most, that send numerics beside their ECG
+MONITOR_BEDS = 2  # beds without a wearable, of a system of monitors
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -127,7 +129,10 @@ async def _when(supervisor: Supervisor, stop: asyncio.Event, roles: tuple[str, .
 
 
 async def _ward(simulated: hospital.Hospital, arguments: argparse.Namespace) -> hospital.Simulator | None:
-    return await simulated.ward(arguments.beds, arguments.wfdb) if arguments.beds else None
+    if not arguments.beds:
+        return None
+    await simulated.bedside(min(NUMERICS, (arguments.beds + 1) // 2), MONITOR_BEDS)
+    return await simulated.ward(arguments.beds, arguments.wfdb)
 
 
 async def _ultrasound(simulated: hospital.Hospital, arguments: argparse.Namespace) -> hospital.Simulator | None:

@@ -40,10 +40,14 @@ class Handover:
     ----------
     count
         Adds to a counter of the role.
+    enrolled
+        Whether there is a device of this id: no place behind another may have its name.
     """
 
-    def __init__(self, bus: Bus, count: Count = lambda *_: None) -> None:
-        self._bus, self.count = bus, count
+    def __init__(
+        self, bus: Bus, count: Count = lambda *_: None, enrolled: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self._bus, self.count, self._enrolled = bus, count, enrolled
         self._taken: OrderedDict[bytes, None] = OrderedDict()
 
     async def give(self, numerics: Sequence[Numerics]) -> None:
@@ -55,6 +59,10 @@ class Handover:
             If it is not there, did not answer in time, or refused some. The others it has taken; taken twice they are
             recognised there as repetitions.
         """
+        for one in numerics:
+            if one.source_id != one.device_id and self._enrolled(one.source_id):
+                self.count("numerics_not_taken")
+                raise NotTaken(f"device {one.source_id} is enrolled, and this place would have its name")
         for start in range(0, len(numerics), _AT_ONCE):
             answers = await asyncio.gather(*(self._one(one) for one in numerics[start : start + _AT_ONCE]))
             if reasons := [reason for reason in answers if reason]:

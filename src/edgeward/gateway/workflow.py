@@ -76,7 +76,7 @@ class Workflow:
             tls=lambda: client_context(home, "gateway"),
             site=settings.site.name,
         )
-        handover = Handover(context.bus, context.stats.count)
+        handover = Handover(context.bus, context.stats.count, lambda name: registry.by_id(name) is not None)
 
         def pseudonym(identifier: str) -> str:
             return key.pseudonym(f"patient:{identifier}".encode())[:16].hex()

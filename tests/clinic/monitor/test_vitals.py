@@ -257,6 +257,28 @@ def test_a_source_that_is_forgotten_takes_its_values_along(ward):
     assert ward.expire(100) == []
 
 
+def test_no_device_speaks_for_a_place_of_another(ward):
+    ward.send(spo2=97.0)
+    others = Numerics(
+        source_id="bed-1", device_id="other", protocol="pcd01", received_ns=NOW, vitals=[Vital(parameter="spo2", value=80.0, at_ns=0)]
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="speaks for this place already"):
+        ward.vitals.take(others, NOW)
+    assert ward.value("spo2") == 97.0
+
+
+def test_what_somebody_enters_belongs_to_the_place_whoever_speaks_for_it(ward):
+    by_hand = Numerics(
+        source_id="bed-1", device_id="", protocol="manual", received_ns=NOW, by="nurse",
+        vitals=[Vital(parameter="consciousness", value=0.0, at_ns=0)],
+    )  # fmt: skip
+    for _ in range(2):
+        ward.vitals.take(by_hand, NOW)
+        ward.send(spo2=97.0)
+    assert (ward.value("spo2"), ward.value("consciousness")) == (97.0, 0.0)
+    assert ward.vitals.source("bed-1").device_id == "dev"
+
+
 def test_sources_do_not_mix(ward):
     ward.send("bed-1", spo2=97.0)
     ward.send("bed-2", spo2=80.0)

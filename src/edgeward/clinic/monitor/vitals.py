@@ -145,13 +145,24 @@ class Vitals:
             As decoded. Times by the device's clock are corrected here.
         now_ns
             Site time.
+
+        Raises
+        ------
+        ValueError
+            If another device speaks for this source already: one of the two is named wrongly, and their patients must
+            not be mixed.
         """
         source = self._sources.get(numerics.source_id)
+        by_hand = numerics.protocol == "manual"
+        if source is not None and not by_hand and source.device_id != numerics.device_id:
+            if source.protocol != "manual":
+                self.counts["numerics_of_another_device"] += 1
+                raise ValueError(f"device {source.device_id} speaks for this place already")
+            source.device_id, source.protocol = numerics.device_id, numerics.protocol
         if source is None:
             source = self._sources[numerics.source_id] = Source(
                 numerics.source_id, numerics.device_id, numerics.protocol, numerics.label
             )
-        source.device_id, source.protocol = numerics.device_id, numerics.protocol
         source.label = numerics.label or source.label
         source.received_ns = max(source.received_ns, numerics.received_ns)
         changes: list[Change] = []
