@@ -1,0 +1,266 @@
+"""The monitor role on a real bus: numerics, beds, pauses, escalation, restarts, and its word that it works."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.support.site import TestSite
+from tests.support.wearable import RATE, ecg
+
+from edgeward.bedside import (
+    AlarmPause,
+    AlarmQuery,
+    AlarmSystemState,
+    BedInfo,
+    Hearing,
+    Notice,
+    NoticeReport,
+    Numerics,
+    ParameterLimit,
+    Recent,
+    RecentQuery,
+    SetBed,
+    Vital,
+)
+from edgeward.bus import subjects
+from edgeward.bus.client import Bus
+from edgeward.bus.role import RoleContext
+from edgeward.clinic.monitor import role as monitor
+from edgeward.clinic.monitor.alarm_log import AlarmLog, Writing
+from edgeward.config import Contact, EscalationStep, Ward
+from edgeward.messages import Alarm, AlarmAck, Alarms, Ask, Beds, Message, Ok, Refused
+from edgeward.waveform import WaveformPacket, encode
+
+
+class Site:
+    """A monitor, whoever talks to it, and an operator who listens."""
+
+    def __init__(self, site: TestSite) -> None:
+        self.site = site
+        self.alarms: list[Alarm] = []
+        self.beds: dict[str, Any] = {}
+        self.words: list[AlarmSystemState] = []
+        self.context: RoleContext | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    async def listen(self) -> None:
+        self.operator, self.console = await self.site.bus("operator"), await self.site.bus("console")
+        self.gateway = await self.site.bus("gateway")
+
+        async def heard(_: str, alarm: Alarm) -> None:
+            self.alarms.append(alarm)
+
+        async def seen(_: str, beds: Beds) -> None:
+            self.beds = {bed.bed_id: bed for bed in beds.beds}
+
+        async def word(_: str, state: AlarmSystemState) -> None:
+            self.words.append(state)
+
+        await self.operator.subscribe(subjects.ALARM_ALL, Alarm, heard)
+        await self.operator.subscribe(subjects.STATE_BEDS, Beds, seen)
+        await self.operator.subscribe(subjects.ALARM_SYSTEM, AlarmSystemState, word)
+        await self.operator.flush()
+
+    async def start(self) -> None:
+        self.context = await self.site.context("monitor")
+        self.task = asyncio.create_task(monitor.run(self.context))
+        async with asyncio.timeout(60):
+            while self.context._status != "ready":
+                if self.task.done():
+                    self.task.result()
+                await asyncio.sleep(0.02)
+
+    async def stop(self) -> None:
+        assert self.context is not None
+        assert self.task is not None
+        self.context.stopping.set()
+        await self.task
+        await self.context.bus.close()
+
+    async def until(self, check: Callable[[], object], seconds: float = 30.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not check():
+                await asyncio.sleep(0.02)
+
+    async def values(self, source: str, **values: float) -> None:
+        now = time.time_ns()
+        numerics = Numerics(
+            source_id=source,
+            device_id="central",
+            protocol="pcd01",
+            received_ns=now,
+            label="Room 7",
+            vitals=[Vital(parameter=name, value=value, at_ns=now) for name, value in values.items()],
+        )
+        assert await self.gateway.request(subjects.MONITOR_NUMERICS, numerics, Ok | Refused, 10.0) == Ok()
+
+    async def ask(self, subject: str, message: Message, kind: Any = Ok | Refused) -> Any:
+        return await self.console.request(subject, message, kind, 10.0)
+
+    def told(self, code: str, state: str = "raised") -> list[Alarm]:
+        return [alarm for alarm in self.alarms if (alarm.code, alarm.state) == (code, state)]
+
+
+@pytest.fixture
+async def site(bus_site: TestSite) -> AsyncIterator[Site]:
+    bus_site.enrol("central", kind="monitor")
+    bus_site.settings.contact = [
+        Contact(name="resident", email="r@hospital.example"),
+        Contact(name="on-call", email="o@hospital.example"),
+    ]
+    bus_site.settings.ward = [
+        Ward(
+            name="icu",
+            escalation=[
+                EscalationStep(after_s=0, contacts=["resident"]),
+                EscalationStep(after_s=3000, contacts=["on-call"]),
+            ],
+        )
+    ]
+    found = Site(bus_site)
+    await found.listen()
+    yield found
+    with contextlib.suppress(Exception):
+        await found.stop()
+
+
+async def test_a_value_beyond_its_limit_alarms_and_own_limits_outlast_a_restart(site: Site) -> None:
+    await site.start()
+    await site.values("central-7", spo2=75.0, temperature=37.1)
+    await site.until(lambda: site.told("parameter_extreme_low"))
+    alarm = site.told("parameter_extreme_low")[0]
+    assert (alarm.bed_id, alarm.device_id, alarm.label, alarm.priority) == ("central-7", "central-7", "Room 7", "high")
+    assert alarm.args == {"parameter": "spo2", "value": 75.0, "limit": 80.0, "unit": "%"}
+    await site.until(lambda: "central-7" in site.beds and site.beds["central-7"].alarms)
+    shown = {vital.parameter: vital for vital in site.beds["central-7"].vitals}
+    assert (shown["spo2"].value, shown["spo2"].priority, shown["spo2"].low) == (75.0, "high", 90)
+    assert site.beds["central-7"].news2.total is None
+    assert "consciousness" in site.beds["central-7"].news2.missing
+
+    pause = AlarmPause(bed_id="central-7", seconds=9999, by="Li", at_ns=1)
+    assert await site.ask(subjects.MONITOR_PAUSE, pause) == Ok()
+    await site.until(lambda: site.beds["central-7"].audio_paused_until_ns)
+    paused_s = (site.beds["central-7"].audio_paused_until_ns - time.time_ns()) / 1e9
+    assert paused_s <= site.site.settings.monitor.audio_pause_s, "the site's limit holds"
+    assert isinstance(await site.ask(subjects.MONITOR_PAUSE, AlarmPause(bed_id="nobody", by="Li", at_ns=1)), Refused)
+
+    mine = SetBed(bed_id="central-7", by="Wu", at_ns=5, limits={"spo2": ParameterLimit(low=60)}, ward="icu")
+    assert await site.ask(subjects.MONITOR_SET_BED, mine) == Ok()
+    await site.until(lambda: site.told("parameter_extreme_low", "ended"))
+    wrong = SetBed(bed_id="central-7", by="Wu", at_ns=5, disabled=["asystole"])
+    assert "cannot be switched off" in (await site.ask(subjects.MONITOR_SET_BED, wrong)).reason
+
+    await site.stop()
+    await site.start()
+
+    info = await site.ask(subjects.MONITOR_BED, Ask(argument="central-7"), BedInfo | Refused)
+    assert (info.settings.own, info.settings.ward, info.settings.label) == (["spo2"], "icu", "Room 7")
+    assert {(c.what, c.by) for c in info.changes} >= {("limits.spo2.low", "Wu"), ("ward", "Wu")}
+    await site.until(lambda: site.beds.get("central-7") and site.beds["central-7"].vitals)
+    kept = {vital.parameter: vital.value for vital in site.beds["central-7"].vitals}
+    assert kept["temperature"] == 37.1, "measured once in a while: it holds over a restart"
+    assert kept.get("spo2") is None, "a live value of before is none now"
+    log = await site.ask(subjects.MONITOR_EVENTS, AlarmQuery(bed_id="central-7", raised_only=True), Alarms)
+    assert [alarm.code for alarm in log.recent] == ["parameter_extreme_low"]
+
+
+async def test_the_alarm_system_says_that_it_works_and_who_hears(site: Site) -> None:
+    await site.start()
+    await site.until(lambda: site.words)
+    assert site.words[0].ok, site.words[0].problems
+    hearing = Hearing(receiver="console-1", number=site.words[0].number, at_ns=time.time_ns())
+    await site.console.publish(subjects.MONITOR_HEARING, hearing)
+    await site.until(lambda: "console-1" in site.words[-1].heard)
+    assert [word.number for word in site.words] == list(range(1, len(site.words) + 1))
+
+
+async def test_people_are_told_over_a_restart_and_the_next_ones_when_they_cannot_be(site: Site) -> None:
+    await site.start()
+    await site.values("central-7", spo2=97.0)
+    assert await site.ask(subjects.MONITOR_SET_BED, SetBed(bed_id="central-7", by="Li", at_ns=1, ward="icu")) == Ok()
+    await site.values("central-7", spo2=70.0)
+    await site.until(lambda: site.told("parameter_extreme_low", "escalated"))
+    assert site.told("parameter_extreme_low", "escalated")[0].level == 1
+    await site.stop()  # nobody was there to take the notice
+
+    notices: list[Notice] = []
+    deliver = await site.site.bus("deliver")
+
+    async def take(notice: Notice) -> Message:
+        notices.append(notice)
+        return Refused(reason="not yet") if len(notices) == 1 else Ok()
+
+    await deliver.serve(subjects.DELIVER_NOTICE, Notice, take, subjects.DELIVERS)
+    await deliver.flush()
+    await site.start()
+    await site.until(lambda: len(notices) >= 2)
+    assert {notice.notice_id for notice in notices} == {notices[0].notice_id}, "the same, until it was taken"
+    assert (notices[0].phase, notices[0].contacts) == ("escalate", ["resident"])
+    assert {vital.parameter for vital in notices[0].vitals} == {"spo2"}
+
+    failed = NoticeReport(
+        notice_id=notices[0].notice_id, alarm_id=notices[0].alarm.alarm_id, receiver="resident/email",
+        state="failed", reason="no such address", at_ns=1,
+    )  # fmt: skip
+    assert await deliver.request(subjects.MONITOR_NOTICE, failed, Ok | Refused, 10.0) == Ok()
+    await site.until(lambda: [notice for notice in notices if notice.contacts == ["on-call"]])
+    listed = await site.ask(subjects.MONITOR_ALARMS, Ask(argument="central-7"), Alarms)
+    alarm = next(one for one in listed.active if one.code == "parameter_extreme_low")
+    assert (alarm.level, alarm.state) == (2, "escalated")
+    assert await site.ask(subjects.MONITOR_ACK, AlarmAck(alarm_id=alarm.alarm_id, by="Li", at_ns=1)) == Ok()
+
+
+def recorded(samples: np.ndarray, ended_ns: int) -> list[tuple[str, int, bytes]]:
+    """One-second packets of a wearable, the last of which arrived at `ended_ns`."""
+    rate = round(RATE)
+    count = len(samples) // rate
+    return [
+        (
+            "w1",
+            ended_ns - (count - 1 - number) * 1_000_000_000,
+            encode(
+                WaveformPacket(
+                    samples=samples[number * rate : (number + 1) * rate].reshape(1, -1), sequence=number,
+                    first_sample=number * rate, start_ns=1, rate_hz=RATE, gain_uv=1.0, leads=("II",), lead_off=(False,),
+                )
+            ),
+        )
+        for number in range(count)
+    ]  # fmt: skip
+
+
+async def test_an_asystole_while_the_monitor_was_away_is_raised_late_and_once(site: Site) -> None:
+    site.site.enrol("w1")
+    log = AlarmLog(site.site.home.db("alarms"))
+    description = {"rate_hz": RATE, "gain_uv": 1.0, "leads": ["II"]}
+    log.save(Writing(sources={"w1": {"ecg": description, "device": "w1"}}))
+    log.close()
+    packets = recorded(np.concatenate([ecg(10, 72), ecg(8, 0, seed=1)]), time.time_ns() - 2_000_000_000)
+
+    async def recent(query: RecentQuery) -> Message:
+        return Recent(packets=packets if not query.after else [], after="" if query.after else "w1")
+
+    recorder: Bus = await site.site.bus("recorder")
+    await recorder.serve(subjects.RECORDER_RECENT, RecentQuery, recent, subjects.RECORDERS)
+    await recorder.flush()
+
+    await site.start()
+    await site.until(lambda: site.told("asystole"))
+    alarm = site.told("asystole")[0]
+    assert alarm.late
+    assert alarm.late_ms > 2000
+    assert alarm.received_ns < alarm.raised_ns
+    await site.stop()
+    site.alarms.clear()
+    await site.start()
+    await site.until(lambda: site.told("asystole"))
+    listed = await site.ask(subjects.MONITOR_ALARMS, Ask(argument="w1"), Alarms)
+    assert [one.alarm_id for one in listed.active if one.code == "asystole"] == [alarm.alarm_id]
+    events = await site.ask(subjects.MONITOR_EVENTS, AlarmQuery(bed_id="w1", raised_only=True), Alarms)
+    assert [one.code for one in events.recent].count("asystole") == 1
