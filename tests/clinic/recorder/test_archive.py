@@ -294,6 +294,17 @@ def test_a_frame_opens_only_where_it_was_written(home: Home) -> None:
         assert opened < 3
 
 
+def test_a_damaged_frame_hides_none_of_the_others(home: Home) -> None:
+    machine = Machine()
+    archive = open_archive(home, machine)
+    write(archive, machine, b"a" * 50, b"b" * 50, b"c" * 50)
+    path = files.data_path(home.data / "recorder", 0)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 + 10] ^= 1
+    path.write_bytes(data)
+    assert everything(archive) == [b"a" * 50, b"c" * 50]
+
+
 # ---------------------------------------- crashes
 
 

@@ -135,6 +135,52 @@ async def test_what_arrives_can_be_asked_for_at_once_and_after_a_restart(room: R
     assert [data for source, _, data in recent.packets if source == "bed-1"] == sent
 
 
+async def test_a_day_later_nothing_of_a_wearables_signal_is_on_the_disk(tmp_path: Path) -> None:
+    """From the wearable by MQTT (QoS 1, which the server may store) to the recorder, and every file looked at."""
+    from tests.clinic.recorder.times import Machine
+    from tests.support.wearable import Wearable
+
+    from edgeward.gateway import mqtt
+
+    def stored() -> int:
+        return sum(path.stat().st_size for path in site.home.nats.rglob("*") if path.is_file())
+
+    async with running_bus(tmp_path / "home") as site:
+        door = await mqtt.start(await site.context("gateway"))
+        machine = Machine(wall_ns=time.time_ns())
+        context = await site.context("recorder")
+        task = asyncio.create_task(recorder.run(context, machine))
+        room = Room(site, context.bus, context.bus, await site.bus("console"))
+        await room.until(lambda: context._status == "ready")
+        wearable = await asyncio.to_thread(Wearable, site.enrol("bed-1"))
+        signal_sent = (
+            np.random.default_rng(5).integers(-30000, 30000, 250 * 200).astype(np.int16)
+        )  # nothing to compress
+        await asyncio.to_thread(wearable.play, signal_sent[:250], 1.0)  # the server makes its own files now
+        before = stored()
+        await asyncio.to_thread(wearable.play, signal_sent[250:], 1.0)
+        wearable.close()
+        await room.until(lambda: context.stats.counters.get("packets", 0) == 200)
+        await room.until(lambda: sum(p.stat().st_size for p in (site.home.data / "recorder").glob("*.rec")) > 80_000)
+        strip = await room.ask("bed-1")
+        assert len(samples(strip)) > 10_000
+        assert stored() - before < 50_000, "the server keeps waveforms, under a key that is not destroyed"
+
+        machine.pass_s(24.5 * 3600 + 1)
+        await room.until(lambda: not list((site.home.data / "recorder").glob("*.rec")))
+        assert (await room.ask("bed-1", since_s=250_000.0)).channels == []
+        context.stopping.set()
+        await task
+        await door.close()
+        raw = signal_sent.tobytes()
+        pieces = {raw[at : at + 12] for at in range(0, len(raw), 500)}
+        for path in site.home.root.rglob("*"):
+            if path.is_file():
+                data = path.read_bytes()
+                assert not any(piece in data for piece in pieces), path
+        assert sorted(path.name for path in (site.home.data / "recorder").iterdir()) == ["clock.json"]
+
+
 async def test_a_strip_is_clipped_and_nonsense_is_refused(room: Room) -> None:
     query = StripQuery(source_id="bed-1", start_ns=5, end_ns=5)
     assert isinstance(await room.console.request(subjects.RECORDER_STRIP, query, Strip | Refused, 5.0), Refused)

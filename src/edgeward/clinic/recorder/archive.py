@@ -204,7 +204,16 @@ class Archive:
                 with segment.reading() as handle:
                     for frame in list(segment.frames(handle)):
                         if frame.kind in kinds and frame.from_wall_ns <= end_ns and frame.wall_ns >= start_ns:
-                            for block in segment.blocks(handle, frame, key):
+                            for block in _opened(segment, handle, frame, key):
                                 yield segment, frame, block
             except (SegmentError, OSError) as error:
                 _log.warning("a part of the recording cannot be read: %s", error)
+
+
+def _opened(segment: Segment, handle: int, frame: Frame, key: str | None) -> list[bytes]:
+    """Return the blocks of a frame; none if it is damaged, so that those after it can still be read."""
+    try:
+        return segment.blocks(handle, frame, key)
+    except SegmentError as error:
+        _log.warning("a part of the recording cannot be read: %s", error)
+        return []
