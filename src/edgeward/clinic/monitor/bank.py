@@ -8,7 +8,7 @@ passes the time in. Not responsible for alarms (``alarms``), transport, decoding
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -419,25 +419,43 @@ class MonitorBank:
         KeyError
             If the device is not enrolled.
         """
-        patient = self._patients[device_id]
-        row = self._rows[patient.row]
-        age_ms = max(0.0, (now_ns - patient.last_received_ns) / 1e6)
-        rate = float(row["heart_rate"])
-        mask = int(row["off_mask"])
-        beats = int(row["beats"])
-        return Numerics(
-            heart_rate=None if math.isnan(rate) else rate,
-            quality=float(row["quality"]) if row["started"] else None,
-            beat_width_ms=float(row["beat_width"]) if beats else None,
-            ventricular_per_min=float(row["v_minute"]),
-            last_beat_sample=int(row["last_beat"]) if beats else -1,
-            age_ms=age_ms,
-            lead_off=tuple(name for i, name in enumerate(patient.leads) if mask >> i & 1),
-            primary=patient.leads[int(row["primary"])],
-            packets=patient.packets,
-            missing=patient.missing,
-            stale=age_ms >= patient.limits.silence_s * 1e3,
-        )
+        return self.numerics_of([device_id], now_ns)[0]
+
+    def numerics_of(self, device_ids: Sequence[str], now_ns: int) -> list[Numerics]:
+        """Return the numbers of many patients, in their order.
+
+        Raises
+        ------
+        KeyError
+            If a device is not enrolled.
+        """
+        patients = [self._patients[device_id] for device_id in device_ids]
+        rows = [patient.row for patient in patients]
+        names = (
+            "heart_rate", "quality", "beat_width", "v_minute", "started", "beats", "last_beat", "off_mask", "primary"
+        )  # fmt: skip
+        columns = [self._rows[name][rows].tolist() for name in names]
+        found = []
+        for patient, rate, quality, width, ventricular, started, beats, last, mask, primary in zip(
+            patients, *columns, strict=True
+        ):
+            age_ms = max(0.0, (now_ns - patient.last_received_ns) / 1e6)
+            found.append(
+                Numerics(
+                    heart_rate=None if math.isnan(rate) else rate,
+                    quality=quality if started else None,
+                    beat_width_ms=width if beats else None,
+                    ventricular_per_min=ventricular,
+                    last_beat_sample=last if beats else -1,
+                    age_ms=age_ms,
+                    lead_off=tuple(n for i, n in enumerate(patient.leads) if mask >> i & 1) if mask else (),
+                    primary=patient.leads[primary],
+                    packets=patient.packets,
+                    missing=patient.missing,
+                    stale=age_ms >= patient.limits.silence_s * 1e3,
+                )
+            )
+        return found
 
     def trace(
         self, device_id: str, seconds: float = 2.0, *, since: int | None = None

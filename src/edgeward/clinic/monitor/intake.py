@@ -19,6 +19,7 @@ from edgeward import waveform
 from edgeward.bedside import Numerics
 from edgeward.clinic.monitor import crosscheck, senml
 from edgeward.clinic.monitor.bank import MonitorBank
+from edgeward.clinic.monitor.bank import Numerics as HeartNumbers
 from edgeward.clinic.monitor.clocks import Clocks
 from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.engine import Verdict
@@ -98,6 +99,7 @@ class Intake:
         self.fresh: set[str] = set()  # sources whose numbers are not yet looked at
         self.shown: set[str] = set()  # sources with something new to show
         self._pace: dict[str, Pace] = {}
+        self._numbers: dict[str, tuple[HeartNumbers, int]] = {}  # of the last look, and when that was
         self.counts: dict[str, int] = {}
 
     def has_signal(self, source_id: str) -> bool:
@@ -247,13 +249,13 @@ class Intake:
         """Take the passing of time, and compare new numbers with the limits; return what began or ended."""
         now = self._clock.now_ns()
         fresh, self.fresh = self.fresh, set()
-        for source_id in fresh:
-            if source_id in self.bank and source_id not in self.resting:
-                numbers = self.bank.numerics(source_id, now)
+        of_heart = [one for one in fresh if one in self.bank]
+        update = self.watch.update
+        for source_id, numbers in zip(of_heart, self.bank.numerics_of(of_heart, now), strict=True):
+            self._numbers[source_id] = numbers, now
+            if source_id not in self.resting:
                 at = now - round(numbers.age_ms * 1e6)
-                self.watch.update(
-                    source_id, "heart_rate", numbers.heart_rate, at_ns=at, received_ns=now, quality=numbers.quality
-                )
+                update(source_id, "heart_rate", numbers.heart_rate, at_ns=at, received_ns=now, quality=numbers.quality)
         self.shown |= fresh
         self.signals.give_values(self.watch)
         self._values(self.vitals.expire(now))
@@ -266,6 +268,20 @@ class Intake:
         ]
 
     # ------------------------------------------------------------------ sources
+
+    def numbers(self, source_id: str, now_ns: int) -> tuple[HeartNumbers, float]:
+        """Return the numbers of an ECG, as they were when they were looked at last, and how old they are now, in ms.
+
+        Raises
+        ------
+        KeyError
+            If the source sends no ECG.
+        """
+        known = self._numbers.get(source_id)
+        if known is None:
+            known = self._numbers[source_id] = self.bank.numerics(source_id, now_ns), now_ns
+        numbers, at = known
+        return numbers, numbers.age_ms + (now_ns - at) / 1e6
 
     def rest(self, source_id: str) -> None:
         """Take it that a source stops on purpose: its silence is no alarm until it sends again."""
@@ -296,6 +312,7 @@ class Intake:
         self.watch.drop(source_id)
         self.descriptions.pop(source_id, None)
         self._pace.pop(source_id, None)
+        self._numbers.pop(source_id, None)
         for kept in (self.resting, self.fresh, self.shown, self.changed):
             kept.discard(source_id)
 

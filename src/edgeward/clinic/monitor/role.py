@@ -80,6 +80,7 @@ class MonitorRole:
             self.clock,
             source_label=self.source_label,
             site_label=settings.site.name,
+            silence_s=section.silence_s,
         )
         self.publisher = Publisher(
             context=context,
@@ -161,11 +162,15 @@ class MonitorRole:
         wanted = list(self.devices) if changed else [one for one in self._unchecked if one in self.devices]
         self._unchecked.clear()
         for source_id in wanted:
-            if (device_id := self.device_of(source_id)) == BY_HAND:
-                continue
-            device = self.registry.by_id(device_id)
-            if device is None or device.revoked:
+            if not self.in_force(self.device_of(source_id)):
                 self.forget(source_id)
+
+    def in_force(self, device_id: str) -> bool:
+        """Return whether a device may be heard: enrolled and not revoked, listed as an exception, or a person's word."""
+        if device_id == BY_HAND or any(entry.name == device_id for entry in self.context.settings.mllp.legacy):
+            return True
+        device = self.registry.by_id(device_id)
+        return device is not None and not device.revoked
 
     # ---------------------------------------- packets
 

@@ -80,6 +80,8 @@ class Shown:
         What a source is called, for beds without a name of their own.
     site_label : str
         What the site is called: its alarms are shown as those of a bed, while there are any.
+    silence_s : float
+        An ECG that has not come for this long is not shown as live.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Shown:
         *,
         source_label: Callable[[str], str],
         site_label: str,
+        silence_s: float = 4.0,
     ) -> None:
         self._beds = beds
         self._engine = engine
@@ -98,6 +101,7 @@ class Shown:
         self._clock = clock
         self._source_label = source_label
         self._site_label = site_label
+        self._silence_ms = silence_s * 1e3
         self._scores: dict[str, str] = {}  # bed -> code that its score calls for
 
     def label(self, bed_id: str) -> str:
@@ -116,7 +120,7 @@ class Shown:
 
     def active(self, bed_id: str) -> list[Alarm]:
         """Return the alarms of a bed as they stand."""
-        found = []
+        found: list[Alarm] = []
         for record in self._engine.active(bed_id):
             state = "acknowledged" if record.acknowledged else "escalated" if record.level else "raised"
             found.append(self.alarm(bed_id, record, state, record.acknowledged_ns or record.raised_ns))
@@ -198,17 +202,22 @@ class Shown:
             return Bed(device_id="", label=self._site_label, bed_id=SITE, alarms=self.active(SITE)), []
         bed = self._beds[bed_id]
         now = self._clock.now_ns()
+        intake = self._intake
         chosen = self._chosen(bed, now)
         score = self._score(bed, chosen, now)
         changes = self._called(bed_id, due(score) if score else "", score)
         alarms = self.active(bed_id)
         vitals = self._vitals(bed_id, chosen, now)
-        intake = self._intake
         source = next((one for one in bed.sources if one in intake.bank), "")
-        resting = bool(bed.sources) and all(one in intake.resting for one in bed.sources)
-        quiet = bed.standby or resting
-        present = {alarm.code for alarm in alarms if alarm.present}
-        rhythm = "standby" if quiet else next((code for code in RHYTHMS if code in present), "")
+        quiet = bed.standby
+        if intake.resting and not quiet:
+            quiet = bool(bed.sources) and all(one in intake.resting for one in bed.sources)
+        rhythm = "standby" if quiet else ""
+        if alarms and not quiet:
+            present = {alarm.code for alarm in alarms if alarm.present}
+            rhythm = next((code for code in RHYTHMS if code in present), "")
+        of_clock = source or (bed.sources[0] if bed.sources else "")
+        offset_ms, drift_ppm = intake.clocks.shown(of_clock, now) if of_clock else (None, None)
         common: dict[str, Any] = {
             "label": self.label(bed_id),
             "rhythm": rhythm,
@@ -218,12 +227,11 @@ class Shown:
             "sources": bed.sources,
             "vitals": vitals,
             "news2": score,
-            "audio_paused_until_ns": self._engine.alarms(bed_id).paused_until_ns,
+            "audio_paused_until_ns": self._engine.alarms(bed_id).paused_until_ns if alarms else 0,
             "standby": quiet,
+            "clock_offset_ms": offset_ms,
+            "clock_drift_ppm": drift_ppm,
         }
-        of_clock = source or (bed.sources[0] if bed.sources else "")
-        offset_ms, drift_ppm = intake.clocks.shown(of_clock, now) if of_clock else (None, None)
-        common |= {"clock_offset_ms": offset_ms, "clock_drift_ppm": drift_ppm}
         if not source:
             rate = chosen.get("heart_rate") or chosen.get("pulse_rate")
             live = [value for value in vitals if not value.stale]
@@ -233,8 +241,8 @@ class Shown:
                 Bed(device_id="", heart_rate=shown, age_ms=youngest, stale=not live, **common),
                 changes,
             )
-        numbers = intake.bank.numerics(source, now)
-        stale = numbers.stale or source in intake.resting
+        numbers, age_ms = intake.numbers(source, now)
+        stale = age_ms >= self._silence_ms or source in intake.resting
         return (
             Bed(
                 device_id=source,
@@ -242,7 +250,7 @@ class Shown:
                 quality=None if stale else numbers.quality,
                 beat_width_ms=None if stale else numbers.beat_width_ms,
                 ventricular_per_min=None if stale else numbers.ventricular_per_min,
-                age_ms=round(numbers.age_ms, 1),
+                age_ms=round(age_ms, 1),
                 stale=stale,
                 lead_off=bool(numbers.lead_off),
                 packets=numbers.packets,
