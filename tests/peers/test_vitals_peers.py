@@ -19,7 +19,7 @@ from tests.gateway.pcd01 import obr, obx, oru, pid, pv1
 from tests.gateway.test_fhir_vitals import observation
 from tests.gateway.test_role import gateway
 from tests.support.peers import require
-from tests.support.site import TestSite
+from tests.support.site import TestSite, running_bus
 
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus
@@ -35,8 +35,10 @@ class Site:
     def __init__(self, site: TestSite, operator: Bus) -> None:
         self.site, self.operator = site, operator
         self.beds: dict[str, Bed] = {}
+        self.published: list[list[str]] = []
 
     async def hear(self, _: str, beds: Beds) -> None:
+        self.published.append([bed.bed_id for bed in beds.beds])
         self.beds |= {bed.bed_id or bed.device_id: bed for bed in beds.beds}
 
     def vital(self, bed_id: str, parameter: str) -> VitalState | None:
@@ -70,6 +72,12 @@ class Site:
 
 @pytest.fixture
 async def site(bus_site: TestSite) -> AsyncIterator[Site]:
+    async with running(bus_site) as found:
+        yield found
+
+
+@contextlib.asynccontextmanager
+async def running(bus_site: TestSite) -> AsyncIterator[Site]:
     async with gateway(bus_site) as console:
         context = await bus_site.context("monitor")
         task = asyncio.create_task(monitor.run(context))
@@ -89,14 +97,14 @@ async def site(bus_site: TestSite) -> AsyncIterator[Site]:
                 await task
 
 
-def send_hl7(folder: Path, port: int, text: str) -> str:
-    """A plain MLLP client: a socket, TLS, and the four bytes."""
-    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
-    context.load_cert_chain(folder / "device.pem", folder / "device.key")
-    with (
-        socket.create_connection(("localhost", port), 20) as raw,
-        context.wrap_socket(raw, server_hostname="localhost") as link,
-    ):
+def send_hl7(folder: Path | None, port: int, text: str) -> str:
+    """A plain MLLP client: a socket, TLS where it has a certificate, and the four bytes."""
+    with contextlib.ExitStack() as stack:
+        link = stack.enter_context(socket.create_connection(("localhost", port), 20))
+        if folder is not None:
+            context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+            context.load_cert_chain(folder / "device.pem", folder / "device.key")
+            link = stack.enter_context(context.wrap_socket(link, server_hostname="localhost"))
         link.sendall(b"\x0b" + text.encode() + b"\x1c\x0d")
         answer = b""
         while not answer.endswith(b"\x1c\x0d"):
@@ -137,6 +145,19 @@ async def test_each_way_in_ends_at_a_bed(site):
     assert site.value("emr1-MON7", "temperature") == pytest.approx(37.0)
     assert site.beds["gw-ICU-1-1"].label == "ICU 1 1"
     assert "4711" not in repr(site.beds)
+
+
+async def test_a_listed_system_without_tls_is_heard_and_stays(tmp_path):
+    exception = {"name": "old-monitors", "address": "127.0.0.1"}
+    async with running_bus(tmp_path / "home", mllp={"legacy": [exception]}) as bus_site, running(bus_site) as site:
+        text = oru(pid("1"), pv1("ICU^1^1"), obr(""), obx("temp", 36.6), at="")
+        port = site.site.settings.mllp.legacy_port
+        assert await asyncio.to_thread(send_hl7, None, port, text) == "CA"
+        await site.until(lambda: site.value("old-monitors-ICU-1-1", "temperature") == 36.6)
+        site.site.enrol("another", "monitor")  # the registry changes: who is heard is looked at anew
+        seen = len(site.published)
+        await site.until(lambda: len(site.published) > seen + 3)
+        assert "old-monitors-ICU-1-1" in site.published[-1]
 
 
 async def test_a_device_publishes_for_itself_alone_and_a_wrong_pack_is_told(site):

@@ -16,7 +16,6 @@ from edgeward.bedside import AlarmQuery, Recent, RecentQuery
 from edgeward.bus import subjects
 from edgeward.bus.client import BusError, NoAnswer
 from edgeward.clinic.monitor.conditions import ConditionEvent
-from edgeward.clinic.monitor.desk import BY_HAND
 from edgeward.clinic.monitor.engine import SITE
 from edgeward.clinic.monitor.rules import RULES
 from edgeward.messages import Alarm, MessageError, Refused
@@ -28,6 +27,8 @@ _log = logging.getLogger("edgeward.monitor.restart")
 
 #: So much signal settles the detector's thresholds and shows an asystole from its beginning.
 SECONDS = 20.0
+#: With the time that nobody was there; the recorder has no more at hand.
+MOST_BACK_S = 45.0
 ASK_S = 1.0
 #: Taking up may take so long; then live packets have waited long enough.
 MOST_S = 8.0
@@ -44,8 +45,7 @@ def restore(role: MonitorRole) -> list[str]:
         # The version before kept the ECG's description alone.
         ecg = row if "rate_hz" in row else row.get("ecg")
         device_id = str(row.get("device") or source_id)
-        device = role.registry.by_id(device_id)
-        if device_id != BY_HAND and (device is None or device.revoked):
+        if not role.in_force(device_id):
             role.publisher.keep(gone_sources=[source_id])
             continue
         try:
@@ -110,13 +110,17 @@ async def catch_up(role: MonitorRole) -> None:
 
     Without a recorder, or when it is slow, the live packets alone are taken.
     """
+    now_ns = role.clock.wall_ns()
+    away_s = (now_ns - await asyncio.to_thread(role.log.tried_ns)) / 1e9
+    # A clock that was set back meanwhile makes this negative: then as far as there is.
+    seconds = min(MOST_BACK_S, SECONDS + away_s) if away_s >= 0 else MOST_BACK_S
     told = await asyncio.to_thread(
         role.log.events,
-        AlarmQuery(since_ns=role.clock.wall_ns() - int(2 * SECONDS * 1e9), raised_only=True, limit=2000),
+        AlarmQuery(since_ns=now_ns - int(2 * seconds * 1e9), raised_only=True, limit=2000),
     )
     try:
         async with asyncio.timeout(MOST_S):
-            packets = await _from_recorder(role, told)
+            packets = await _from_recorder(role, told, seconds)
         if packets:
             _log.info("took up %d packets of before", packets)
     except TimeoutError:
@@ -132,11 +136,11 @@ async def catch_up(role: MonitorRole) -> None:
     role.process()
 
 
-async def _from_recorder(role: MonitorRole, told: list[Alarm]) -> int:
+async def _from_recorder(role: MonitorRole, told: list[Alarm], seconds: float) -> int:
     count, after = 0, ""
     while True:
         answer = await role.context.bus.request(
-            subjects.RECORDER_RECENT, RecentQuery(seconds=SECONDS, after=after), Recent | Refused, ASK_S
+            subjects.RECORDER_RECENT, RecentQuery(seconds=seconds, after=after), Recent | Refused, ASK_S
         )
         if isinstance(answer, Refused):
             _log.warning("the recorder gives no signal of before: %s", answer.reason)

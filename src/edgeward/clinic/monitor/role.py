@@ -166,7 +166,7 @@ class MonitorRole:
                 self.forget(source_id)
 
     def in_force(self, device_id: str) -> bool:
-        """Return whether a device may be heard: enrolled and not revoked, listed as an exception, or a person's word."""
+        """Return whether a device may be heard: enrolled and not revoked, a listed exception, or a person's word."""
         if device_id == BY_HAND or any(entry.name == device_id for entry in self.context.settings.mllp.legacy):
             return True
         device = self.registry.by_id(device_id)
