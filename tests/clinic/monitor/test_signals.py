@@ -75,8 +75,8 @@ def test_a_movement_is_no_evidence_of_a_pulse():
     got = listen(Line("Pleth", Kind.PLETH, x))
 
     late = got.bank.pulses("s")[0]
-    assert np.mean(late.qualities[late.times_s > 32]) < 0.35
-    assert got["Pleth"].quality < 0.3
+    assert np.mean(late.qualities[late.times_s > 32]) < 0.5
+    assert got["Pleth"].quality < 0.5
 
 
 @pytest.mark.parametrize("kind", [Kind.PLETH, Kind.ABP])

@@ -264,7 +264,7 @@ def judge_channel(c: Any, trace: NDArray[np.float32], at: float, room: NDArray[n
         c.tops[:] = 0.0
     total, seen, used = 0.0, 0, 0
     sum_of, shortest, longest = 0.0, 1e9, 0.0
-    change, before = 0.0, 0.0
+    change, before, change_of_size = 0.0, 0.0, 0.0
     open_s = 1e9
     for k in range(min(c.count, 32)):
         i = (c.count - 1 - k) % BEATS
@@ -273,6 +273,9 @@ def judge_channel(c: Any, trace: NDArray[np.float32], at: float, room: NDArray[n
             open_s = age
         if age > RATE_WINDOW_S or c.times[i] < c.start_raw:
             break
+        if seen > 0:
+            size, later = c.amplitudes[i], c.amplitudes[(i + 1) % BEATS]
+            change_of_size += abs(size - later) / max(size, later, 1e-12)
         total += c.qualities[i]
         seen += 1
         interval = c.intervals[i]
@@ -295,7 +298,8 @@ def judge_channel(c: Any, trace: NDArray[np.float32], at: float, room: NDArray[n
     quality = total / seen
     mean = sum_of / used
     if used >= 3:  # irregular as in atrial fibrillation is fine, random as in noise is not
-        quality *= ramp(change / (used - 1) / mean, 0.75, 0.45)
+        change /= (used - 1) * mean
+        quality *= min(ramp(change, 0.75, 0.45), ramp(change + change_of_size / (seen - 1), 0.9, 0.6))
     n = min(seen, RECENT)
     for k in range(n):
         room[64 + k] = c.amplitudes[(c.count - 1 - k) % BEATS]
