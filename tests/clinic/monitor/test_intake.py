@@ -1,0 +1,182 @@
+"""From packets to alarms: a heart that stops, and one that only seems to."""
+
+from __future__ import annotations
+
+import numpy as np
+from tests.support import signals
+from tests.support.monitoring import SECOND, Site
+from tests.support.wearable import RATE, ecg
+
+from edgeward.bedside import Numerics, Vital
+from edgeward.clinic.monitor.intake import Intake, Pace
+from edgeward.clinic.monitor.limits import Limits
+from edgeward.waveform import FLAG_LAST, Block, Channel, Kind, WaveformPacket, encode, encode_channels
+
+BPM = 72
+STOPS_S = 40
+
+
+class Bedside:
+    """One device at one bed, with everything that looks at it."""
+
+    def __init__(self) -> None:
+        self.site = Site()
+        self.intake = Intake(self.site.clock, Limits(), self.know)
+        self.site.engine._check = self.intake.check
+        self.site.engine._lag = self.intake.lag_ms
+
+    def know(self, source_id: str, _: str) -> None:
+        if self.site.beds.add_source(source_id):
+            self.intake.watch.set_limits(source_id, self.site.beds.limits(source_id))
+
+    def send(self, data: bytes, source: str = "a") -> None:
+        self.intake.wave(source, data, self.site.clock.now_ns())
+
+    def look(self) -> None:
+        self.site.told += self.site.engine.take(self.intake.process())
+        self.site.told += self.site.engine.take(self.intake.tick())
+        self.site.told += self.site.engine.tick()
+
+    def numerics(self, *vitals: Vital, **fields) -> None:
+        now = self.site.clock.now_ns()
+        known = {"source_id": "a", "device_id": "a", "protocol": "pcd01", "received_ns": now}
+        self.intake.numerics(Numerics(**{**known, **fields}, vitals=list(vitals)), now)
+
+    def raised(self) -> list[str]:
+        return [one.change.alarm.code for one in self.site.told if one.change.new]
+
+
+def heart(*, pulse_stops: bool, seconds: int = 60) -> Bedside:
+    """An ECG that goes flat at `STOPS_S`, and a pleth of the same device that does, or does not."""
+    bedside = Bedside()
+    line = np.concatenate([ecg(STOPS_S, BPM), ecg(seconds - STOPS_S, 0, seed=1)])
+    beats = np.arange(0.4, seconds, 60.0 / BPM)
+    pulses = [signals.Pulse(float(at) + 0.2) for at in beats if not pulse_stops or at < STOPS_S]
+    wave = signals.Line("PLETH", Kind.PLETH, signals.pleth(pulses, float(seconds)))
+    lead = Channel(name="II", kind=Kind.ECG, rate_hz=RATE, gain=1.0)
+    rate = round(RATE)
+    for second in range(seconds):
+        bedside.site.hands.pass_s(1)
+        part = np.ascontiguousarray(line[second * rate : (second + 1) * rate])
+        blocks = (Block(lead, second * rate, part), wave.block(second, second + 1))
+        bedside.send(encode_channels(blocks, sequence=second, start_ns=1))
+        bedside.look()
+    return bedside
+
+
+def test_a_heart_that_stops_is_an_asystole_although_a_pulse_was_there_before():
+    bedside = heart(pulse_stops=True)
+    assert "asystole" in bedside.raised()
+    assert bedside.site.codes("a")[0] in ("asystole", "no_pulse")
+
+
+def test_an_ecg_that_only_goes_flat_is_said_as_not_confirmed_and_not_hidden():
+    bedside = heart(pulse_stops=False)
+    assert "asystole_unconfirmed" in bedside.raised()
+    assert "asystole" not in bedside.raised()
+    (record,) = [one for one in bedside.site.engine.active("a") if one.code == "asystole_unconfirmed"]
+    assert record.args["reason"].startswith("pulse_")
+
+
+def test_a_flat_ecg_without_a_pulse_signal_is_an_asystole():
+    bedside = Bedside()
+    line = np.concatenate([ecg(12, BPM), ecg(8, 0, seed=1)])
+    for packet in packets(line):
+        bedside.site.hands.pass_s(1)
+        bedside.send(packet)
+        bedside.look()
+    assert "asystole" in bedside.raised()
+
+
+def packets(line: np.ndarray, flags: int = 0) -> list[bytes]:
+    rate = round(RATE)
+    return [
+        encode(
+            WaveformPacket(
+                samples=line[at : at + rate].reshape(1, -1), sequence=number, first_sample=at, start_ns=0,
+                rate_hz=RATE, gain_uv=1.0, leads=("II",), lead_off=(False,), flags=flags,
+            )
+        )
+        for number, at in enumerate(range(0, len(line) - rate + 1, rate))
+    ]  # fmt: skip
+
+
+def test_an_alarm_from_packets_that_waited_says_how_late_it_is():
+    bedside = Bedside()
+    sent = packets(np.concatenate([ecg(20, BPM), ecg(12, 0, seed=1)]))
+    for packet in sent[:20]:
+        bedside.site.hands.pass_s(1)
+        bedside.send(packet)
+        bedside.look()
+    bedside.site.hands.pass_s(12)  # the way was blocked
+    for packet in sent[20:]:
+        bedside.send(packet)
+    bedside.look()
+    (alarm,) = [one.change.alarm for one in bedside.site.told if one.change.new and one.change.alarm.code == "asystole"]
+    assert 5_000 < alarm.late_ms < 9_000, "decided by the fifth of twelve seconds"
+
+
+def test_an_alarm_from_packets_in_time_is_not_late():
+    bedside = Bedside()
+    for packet in packets(np.concatenate([ecg(20, BPM), ecg(12, 0, seed=1)])):
+        bedside.site.hands.pass_s(1)
+        bedside.send(packet)
+        bedside.look()
+    (alarm,) = [one.change.alarm for one in bedside.site.told if one.change.new and one.change.alarm.code == "asystole"]
+    assert alarm.late_ms == 0
+
+
+def test_a_faster_clock_in_the_device_does_not_make_it_late_for_ever():
+    pace = Pace(250.0)
+    for second in range(7200):
+        pace.take(second * 250, 250, int(second * SECOND * 1.0002))  # 200 ppm: 1.4 s in two hours
+    assert pace.behind_ns(7200 * 250, int(7200 * SECOND * 1.0002)) < SECOND * 0.1
+
+
+def test_a_heart_rate_beyond_its_limit_alarms_once():
+    bedside = Bedside()
+    for packet in packets(ecg(30, 135)):
+        bedside.site.hands.pass_s(1)
+        bedside.send(packet)
+        bedside.look()
+    assert bedside.raised() == ["parameter_high"]
+    (record,) = bedside.site.engine.active("a")
+    assert record.args["parameter"] == "heart_rate"
+    assert 130 <= record.args["value"] <= 140
+
+
+def test_a_planned_stop_is_missed_by_nobody():
+    bedside = Bedside()
+    sent = packets(ecg(10, BPM))
+    for packet in sent[:-1]:
+        bedside.site.hands.pass_s(1)
+        bedside.send(packet)
+        bedside.look()
+    bedside.send(packets(ecg(10, BPM), flags=FLAG_LAST)[-1])
+    for _ in range(240):
+        bedside.site.hands.pass_s(0.25)
+        bedside.look()
+    assert bedside.raised() == []
+
+
+def test_another_patient_in_the_same_place_starts_with_nothing():
+    bedside = Bedside()
+    now = bedside.site.clock.now_ns()
+    bedside.numerics(Vital(parameter="spo2", value=75.0, at_ns=now), patient="one")
+    bedside.look()
+    assert bedside.site.codes("a") == ["parameter_extreme_low"]
+    bedside.site.hands.pass_s(5)
+    bedside.numerics(Vital(parameter="heart_rate", value=80.0, at_ns=bedside.site.clock.now_ns()), patient="two")
+    bedside.look()
+    assert bedside.site.codes("a") == []
+    assert set(bedside.intake.watch.values("a")) == {"heart_rate"}
+
+
+def test_a_gateway_that_sends_once_a_minute_does_not_alarm_in_between():
+    bedside = Bedside()
+    for _ in range(8):
+        bedside.numerics(Vital(parameter="heart_rate", value=80.0, at_ns=bedside.site.clock.now_ns()))
+        for _ in range(240):
+            bedside.site.hands.pass_s(0.25)
+            bedside.look()
+    assert bedside.raised().count("no_value") <= 1, "until its habit is known"
