@@ -83,6 +83,13 @@ def test_a_day_of_drift_is_followed_and_is_no_step(ppm):
     assert abs(device.clock.offset_ns(BEGIN + 86_400 * S)) / 1e9 == pytest.approx(17.28, abs=0.1)
 
 
+@pytest.mark.parametrize("ppm", [-200.0, 200.0])
+def test_a_device_that_sends_once_an_hour_may_drift_between(ppm):
+    device = Device(0.0, ppm, every_s=3600.0).run(5 * 86_400)
+    assert device.steps == []
+    assert abs(device.error_s) < 0.5
+
+
 @pytest.mark.parametrize("step_s", [3600.0, 30.0, 1.5, -1.5, -10.0, -30.0, -3600.0])
 def test_a_clock_that_is_set_is_noticed_once_and_soon(step_s):
     device = Device(2.0).run(300)

@@ -47,6 +47,7 @@ _BUCKETS = 60
 _LOW_BUCKETS = 6
 _SLOPE_SPAN_NS = 240 * _S  # before this, jitter is more than drift
 _MOST_PPM = 1000.0
+_SLACK = 2000  # 500 ppm
 
 
 @dataclass(slots=True)
@@ -120,14 +121,14 @@ class Clock:
         if not self.known:
             self._begin(arrival_ns, seen)
             return False
-        line = self._line(arrival_ns)
-        if seen > line + _AHEAD_NS:
+        line, slack = self._line(arrival_ns), self._slack(arrival_ns)
+        if seen > line + slack + _AHEAD_NS:
             return self._early(arrival_ns, seen, line)
         self._ahead.clear()
         behind = self._behind
         if behind is not None and seen > line - max(_AHEAD_NS, (line - behind.first_seen) // 2):
             self._behind = behind = None
-        if behind is not None or seen < line - _BEHIND_NS or (went_back and seen < line - _AHEAD_NS):
+        if behind is not None or seen < line - slack - _BEHIND_NS or (went_back and seen < line - _AHEAD_NS):
             return self._late(arrival_ns, seen, line, went_back=went_back)
         self._take(arrival_ns, seen)
         return False
@@ -167,7 +168,8 @@ class Clock:
         if len(self._ahead) < _AHEAD_TIMES:
             return False
         # What was taken for the envelope so far: a backlog if we had only just begun to look, else another clock.
-        told = seen - line >= _TOLD_NS and self._ahead[0][0] - self._began_ns >= _LATER_SPAN_NS
+        told = seen - line >= _TOLD_NS + self._slack(arrival_ns)
+        told = told and self._ahead[0][0] - self._began_ns >= _LATER_SPAN_NS
         ahead = list(self._ahead)
         self._begin(*ahead[0])
         for pair in ahead[1:]:
@@ -191,7 +193,7 @@ class Clock:
             return False
         if behind.count < _BACK_TIMES or span < wanted or not steady:
             return False
-        told = line - behind.best >= _TOLD_NS
+        told = line - behind.best >= _TOLD_NS + self._slack(arrival_ns)
         self._begin(arrival_ns, behind.best)
         return self._stepped(arrival_ns) if told else False
 
@@ -201,6 +203,10 @@ class Clock:
         return True
 
     # ---------------------------------------- envelope
+
+    def _slack(self, at_ns: int) -> int:
+        """Return how far a clock may have run since the envelope was last touched, while its drift is not known."""
+        return 0 if self._slope_known else abs(at_ns - self._base_ns) // _SLACK
 
     def _line(self, at_ns: int) -> int:
         return self._base_seen + (round(self._slope * (at_ns - self._base_ns)) if self._slope else 0)
@@ -222,7 +228,8 @@ class Clock:
 
     def _sank(self) -> bool:
         """Return whether all of the latest buckets are below the envelope: set back a little, or a way that grew."""
-        if self._best >= self._line(self._bucket_ns) - _AHEAD_NS:
+        # While there is no slope the envelope is laid on the latest buckets alone, and sinks by itself.
+        if not self._slope_known or self._best >= self._line(self._bucket_ns) - _AHEAD_NS:
             self._low.clear()
             return False
         self._low.append(self._best)

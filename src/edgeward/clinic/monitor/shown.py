@@ -218,6 +218,8 @@ class Shown:
             rhythm = next((code for code in RHYTHMS if code in present), "")
         of_clock = source or (bed.sources[0] if bed.sources else "")
         offset_ms, drift_ppm = intake.clocks.shown(of_clock, now) if of_clock else (None, None)
+        if offset_ms is not None:  # against the clock on the wall, which people compare it with
+            offset_ms -= (self._clock.wall_ns(now) - now) / 1e6
         common: dict[str, Any] = {
             "label": self.label(bed_id),
             "rhythm": rhythm,
