@@ -344,7 +344,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rounds: dict[str, list[tuple[float, float]]] = {}
     idle: dict[str, float] = {}
     tls_home = folder / "site"
-    for tls in [False, True] if arguments.tls else [False]:
+    for tls in {None: [False], "also": [False, True], "only": [True]}[arguments.tls]:
         device = _enrol(tls_home) if tls else None
         names = [name for name in arguments.receivers if not tls or name in ("ours", "storescp")]
         for kind in arguments.kinds:
@@ -460,7 +460,7 @@ def main() -> None:
     parser.add_argument("--receivers", nargs="+", choices=RECEIVERS, default=list(RECEIVERS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="more or fewer images a round")
-    parser.add_argument("--tls", action="store_true", help="also over TLS 1.3")
+    parser.add_argument("--tls", nargs="?", const="also", choices=("also", "only"), help="also, or only, over TLS 1.3")
     parser.add_argument("--idle", action="store_true", help="also 64 idle associations")
     parser.add_argument("--nagle", action="store_true", help="senders as dcmtk's default has them: without TCP_NODELAY")
     parser.add_argument("--json", type=Path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 import zlib
 
@@ -181,3 +182,45 @@ def test_any_bytes_are_the_same_cut_or_whole(data: bytes, pieces: int, syntax: s
         return one.values, one.lost
 
     assert outcome(pieces) == outcome(10_000)
+
+
+def findings(data: bytes, syntax: str, step: int) -> tuple[object, ...]:
+    walk, error = Walker(syntax, WANTED), ""
+    try:
+        for at in range(0, len(data), step):
+            walk.feed(memoryview(data)[at : at + step])
+        walk.finish()
+    except Malformed as malformed:
+        error = str(malformed)
+    return walk.values, walk.lost, walk._elements, error
+
+
+@pytest.mark.parametrize("name", list(WHOLE))
+def test_elements_passed_in_one_go_are_found_as_one_by_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick way past plain elements says what the careful way says, also of damaged data."""
+    rng = random.Random(name)
+    plain = IMPLICIT if name == "plain" else WHOLE[name]
+    for number in range(400):
+        data = bytearray(WHOLE[name] if number % 2 else plain)
+        for _ in range(rng.randrange(4)):
+            data[rng.randrange(min(len(data), 300))] = rng.choice((0, 1, 2, 8, 0xFE, 0xFF, rng.randrange(256)))
+        syntax = rng.choice((ExplicitVRLittleEndian, ImplicitVRLittleEndian, "1.2.3", ExplicitVRBigEndian))
+        whole, step = bytes(data[: rng.choice((len(data), rng.randrange(len(data))))]), rng.choice((1 << 20, 100, 13))
+        quick = findings(whole, syntax, step)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Walker, "_plain_elements", lambda _self, _data, at, _end: at)
+            careful = findings(whole, syntax, step)
+
+        assert quick == careful
+
+
+IMPLICIT = b"".join(
+    (
+        implicit(0x00080005, b"ISO_IR 100"),
+        implicit(ID, b"PID-4711"),
+        implicit(0x00081140, item(implicit(ID, b"INNER "), UNDEFINED) + ITEM_END + SEQUENCE_END, UNDEFINED),
+        implicit(ROWS, b"\x40\x01"),
+        implicit(0x7FE00010, bytes(500)),
+    )
+)
