@@ -200,3 +200,8 @@ class AlarmLog:
             If that is not possible.
         """
         self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO tries VALUES (1, ?)", (at_ns,)))
+
+    def tried_ns(self) -> int:
+        """Return when that was done last: the last sign of life of the process before; 0 if it never was."""
+        row = self._db.one("SELECT max(at_ns) FROM tries")
+        return int(row[0] or 0) if row else 0

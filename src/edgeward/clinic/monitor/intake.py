@@ -32,6 +32,8 @@ from edgeward.waveform import FLAG_CLOCK_UNSYNCHRONISED, FLAG_LAST, SignalPacket
 
 #: The pace of a stream is the best it was within this time and the same time before.
 PACE_NS = 30_000_000_000
+#: A stream that is so much behind what was there began anew: a device keeps at most so much of what it could not send.
+ANEW_S = 30.0
 BURST_NS = 2_000_000_000
 
 
@@ -54,8 +56,10 @@ class Pace:
     def take(self, first_sample: int, samples: int, received_ns: int) -> None:
         """Take the arrival of a packet."""
         seen = received_ns - round((first_sample + samples) / self.rate_hz * 1e9)
+        # A copy, or one that was overtaken, is no new stream: it must not hide that the stream is behind.
+        anew = first_sample == 0 or first_sample < self.next_sample - ANEW_S * self.rate_hz
         self.packet_ns = round(samples / self.rate_hz * 1e9)
-        if not self.span or first_sample < self.next_sample:  # the first one, or a stream that began anew
+        if not self.span or anew:
             self.best, self.before, self.span = seen, None, received_ns
             self.faster, self.faster_since = seen, received_ns
         elif received_ns - self.span > PACE_NS:
@@ -65,7 +69,7 @@ class Pace:
             self.faster, self.faster_since = seen, received_ns
         elif seen < self.faster:
             self.faster = seen
-        self.next_sample = first_sample + samples
+        self.next_sample = first_sample + samples if anew else max(self.next_sample, first_sample + samples)
 
     def behind_ns(self, sample: int, now_ns: int) -> int:
         """Return how long ago `sample` should have been here, its packet's own length allowed for."""
