@@ -85,7 +85,9 @@ class Receiver:
         await self.bus.flush()
 
     async def _told(self, _: str, alarm: Alarm) -> None:
-        if alarm.state == "raised":
+        if alarm.members:  # a flood: each change of its list tells of other beds
+            self.heard.append(Heard(alarm, time.time_ns(), "told"))
+        elif alarm.state == "raised":
             self._note(alarm, "told")
 
     def _note(self, alarm: Alarm, how: str) -> None:

@@ -264,13 +264,13 @@ async def test_a_flood_from_one_device_is_cut_off(room: Room) -> None:
             gain_uv=1.0, leads=tuple(f"L{n}" for n in range(12)), lead_off=(False,) * 12,
         )
     )  # fmt: skip
-    for _ in range(60):
+    for _ in range(110):
         await room.send("flood", big)
     await room.send("bed-2", packet(0))
     await room.devices.flush()
     counters = room.context.stats.counters
-    await room.until(lambda: counters.get("packets", 0) + counters.get("packets_refused", 0) >= 61)
-    assert counters["packets_refused"] >= 60 - (4 << 20) // len(big) - 1
+    await room.until(lambda: counters.get("packets", 0) + counters.get("packets_refused", 0) >= 111)
+    assert counters["packets_refused"] >= 110 - (8 << 20) // len(big) - 1
     assert len(samples(await room.ask("bed-2"))) == 250
 
 

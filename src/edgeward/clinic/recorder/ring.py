@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from edgeward.clinic.recorder.clock import SECOND
 
-RING_S = 20.0
-MOST_BYTES = 4 << 20  # of one source within RING_S: 24 channels at 2000 Hz have 1.9 MB
+RING_S = 45.0  # what a detector needs to settle, and the time that a monitor on a busy machine needs to be back
+MOST_BYTES = 8 << 20  # of one source within RING_S: 24 channels at 2000 Hz have 4.4 MB
 PAGE_BYTES = 900_000  # of packets in one answer
 
 
