@@ -211,7 +211,8 @@ class Profiles:
     """
 
     def __init__(self, monitor: Monitor | None = None, own: list[Profile] | None = None) -> None:
-        site = {name: float(getattr(monitor, name)) for name in RANGES} if monitor else {}
+        # Not every limit has a setting for the whole site: the others are the profiles', or as `Limits` says.
+        site = {name: float(getattr(monitor, name)) for name in RANGES if hasattr(monitor, name)}
         self.default = monitor.profile if monitor else "adult"
         self.limits: dict[str, dict[str, ParameterLimit]] = {name: dict(of) for name, of in DEFAULTS.items()}
         self.rhythm: dict[str, dict[str, float]] = {name: {**site, **of} for name, of in RHYTHM.items()}
