@@ -53,6 +53,8 @@ def examine(home: Home) -> list[Check]:
     checks += [_key(home), _private(home), _disk(home, settings)]
     checks += [_certificate(home, role) for role in ROLES]
     checks += [_database(home, name) for name in DATABASES if home.db(name).exists()]
+    if (home.data / "recorder").is_dir():
+        checks.append(_recording(home))
     running = bool(live_ports(home))
     checks.append(Check("running", ok=True, found="yes" if running else "no"))
     if not settings.pacs:
@@ -132,6 +134,19 @@ def _certificate(home: Home, role: str) -> Check:
 
     do = "`edgeward up` issues what is missing"
     return _guard(f"certificate of {role}", do, look, IdentityError, OSError, ValueError)
+
+
+def _recording(home: Home) -> Check:
+    from edgeward.clinic.recorder.role import kept
+
+    try:
+        segments, unreadable, size = kept(home)
+    except (WrongKey, OSError) as error:
+        return Check("recording", ok=False, found=str(error), do="put the right key back from your safe")
+    found = f"{segments} half hours, {size / 1e6:.0f} MB"
+    if unreadable:
+        found += f"; {unreadable} do not open with this site's key"
+    return Check("recording", ok=not unreadable, found=found, do="put the key back that they were written with")
 
 
 def _database(home: Home, name: str) -> Check:

@@ -27,7 +27,7 @@ from edgeward.clinic.recorder.archive import Archive
 from edgeward.clinic.recorder.clock import SECOND, RetentionClock, SystemTime
 from edgeward.clinic.recorder.packing import Arrival
 from edgeward.clinic.recorder.ring import RING_S, Ring
-from edgeward.clinic.recorder.segment import NEWEST, TRENDS, WAVEFORMS
+from edgeward.clinic.recorder.segment import NEWEST, TRENDS, WAVEFORMS, Segment
 from edgeward.home import Home
 from edgeward.messages import Message, Refused, ServiceClass
 from edgeward.privacy.keys import SiteKey
@@ -331,6 +331,23 @@ def _warn(warnings: set[str], text: str, on: object) -> None:
         warnings.add(text)
     else:
         warnings.discard(text)
+
+
+def kept(home: Home) -> tuple[int, int, int]:
+    """Return how many segments there are, how many of them do not open, and the bytes of all. Changes nothing.
+
+    Raises
+    ------
+    WrongKey
+        If the site key is not this site's.
+    """
+    site_key, place = SiteKey.load(home), folder(home)
+    found: list[Segment] = []
+    for path in sorted(place.glob("[0-9]*.key")):
+        with contextlib.suppress(FileNotFoundError):  # erased meanwhile
+            if segment := Segment.load(place, int(path.stem), site_key):
+                found.append(segment)
+    return len(found), sum(not segment.readable for segment in found), sum(segment.size for segment in found)
 
 
 def open_archive(context: RoleContext, system: SystemTime) -> Archive:
