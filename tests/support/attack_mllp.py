@@ -87,6 +87,16 @@ def order(control: str, number: str, *, charset: bytes = b"", kind: bytes = b"OR
     )  # fmt: skip
 
 
+def numerics(control: str, *, charset: bytes = b"", more: bytes = b"") -> bytes:
+    """A message of a bedside monitor (PCD-01)."""
+    unit = b"|262688^MDC_DIM_PERCENT^MDC|||||R|||20260301120000+0000\r"
+    return (
+        b"MSH|^~\\&|BEDSIDE^0011^EUI-64|ICU|||20260301120000.5+0000||ORU^R01^ORU_R01|" + control.encode() + b"|P|2.6|||AL|NE||" + charset + b"\r"
+        b"PID|||4711^^^HOSP^MR||" + CANARY + b"\rPV1||I|ICU^1^2\rOBR|1|1^B|1^B|182777000^monitoring of patient^SCT|||20260301120000+0000\r"
+        b"OBX|1|NM|150456^MDC_PULS_OXIM_SAT_O2^MDC|1.3.1.150456|97" + unit + b"OBX|2|NM|150488^MDC_BLD_PERF_INDEX^MDC|1.3.1.1|-999" + unit + more
+    )  # fmt: skip
+
+
 def framed(message: bytes) -> bytes:
     return VT + message + FS + CR
 
@@ -119,7 +129,8 @@ class Author:
         return self.script("valid", steps, end="half", expect=tuple(f"{self.control}-{n}" for n in range(count)))
 
     def mutated(self) -> Case:
-        data = bytearray(framed(self.good()) * self.rng.randrange(1, 3))
+        whole = self.rng.choice((self.good(), numerics(self.control, charset=self.rng.choice(CHARSETS))))
+        data = bytearray(framed(whole) * self.rng.randrange(1, 3))
         for _ in range(self.rng.choice((1, 2, 5, 30))):
             at = self.rng.randrange(len(data))
             data[at : at + self.rng.randrange(3)] = self.rng.choice(
@@ -147,6 +158,9 @@ class Author:
             b"MSH|^~\\&" + (b"|" + b"a" * 250) * 200 + b"\rbad", b"FHS|^~\\&\rBHS|^~\\&\r" + good + b"BTS|1\rFTS|1\r", good.replace(b"ORC|NW", b"ORC|" + rng.choice((b"CA", b"XO", b"??", b"", b"SC"))),
             good.replace(b"20260302083000", rng.choice((b"99999999999999", b"2026", b"-1", b"20260302083000+9999", b"0" * 500))), good.replace(b"P|2.5.1", b"P|" + rng.choice((b"3.0", b"", b"9" * 300))),
             good.replace(self.control.encode(), rng.choice((b"", b"x" * 5000, b"\\E\\|", b"\xff"))),
+            numerics(self.control, more=b"OBX|1|NM|150456^MDC_PULS_OXIM_SAT_O2^MDC|1|97\r" * 9000), numerics(self.control, more=b"PID|||1\rPV1||I|A^1^1\rOBX|1|NM|150456|1|97\r" * 1500),
+            numerics(self.control).replace(b"ICU^1^2", rng.choice((b"^" * 100_000, b"*.>", b"\xff" * 5000, b"", b"~" * 1000))), numerics(self.control).replace(b"|97|", b"|" + b"9" * 100_000 + b"|"),
+            numerics(self.control, more=b"OBX|1|NA|131328^MDC_ECG_ELEC_POTL^MDC|1|" + b"12^" * 200_000 + b"\r"),
         ))  # fmt: skip
         return self.script("contents", [("send", framed(odd))])
 

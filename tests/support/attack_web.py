@@ -20,7 +20,7 @@ from tests.support.attack_dicom import DATA_SETS, UIDS
 PATHS = (
     "/dicomweb/studies", "/dicomweb/series", "/dicomweb/instances", "/dicomweb/studies/{}", "/dicomweb/studies/{}/metadata", "/dicomweb/studies/{}/rendered",
     "/dicomweb/studies/{}/series/{}/instances/{}", "/dicomweb/studies/{}/series/{}/instances/{}/frames/{}", "/dicomweb/studies/{}/series/{}/instances/{}/rendered",
-    "/dicomweb/studies/{}/thumbnail", "/fhir", "/fhir/", "/fhir/metadata", "/fhir/ServiceRequest", "/fhir/ServiceRequest/{}", "/", "/console", "//dicomweb/studies",
+    "/dicomweb/studies/{}/thumbnail", "/fhir", "/fhir/", "/fhir/metadata", "/fhir/ServiceRequest", "/fhir/ServiceRequest/{}", "/fhir/Observation", "/", "/console", "//dicomweb/studies",
 )  # fmt: skip
 PIECES = (
     "1", "2.25.1", "..", "%2e%2e", "%2f", "%00", "..%2f..%2f..%2fetc%2fpasswd", "%ff%fe", "x" * 3000, "1.2.3/../..", "'", "%27%20OR%201=1", "\\", "0", "-1", "1,2,3",
@@ -297,9 +297,12 @@ class Author:
         odd = (
             b"", b"{}", b"[]", b"null", b"\xff\xfe", deep, b"[" * 20_000, b'{"resourceType":"ServiceRequest"}', b'{"resourceType":"Bundle","type":"transaction","entry":[' + b"{}," * 5000 + b"{}]}",
             b'{"resourceType":"' + b"A" * 100_000 + b'"}', b'{"resourceType":"ServiceRequest","subject":{"reference":"' + b"../" * 500 + b'"}}', b"1e999999", b'{"a":' + b"9" * 10_000 + b"}",
+            b'{"resourceType":"Observation","status":"final","code":{"coding":[{}]},"component":[' + b"{}," * 5000 + b"{}]}", b'{"resourceType":"Observation"}',
+            b'{"resourceType":"Bundle","type":"batch","entry":[' + b'{"resource":{"resourceType":"Observation"}},' * 2000 + b"{}]}",
+            b'{"resourceType":"Observation","status":"final","code":{"text":"a"},"valueQuantity":{"value":1e999},"device":{"reference":"' + b"#" * 5000 + b'"}}',
             b'{"resourceType":"Bundle","type":"transaction","entry":"x"}', b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', b'{"resourceType":"ServiceRequest","id":"\\u0000"}',
         )  # fmt: skip
-        path = rng.choice(("/fhir", "/fhir/", "/fhir/ServiceRequest", "/fhir/ServiceRequest/1"))
+        path = rng.choice(("/fhir", "/fhir/", "/fhir/ServiceRequest", "/fhir/ServiceRequest/1", "/fhir/Observation"))
         data = request(
             rng.choice(("POST", "PUT")),
             path,
