@@ -65,8 +65,9 @@ class _Job:
 class Database:
     """One SQLite file in WAL mode with ``synchronous = FULL``: a commit returns after it has reached the disk.
 
-    Thread-safe: one connection writes, under a lock; another reads, under its own, and is not held up by a commit; a
-    third is for long queries (`view`).
+    Thread-safe: one connection writes, under a lock; another reads, under its own, and is not held up by a commit but
+    that of a backlog; a third is for long queries (`view`). Nothing may be read in the midst of a `write` but through
+    its own connection.
     Those who want to write while a commit is on its way to the disk share the next one.
 
     Parameters
