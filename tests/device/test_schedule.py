@@ -33,7 +33,7 @@ def test_the_same_seed_gives_the_same_events_and_another_seed_others():
 
 
 def test_within_a_minute_each_kind_is_seen_and_the_first_alarm_is_due_at_once():
-    opening = list(built_in(8, 1, 0.0))
+    opening = list(built_in(11, 1, 0.0, sensors=3))
 
     assert {event.kind for event in opening} == set(KINDS)
     assert opening[0].at_s <= 1.0

@@ -70,6 +70,20 @@ def ventricular_fibrillation(rng: np.random.Generator, count: int, rate_hz: floa
     return envelope * swell * wave + asystole(rng, count, rate_hz, start_uv)
 
 
+def electrode_motion(rng: np.random.Generator, count: int, rate_hz: float) -> Signal:
+    """Return what a moving electrode adds to the ECG: sharp and slow swings of millivolts, in the band of the QRS."""
+    time = np.arange(count) / rate_hz
+    signal = np.zeros(count)
+    at = 0.0
+    while at < count / rate_hz:
+        low, high = np.searchsorted(time, (at - 0.4, at + 0.4))
+        width = rng.uniform(0.02, 0.08)
+        height = rng.uniform(500.0, 2500.0) * rng.choice((-1.0, 1.0))
+        signal[low:high] += height * np.exp(-(((time[low:high] - at) / width) ** 2))
+        at += rng.uniform(0.12, 0.6)
+    return signal + rng.normal(0.0, 60.0, count)
+
+
 def lead_off(rng: np.random.Generator, count: int, rate_hz: float, mains_hz: float = 50.0) -> Signal:
     """Return what an open electrode picks up: no ECG, mains hum and noise."""
     time = np.arange(count) / rate_hz

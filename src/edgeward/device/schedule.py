@@ -24,15 +24,22 @@ Kind = Literal[
     "abort",
     "freeze",
     "loss",
+    "electrode_motion",
+    "sensor_off",
+    "apnea",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+SENSOR_KINDS: frozenset[Kind] = frozenset({"electrode_motion", "sensor_off", "apnea"})
+"""Told by, or held against, the sensors beside the ECG: they happen to devices that have some."""
 KINDS_HELP = """\
 asystole, ventricular_tachycardia, ventricular_fibrillation: the rhythm changes
 lead_off: the electrode comes off: flag set, mains hum instead of ECG
 stop: the device is switched off without saying so, and later starts a new stream
 abort: the connection is cut; the device goes on sampling and sends up to 30 s of it when it is back
 freeze: the device stays connected but sends nothing
-loss: the packets of this time are lost on their way"""
+loss: the packets of this time are lost on their way
+electrode_motion: the ECG is drowned by a movement while the pulse goes on
+sensor_off, apnea: the finger sensor comes off; breathing stops (of devices with sensors)"""
 
 LONGEST_S = 600.0
 _RECOVERY_S = 15.0  # between two events of one device, so that each is told apart
@@ -86,7 +93,20 @@ _ONGOING: tuple[tuple[Kind, float, tuple[float, float]], ...] = (  # kind, weigh
 )
 
 
-def built_in(count: int, seed: int, every_s: float) -> Iterator[Event]:
+# The same for devices with sensors beside the ECG, spread over these.
+_OPENING_SENSORS: tuple[tuple[float, Kind, float], ...] = (
+    (16.0, "apnea", 35.0),
+    (26.0, "electrode_motion", 12.0),
+    (40.0, "sensor_off", 12.0),
+)
+_ONGOING_SENSORS: tuple[tuple[Kind, float, tuple[float, float]], ...] = (
+    ("electrode_motion", 3.0, (8.0, 15.0)),
+    ("apnea", 1.0, (30.0, 40.0)),
+    ("sensor_off", 2.0, (8.0, 30.0)),
+)
+
+
+def built_in(count: int, seed: int, every_s: float, sensors: int = 0) -> Iterator[Event]:
     """Yield events in order of time, without end: an opening of one of each kind, then one about every `every_s`.
 
     Parameters
@@ -97,10 +117,19 @@ def built_in(count: int, seed: int, every_s: float) -> Iterator[Event]:
         The same seed gives the same events.
     every_s
         Mean time between events after the opening; 0: the opening only.
+    sensors
+        The last so many devices of the ward have sensors beside the ECG.
     """
     busy: dict[int, float] = {}
-    for position, (at_s, kind, for_s) in enumerate(_OPENING):
-        device = position % count
+    with_sensors = max(0, min(sensors, count))
+    opening = [(at_s, position % count, kind, for_s) for position, (at_s, kind, for_s) in enumerate(_OPENING)]
+    if with_sensors:
+        opening += [
+            (at_s, count - 1 - place % with_sensors, kind, for_s)
+            for place, (at_s, kind, for_s) in enumerate(_OPENING_SENSORS)
+        ]
+        opening.sort()
+    for at_s, device, kind, for_s in opening:
         if at_s >= busy.get(device, 0.0):
             busy[device] = at_s + for_s + _RECOVERY_S
             yield Event(at_s, device, kind, for_s)
@@ -108,11 +137,14 @@ def built_in(count: int, seed: int, every_s: float) -> Iterator[Event]:
         return
     rng = random.Random(seed)
     at_s = 60.0
+    ongoing = _ONGOING + (_ONGOING_SENSORS if with_sensors else ())
     while True:
         at_s += rng.expovariate(1.0 / every_s)
-        kind, _, (least, most) = rng.choices(_ONGOING, [weight for _, weight, _ in _ONGOING])[0]
+        kind, _, (least, most) = rng.choices(ongoing, [weight for _, weight, _ in ongoing])[0]
         for_s = rng.uniform(least, most)
         device = rng.randrange(count)
+        if kind in SENSOR_KINDS:
+            device = count - 1 - device % with_sensors
         if at_s >= busy.get(device, 0.0):
             busy[device] = at_s + for_s + _RECOVERY_S
             yield Event(round(at_s, 3), device, kind, round(for_s, 3))

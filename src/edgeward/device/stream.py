@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from edgeward.device import rhythms
 from edgeward.device.recordings import Recording, Samples, slope_energy
-from edgeward.device.schedule import Event
-from edgeward.waveform import MAX_SAMPLES, WaveformPacket
+from edgeward.device.schedule import SENSOR_KINDS, Event
+from edgeward.device.sensors import Sensors
+from edgeward.waveform import MAX_SAMPLES, STATE_OFF, Block, Channel, Kind, WaveformPacket, encode, encode_channels
 
 Phase = Literal["onset", "decisive", "end"]
 
@@ -62,6 +63,8 @@ class WaveformStream:
         Source of noise in events.
     asystole_s
         How long without a beat is an asystole: places that event's decisive mark.
+    sensors
+        Sensors beside the ECG; None: packets are of version 1.
     position, sequence
         Index of the next sample; number of the next packet.
     """
@@ -72,6 +75,7 @@ class WaveformStream:
     start_ns: int
     rng: np.random.Generator
     asystole_s: float = 4.0
+    sensors: Sensors | None = None
     position: int = 0
     sequence: int = 0
     _overlays: list[_Overlay] = field(default_factory=list)
@@ -98,6 +102,25 @@ class WaveformStream:
         )
         self.sequence += 1
         return packet, self._advance(count)
+
+    def next_bytes(self, flags: int = 0, count: int | None = None) -> tuple[bytes, list[Mark]]:
+        """Return the next packet as it is sent, with the other sensors' channels if there are any, and its marks."""
+        first, size = self.position, self.packet_samples if count is None else max(1, min(count, self.packet_samples))
+        others = () if self.sensors is None else self.sensors.blocks(first, size)
+        packet, marks = self.next(flags, count)
+        if self.sensors is None:
+            return encode(packet), marks
+        leads = tuple(
+            Block(
+                Channel(name=name, kind=Kind.ECG, rate_hz=packet.rate_hz, gain=packet.gain_uv),
+                first,
+                row,
+                STATE_OFF if off else 0,
+            )
+            for name, row, off in zip(packet.leads, packet.samples, packet.lead_off, strict=True)
+        )
+        data = encode_channels(leads + others, sequence=packet.sequence, start_ns=packet.start_ns, flags=flags)
+        return data, marks
 
     def lose(self) -> list[Mark]:
         """Make a packet that never arrives; return its marks."""
@@ -128,6 +151,18 @@ class WaveformStream:
             self._lay(sample, [hum * (0.9 if lead else 1.0) for lead in range(len(self.recording.leads))], off=True)
             self.mark(event, "onset", sample)
             self.mark(event, "decisive", sample)
+        elif event.kind == "electrode_motion":
+            moved = rhythms.electrode_motion(self.rng, count, rate)
+            true = self._signal(sample, count) * self.recording.gain_uv
+            self._lay(sample, [row + moved * (0.8 if lead else 1.0) for lead, row in enumerate(true)], off=False)
+            self.mark(event, "onset", sample)
+        elif event.kind in SENSOR_KINDS:
+            self.mark(event, "onset", sample)
+            if self.sensors is not None:
+                happens = self.sensors.apnea if event.kind == "apnea" else self.sensors.sensor_off
+                happens(sample / rate, (sample + count) / rate)
+                if event.kind == "sensor_off":
+                    self.mark(event, "decisive", sample)
         elif event.kind in ("asystole", "ventricular_tachycardia", "ventricular_fibrillation"):
             sample, back = self._quiet(sample), self._quiet(sample + count)
             count = back - sample
@@ -141,6 +176,7 @@ class WaveformStream:
         rate = self.recording.rate_hz
         starts = self._signal(sample, 1)[:, 0] * self.recording.gain_uv
         rows = []
+        beats = np.zeros(0, dtype=np.int64)
         seed = int(self.rng.integers(2**32))
         for lead, start in enumerate(starts):
             # The same beats in every lead, each lead looking at them from its own side.
@@ -151,11 +187,14 @@ class WaveformStream:
             elif event.kind == "ventricular_tachycardia":
                 row, peaks = rhythms.ventricular_tachycardia(rng, count, rate, float(start) * sign)
                 row = row * sign
+                beats = sample + peaks
                 if lead == 0 and peaks.size >= _VT_BEATS:
                     self.mark(event, "decisive", sample + int(peaks[_VT_BEATS - 1]))
             else:
                 row = rhythms.ventricular_fibrillation(rng, count, rate, float(start) * sign) * sign
             rows.append(row)
+        if self.sensors is not None:
+            self.sensors.rhythm(sample, sample + count, beats)
         if event.kind == "asystole":
             decisive = self._last_beat(sample) + round(self.asystole_s * rate)
             if decisive < sample + count:

@@ -29,6 +29,7 @@ from edgeward.device import process, recordings, schedule
 from edgeward.device.enrolment import Enrolment, EnrolmentError, load_all
 from edgeward.device.recordings import Recording, RecordingError
 from edgeward.device.schedule import Event, Schedule, ScheduleError
+from edgeward.device.sensors import Sensors
 from edgeward.device.stream import Mark, WaveformStream, between
 from edgeward.device.wearable import Count, Wearable
 
@@ -80,8 +81,9 @@ def wearables(
     packet_s: float,
     asystole_s: float,
     seed: int,
+    sensors: int = 0,
 ) -> list[Wearable]:
-    """Return the devices of the ward, not yet started."""
+    """Return the devices of the ward, not yet started; the last `sensors` of them have sensors beside the ECG."""
     plan = Schedule(events, len(enrolments))
     ward = []
     for position, (enrolment, (recording, offset)) in enumerate(
@@ -95,9 +97,13 @@ def wearables(
             recording: Recording = recording,
             offset: int = offset,
             rng: np.random.Generator = rng,
+            position: int = position,
         ) -> WaveformStream:
             size = between(packet_s, recording.rate_hz)
-            return WaveformStream(recording, offset, size, start_ns, rng, asystole_s)
+            beside = None
+            if position >= len(enrolments) - sensors:
+                beside = Sensors(recording, offset, rng.spawn(1)[0], artery=(len(enrolments) - position) % 2 == 1)
+            return WaveformStream(recording, offset, size, start_ns, rng, asystole_s, beside)
 
         def tell(mark: Mark, sent_ns: int, device_id: str = enrolment.device_id) -> None:
             truth.write(device_id, mark, sent_ns)
@@ -166,6 +172,14 @@ Stop it with Ctrl-C: each device then sends a last packet that says so.""",
     parser.add_argument("--count", type=int, metavar="N", help="use only the first N devices")
     parser.add_argument("--wfdb", type=Path, metavar="DIR", help="replay the WFDB records below DIR")
     parser.add_argument("--leads", type=int, default=2, help="at most this many leads of a WFDB record (default 2)")
+    parser.add_argument(
+        "--sensors",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the last N devices send pleth and respiration beside the ECG, every second one an arterial pressure too\n"
+        "(packets of version 2; default 0)",
+    )
     parser.add_argument("--packet-ms", type=float, default=1000.0, help="time in one packet (default 1000)")
     parser.add_argument("--events", type=Path, metavar="FILE", help="what happens when; default: built in")
     parser.add_argument(
@@ -193,6 +207,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--packet-ms {arguments.packet_ms:g}: allowed are 50 to 4000")
     if not 1 <= arguments.leads <= 12:
         parser.error(f"--leads {arguments.leads}: allowed are 1 to 12")
+    if arguments.sensors < 0:
+        parser.error(f"--sensors {arguments.sensors}: at least 0")
     if arguments.count is not None and arguments.count < 1:
         parser.error(f"--count {arguments.count}: at least 1")
     logs.configure("device.ward", arguments.log_level)
@@ -209,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
             places = {enrolment.device_id: place for place, enrolment in enumerate(enrolments)}
             events = iter(schedule.read(arguments.events, places))
         else:
-            events = schedule.built_in(len(enrolments), arguments.seed, arguments.event_every)
+            events = schedule.built_in(len(enrolments), arguments.seed, arguments.event_every, arguments.sensors)
     except (EnrolmentError, RecordingError, ScheduleError) as error:
         print(f"edgeward: {error}", file=sys.stderr)
         return 2
@@ -231,6 +247,7 @@ def _run(
             packet_s=packet_s,
             asystole_s=arguments.asystole_s,
             seed=arguments.seed,
+            sensors=min(arguments.sensors, len(enrolments)),
         )
 
         async def live() -> None:

@@ -23,7 +23,7 @@ from edgeward.device.backoff import Backoff
 from edgeward.device.enrolment import Enrolment
 from edgeward.device.schedule import Event, Schedule
 from edgeward.device.stream import Mark, TruthWriter, WaveformStream
-from edgeward.waveform import FLAG_LAST, encode
+from edgeward.waveform import FLAG_LAST
 
 BUFFER_S = 30.0
 """What a device keeps while it cannot send; older packets are dropped and leave a visible gap."""
@@ -150,8 +150,7 @@ class Wearable:
                 stream.mark(absent, "decisive" if absent.kind == "loss" else "end", stream.position)
                 absent = None
             if absent is None:
-                packet, marks = stream.next()
-                self._keep(_Outgoing(encode(packet), marks), most)
+                self._keep(_Outgoing(*stream.next_bytes()), most)
                 continue
             self.count.lost_on_purpose += 1
             for mark in stream.lose() if absent.kind == "loss" else stream.hang():
@@ -239,8 +238,7 @@ class Wearable:
         if self._stream is not None and self._reachable.is_set():
             elapsed = asyncio.get_running_loop().time() - self._began
             sampled = int(elapsed * self._stream.recording.rate_hz) - self._stream.position
-            packet, marks = self._stream.next(FLAG_LAST, sampled)
-            self._backlog.append(_Outgoing(encode(packet), marks))
+            self._backlog.append(_Outgoing(*self._stream.next_bytes(FLAG_LAST, sampled)))
         self._wake.set()
         await asyncio.wait([link], timeout=1.0)
 
