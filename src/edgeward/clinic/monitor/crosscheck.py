@@ -36,14 +36,16 @@ from numpy.typing import NDArray
 Times = NDArray[np.float64]
 
 #: At or above this score the alarm is put down. Chosen on the curve of docs/signals.md.
-THRESHOLD = 0.5
+THRESHOLD = 0.8
 #: Conditions that can be doubted at all. (A lost pulse is held against the other pulses of its source in ``signals``.)
 DOUBTED = frozenset({"asystole", "extreme_bradycardia", "extreme_tachycardia", "ventricular_tachycardia"})
 _FAST = frozenset({"extreme_tachycardia", "ventricular_tachycardia"})
 
 #: A pulse comes this long after its QRS, pre-ejection period and detection of the foot included.
 DELAY_S = (0.05, 0.75)
-COUPLED_S = 0.09
+COUPLED_S = 0.07
+#: How far the delay may vary from beat to beat (standard deviation): breath and filling move it by some 15 ms.
+STEADY_S = (0.045, 0.025)
 LOOK_BACK_S = 25.0
 LEAST_PAIRS = 6
 #: A pulse is known this long after its onset.
@@ -232,7 +234,7 @@ def _ask(code: str, onset_s: float, beats: Beats, channel: Pulses, rate: float |
     spread = np.abs(np.concatenate((usual[-6:], now)) / mean - 1.0)
     # For a fast rhythm the beat must not even have shifted: an early beat would have moved the pulse.
     strict = 0.10 if fast else 0.18
-    answers["regularity"] = _ramp(float(np.sort(spread)[-2] if not fast else spread.max()), 2.2 * strict, strict)
+    answers["regularity"] = _ramp(float(spread.max()), 2.2 * strict, strict)
     here = 60.0 / float(np.median(now))
     if not RATE_RANGE[0] <= here <= RATE_RANGE[1]:
         answers["regularity"] = 0.0
@@ -273,7 +275,7 @@ def _couple(onset_s: float, beats: Beats, channel: Pulses) -> tuple[float, float
     if qrs.size < LEAST_PAIRS or pulse.size < LEAST_PAIRS:
         return 0.0, 0.0
     low, high = DELAY_S[0] - channel.offset_s, DELAY_S[1] + channel.offset_s
-    delays = np.arange(low, high, 0.03)
+    delays = np.arange(low, high, 0.02)
     span = pulse[(pulse >= qrs[0] + low - COUPLED_S) & (pulse <= qrs[-1] + high + COUPLED_S)]
     if span.size < LEAST_PAIRS:
         return 0.0, 0.0
@@ -291,9 +293,13 @@ def _couple(onset_s: float, beats: Beats, channel: Pulses) -> tuple[float, float
     best = float(scores.max())
     if best <= 0.0:
         return 0.0, 0.0
+    top = expected[int(scores.argmax())]
+    place = np.searchsorted(span, top).clip(1, span.size - 1)
+    error = np.where(np.abs(span[place] - top) < np.abs(span[place - 1] - top), span[place], span[place - 1]) - top
+    jitter = float(np.std(error[np.abs(error) <= COUPLED_S]))
     fits = delays[scores >= best - 0.1]
     delay = float(fits.max()) if channel.offset_s > 0.0 else float(fits.mean())
-    return delay, _ramp(best, 0.6, 0.9)
+    return delay, min(_ramp(best, 0.6, 0.9), _ramp(jitter, *STEADY_S))
 
 
 def _ramp(value: float, nothing: float, full: float) -> float:
