@@ -185,7 +185,7 @@ def test_an_irregular_rhythm_is_counted_completely():
     times = 0.6 + np.cumsum(rng.uniform(0.4, 1.3, 60))
     result = ecg.run(ecg.beats_at(times, 250, times[-1] + 1, t=0.2, qt=0.32), 250)
     assert abs(len(result.beats) - len(times)) <= 1
-    assert not result.codes()
+    assert result.codes() <= {"atrial_fibrillation"}  # as irregular as that, and without P waves, it is one
 
 
 def test_small_beats_between_large_ventricular_ones_are_found():

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeward.clinic.monitor.beat_model import BeatModel, shipped
 from edgeward.clinic.monitor.conditions import ConditionEvent
+from edgeward.clinic.monitor.ectopy import HISTORY
 from edgeward.clinic.monitor.kernel import BEAT, BLOCK, advance
 from edgeward.clinic.monitor.limits import Limits
-from edgeward.clinic.monitor.rhythm import CONDITIONS, HISTORY, PATIENT, TRANSITION, Condition
+from edgeward.clinic.monitor.rhythm import CONDITIONS, PATIENT, TRANSITION, Condition
 from edgeward.clinic.monitor.state import CHANNEL, MASK, MAX_LEADS, RING, new_channel
 
 #: Argument that carries a condition's value in its message.
@@ -29,6 +31,9 @@ VALUE_NAME = {
     Condition.EXTREME_BRADYCARDIA: "rate",
     Condition.EXTREME_TACHYCARDIA: "rate",
     Condition.NOISY: "quality",
+    Condition.VENTRICULAR_RUN: "beats",
+    Condition.PAUSE: "seconds",
+    Condition.FREQUENT_VENTRICULAR_BEATS: "count",
 }
 CODES = {condition: condition.name.lower() for condition in Condition}
 SEQUENCE = 2**32
@@ -91,9 +96,14 @@ class MonitorBank:
         Limits of patients enrolled without their own.
     collect_beats : bool
         Keep every beat for `take_beats` (evaluation, training).
+    model : BeatModel, optional
+        Judges beats instead of the one that ships (cross-validation).
     """
 
-    def __init__(self, limits: Limits | None = None, *, collect_beats: bool = False) -> None:
+    def __init__(
+        self, limits: Limits | None = None, *, collect_beats: bool = False, model: BeatModel | None = None
+    ) -> None:
+        self._model = model if model is not None else shipped()
         self._limits = limits or Limits()
         self._patients: dict[str, Patient] = {}
         self._by_row: list[Patient] = []
@@ -203,7 +213,7 @@ class MonitorBank:
         patient.limits = limits
         row = self._rows[patient.row : patient.row + 1]
         for name in ("asystole_s", "extreme_bradycardia", "extreme_tachycardia", "ventricular_tachycardia_rate",
-                     "ventricular_tachycardia_beats"):  # fmt: skip
+                     "ventricular_tachycardia_beats", "pause_s", "frequent_ventricular_beats"):  # fmt: skip
             row[name] = getattr(limits, name)
 
     # ------------------------------------------------------------------ packets
@@ -313,7 +323,9 @@ class MonitorBank:
             hops = int((table[:, 1] // np.maximum(self._rows["hop"][table[:, 0]], 1)).sum()) + 2 * len(part)
             out = np.empty(hops * _EVENTS_PER_HOP, dtype=TRANSITION)
             told = np.zeros(hops * 8 * MAX_LEADS, dtype=BEAT) if self._collect else self._no_beats
-            found, heard = advance(self._rows, self._channels, self._traces, self._bands, flat, blocks, out, told)
+            found, heard = advance(
+                self._rows, self._channels, self._traces, self._bands, flat, blocks, out, told, self._model
+            )
             if heard:
                 self._beats.append(told[:heard].copy())
             for told_event in out[:found]:

@@ -1,61 +1,107 @@
-"""Weights of the beat classifier. Written by ``models/beats/train.py``; see docs/physiology.md."""
+"""Judges the features of a beat with boosted trees.
+
+Responsible for the trees' file and for walking them; ``models/beats/train.py`` grows them (LightGBM) and writes the
+file. Not responsible for what the features are (``beats``).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import njit
+from numpy.typing import NDArray
 
-CENTRE = np.array(
-    [
-        0.87813,
-        0.14979,
-        0.97658,
-        0.60521,
-        0.88687,
-        0.048978,
-        0.019587,
-        0.0055932,
-        -0.18175,
-        -0.11007,
-        -0.06076,
-        0.19417,
-        -2.8432,
-        0.13198,
-    ]
-)
-SPREAD = np.array(
-    [
-        0.23919,
-        0.25901,
-        0.071956,
-        0.33222,
-        0.34696,
-        0.30506,
-        0.27491,
-        0.22499,
-        0.70714,
-        0.27104,
-        0.3357,
-        0.06706,
-        0.41766,
-        0.14205,
-    ]
-)
-WEIGHT_1 = np.array(
-    [
-        [0.084661, 0.00026307, -0.72457, 0.26401, -0.36668, 0.7632],
-        [-0.049511, -0.090767, -0.53856, 0.10619, -0.19961, -1.1349],
-        [0.0012102, -0.049678, 0.90751, -0.014736, -0.059615, -0.33007],
-        [0.17186, -0.27201, 0.67729, -0.08157, -0.24467, 0.14019],
-        [-0.68544, -0.42397, -0.37054, -0.11803, -0.13848, -0.25554],
-        [-0.35332, 0.27161, 0.23021, 0.12662, 0.2793, 0.3423],
-        [-0.19413, 0.15248, -0.087795, 0.25461, -0.3905, 0.24874],
-        [-0.11831, -0.74663, 0.1059, -0.17195, -0.34298, -0.35736],
-        [-0.13341, 0.10903, 0.11266, -0.28495, 0.12541, 0.13503],
-        [-0.34598, -0.19559, 0.47002, -1.4495, -0.16415, 0.061503],
-        [-0.10688, -0.86954, -0.15635, -0.41547, 0.022089, -0.069304],
-        [0.18838, 0.78502, 0.023739, 0.17905, -0.48075, -0.50375],
-        [0.30434, -0.33058, -1.3656, -0.086165, -0.10643, 0.23452],
-        [-0.044787, -0.58159, -0.48518, -0.36457, -0.30481, -0.052468],
-    ]
-)
-BIAS_1 = np.array([-0.018043, -0.9697, -0.71324, -0.61585, 0.98485, -0.35638])
-WEIGHT_2 = np.array([-1.274, 1.5629, -2.2938, 1.3523, -1.5358, -1.9742])
-BIAS_2 = -1.4887
+from edgeward.clinic.monitor.state import HELD, LATER
+
+FILE = Path(__file__).with_name("beat_model.npz")
+#: The ensembles of the file, in order. Scores are log odds.
+VENTRICULAR_NOW, VENTRICULAR_LATER, SUPRAVENTRICULAR_LATER = range(3)
+
+
+class BeatModel(NamedTuple):
+    """Trees as arrays. Inner nodes of all trees are numbered through, and so are the leaves.
+
+    Attributes
+    ----------
+    feature : ndarray, shape (nodes,), int32
+    threshold : ndarray, shape (nodes,), float64
+        A value up to it goes left.
+    child : ndarray, shape (nodes, 2), int32
+        Left and right: a node, or ``-1 - leaf``.
+    leaf : ndarray, shape (leaves,), float64
+    root : ndarray, shape (trees,), int32
+    first : ndarray, shape (ensembles + 1,), int32
+        Where the trees of each ensemble begin.
+    """
+
+    feature: NDArray[np.int32]
+    threshold: NDArray[np.float64]
+    child: NDArray[np.int32]
+    leaf: NDArray[np.float64]
+    root: NDArray[np.int32]
+    first: NDArray[np.int32]
+
+
+def load(path: Path = FILE) -> BeatModel:
+    """Read trees from a file.
+
+    Raises
+    ------
+    ValueError
+        If the arrays do not fit together: a walk could leave them or never end.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        model = BeatModel(
+            file["feature"].astype(np.int32),
+            file["threshold"].astype(np.float64),
+            file["child"].astype(np.int32),
+            file["leaf"].astype(np.float64),
+            file["root"].astype(np.int32),
+            file["first"].astype(np.int32),
+        )
+    nodes, leaves = len(model.feature), len(model.leaf)
+    children = model.child
+    ahead = children > np.arange(nodes, dtype=np.int32)[:, None]  # every node comes before its children: walks end
+    fits = (
+        children.shape == (nodes, 2)
+        and model.threshold.shape == (nodes,)
+        and bool(np.all((children < 0) | (ahead & (children < nodes))))
+        and bool(np.all(-1 - children[children < 0] < leaves))
+        and bool(np.all((model.root >= 0) & (model.root < nodes)))
+        and bool(np.all((model.feature >= 0) & (model.feature < HELD + LATER)))
+        and model.first[0] == 0
+        and model.first[-1] == len(model.root)
+        and bool(np.all(np.diff(model.first) >= 0))
+        and bool(np.all(np.isfinite(model.threshold)))
+        and bool(np.all(np.isfinite(model.leaf)))
+    )
+    if not fits:
+        raise ValueError(f"{path.name}: the arrays of the beat model do not fit together")
+    return model
+
+
+@cache
+def shipped() -> BeatModel:
+    """Return the model that comes with the package."""
+    return load()
+
+
+def blank() -> BeatModel:
+    """Return a model without a tree: every score is 0. For gathering features before there is a model."""
+    none, one = np.zeros(0, dtype=np.int32), np.zeros(0)
+    return BeatModel(none, one, np.zeros((0, 2), dtype=np.int32), one, none, np.zeros(4, dtype=np.int32))
+
+
+@njit
+def score(model: Any, which: int, x: NDArray[np.float64]) -> float:
+    """Return the log odds that ensemble `which` gives to the features `x`."""
+    total = 0.0
+    for tree in range(model.first[which], model.first[which + 1]):
+        node = model.root[tree]
+        while node >= 0:
+            node = model.child[node, 0] if x[model.feature[node]] <= model.threshold[node] else model.child[node, 1]
+        total += model.leaf[-1 - node]
+    return total

@@ -1,8 +1,9 @@
-"""Says of one detected beat how wide it is and whether it is ventricular.
+"""Says of one detected beat how wide it is, and how likely it is ventricular or supraventricular.
 
-Responsible for a beat's shape, its comparison with the shapes seen before in this lead, and the
-features and small network that call it ventricular (weights in ``beat_model``, trained by ``models/beats/train.py``).
-Not responsible for finding beats (``detector``) or for what runs of them mean (``rhythm``).
+Responsible for a beat's shape, its comparison with the shapes seen before in this lead, what comes before it (P wave),
+and the features that the trees of ``beat_model`` judge: at once, and again when the next beat is known. No feature
+depends on an earlier verdict, so a wrong one does not breed others and a model can be tried on recorded features.
+Not responsible for finding beats (``detector``), for putting leads together (``ectopy``) or for rhythms (``rhythm``).
 """
 
 # ruff: noqa: PLR0917 - compiled kernels take their arrays by position
@@ -15,17 +16,41 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.beat_model import BIAS_1, BIAS_2, CENTRE, SPREAD, WEIGHT_1, WEIGHT_2
+from edgeward.clinic.monitor.beat_model import SUPRAVENTRICULAR_LATER, VENTRICULAR_LATER, VENTRICULAR_NOW, score
 from edgeward.clinic.monitor.detector import B_ENERGY, B_FIDUCIAL, B_HEIGHT, B_INTERVAL, B_RESTART, B_SHARP, B_SHARP_REF
-from edgeward.clinic.monitor.state import MASK, SHAPE, TEMPLATES
+from edgeward.clinic.monitor.state import HELD, LATER, MASK, P_POINTS, SHAPE, TEMPLATES
 
 POINT_S = 0.008
 BEFORE_S = 0.100
+P_BEFORE_S = 0.260  # what comes before a QRS begins here
 SHIFT = 5  # points a beat may slide against a template: the fiducial may sit on R in one and on S in the next
 SAME = 0.90  # correlation above which two beats have the same shape
-FORGET = 0.97  # weight of a template after each beat: about 30 beats of memory
+FORGET = 0.995  # weight of a template after each beat: 200 beats of memory, or a long tachycardia would become usual
 EDGE = 0.2  # a QRS begins and ends where its slope falls below this part of the steepest
-FEATURES = 14
+INTERVAL_MOST_S = 3.0  # longer ones tell nothing of the rhythm
+#: Beats of one shape vote: the running score of a shape is added to that of its next beat (clustering after Llamedo &
+#: Martinez 2012, here causal), fully once it has four.
+VOTE_GAIN = 0.1
+VOTE_MOST = 4.0
+VOTERS = 4
+FEATURES = HELD + LATER
+#: Names of the features, in order; the last `LATER` ones are known only with the next beat.
+NAMES = (
+    "likeness", "residual", "likeness_best", "share", "width", "width_ratio", "height_ratio", "energy", "sharp_ratio",
+    "interval", "interval_change", "fatness", "noise", "irregularity", "interval_long", "p_likeness", "p_height",
+    "p_strength", "p_ratio", "likeness_before", "shape_early", "sharpness", "roughness", "offset", "range_before",
+    "peak", "peak_change", "interval_median", "jumps", "usual_width",
+    "interval_after", "intervals_both", "likeness_after", "likeness_around", "likeness_to_next", "intervals_ratio",
+    "t_change", "change_after",
+)  # fmt: skip
+assert len(NAMES) == FEATURES
+
+#: What `judge` writes of a beat: width (ms), ventricular score at once; and of the beat before it: stream index (-1:
+#: none), ventricular and supraventricular score in hindsight; then the features of both.
+R_WIDTH, R_NOW, R_BEFORE_AT, R_BEFORE_V, R_BEFORE_S = range(5)
+R_FEATURES = 5
+R_LATER = R_FEATURES + FEATURES
+RESULT = R_LATER + FEATURES
 
 
 @njit
@@ -101,24 +126,104 @@ def width_ms(c: Any, trace: NDArray[np.float32], fiducial: int) -> float:
 
 
 @njit
-def features_of(
-    c: Any, beat: NDArray[np.float64], shape: NDArray[np.float64], width: float, out: NDArray[np.float64]
-) -> int:
-    """Fill `out` with the `FEATURES` of a beat; return the index of the template it resembles, or -1.
+def stretch(c: Any, trace: NDArray[np.float32], start: float, out: NDArray[np.float64]) -> None:
+    """Write `P_POINTS` points from analysis sample `start` on, linearly interpolated, in mV without their mean."""
+    step = POINT_S * c.analysis_rate
+    mean = 0.0
+    for k in range(P_POINTS):
+        at = max(start + k * step, 0.0)
+        i = np.int64(math.floor(at))
+        part = at - i
+        out[k] = (1.0 - part) * trace[i & MASK] + part * trace[(i + 1) & MASK]
+        mean += out[k]
+    mean /= P_POINTS
+    for k in range(P_POINTS):
+        out[k] -= mean
 
-    Likeness to and residual from the dominant shape, the best likeness to any, the weight of that one, width and
-    width ratio, height, energy and sharpness against the usual beat (logarithms), prematurity, interval ratio, fatness,
-    noise, irregularity of the rhythm.
+
+@njit
+def p_likeness(stretch_: NDArray[np.float64], template: NDArray[np.float64]) -> float:
+    """Return the best correlation of two stretches before a QRS over shifts of up to 24 ms."""
+    best = -1.0
+    length = P_POINTS - 6
+    for shift in range(-3, 4):
+        sx = sy = sxx = syy = sxy = 0.0
+        for k in range(length):
+            x = stretch_[3 + k + shift]
+            y = template[3 + k]
+            sx += x
+            sy += y
+            sxx += x * x
+            syy += y * y
+            sxy += x * y
+        vx = sxx - sx * sx / length
+        vy = syy - sy * sy / length
+        best = max(best, (sxy - sx * sy / length) / math.sqrt(max(vx * vy, 1e-12)))
+    return best
+
+
+@njit
+def span_of(c: Any, trace: NDArray[np.float32], first: float, last: float) -> tuple[float, float, float]:
+    """Return mean, mean second difference over 16 ms, and range of the trace between two analysis samples, in mV."""
+    lag = max(1, int(0.016 * c.analysis_rate + 0.5))
+    total = rough = 0.0
+    top, bottom = -1e30, 1e30
+    n = 0
+    for j in range(int(max(first, 0.0)), min(int(last), c.n - 1)):
+        w = trace[j & MASK]
+        total += w
+        top = max(top, w)
+        bottom = min(bottom, w)
+        rough += abs(w - 2.0 * trace[(j - lag) & MASK] + trace[(j - 2 * lag) & MASK])
+        n += 1
+    if n == 0:
+        return 0.0, 0.0, 0.0
+    return total / n, rough / n, top - bottom
+
+
+@njit
+def peak_of(shape: NDArray[np.float64]) -> float:
+    """Return the value farthest from zero within 40 ms of the fiducial."""
+    peak = 0.0
+    for k in range(8, 18):
+        if abs(shape[k]) > abs(peak):
+            peak = shape[k]
+    return peak
+
+
+@njit
+def interval_of(c: Any, beat: NDArray[np.float64]) -> float:
+    """Return the interval before a beat in s; the usual one where a gap or a pause lies between."""
+    if beat[B_RESTART] > 0.0 or beat[B_INTERVAL] > INTERVAL_MOST_S:
+        return max(c.normal_interval, 0.15)
+    return max(beat[B_INTERVAL], 0.15)
+
+
+@njit
+def features_of(
+    c: Any,
+    trace: NDArray[np.float32],
+    at: float,
+    beat: NDArray[np.float64],
+    shape: NDArray[np.float64],
+    before: NDArray[np.float64],
+    width: float,
+    out: NDArray[np.float64],
+) -> int:
+    """Fill `out` with the features of a beat that are known at once, as in `NAMES`; return the template or -1.
+
+    Intervals, widths and heights are logarithms of their ratio to this patient's usual ones.
     """
-    like, _, residual = 0.0, 0, 1.0
-    reference_width, reference_height = 90.0, c.height
+    like, residual = 0.0, 1.0
+    usual_width, usual_height, usual_peak = 90.0, c.height, 0.0
     if c.dominant >= 0:
         like, _, residual = likeness(shape, c.shapes[c.dominant])
-        reference_width = c.shape_width[c.dominant]
-        reference_height = c.shape_height[c.dominant]
-    best, which, heaviest = -1.0, -1, 0.0
+        usual_width = c.shape_width[c.dominant]
+        usual_height = c.shape_height[c.dominant]
+        usual_peak = peak_of(c.shapes[c.dominant])
+    best, which, weights = -1.0, -1, 0.0
     for t in range(TEMPLATES):
-        heaviest += c.shape_weight[t]
+        weights += c.shape_weight[t]
         if c.shape_weight[t] > 0.0:
             r, _, _ = likeness(shape, c.shapes[t])
             if r > best:
@@ -128,20 +233,19 @@ def features_of(
     for k in range(SHAPE):
         area += abs(shape[k])
     height = max(beat[B_HEIGHT], 1e-3)
-    interval = beat[B_INTERVAL]
-    if beat[B_RESTART] > 0.0 or interval > 3.0:
-        interval = c.normal_interval
+    interval = interval_of(c, beat)
+    rate = c.analysis_rate
     out[0] = like
     out[1] = residual
     out[2] = best
-    out[3] = c.shape_weight[which] / max(heaviest, 1e-9) if which >= 0 else 0.0
+    out[3] = c.shape_weight[which] / max(weights, 1e-9) if which >= 0 else 0.0
     out[4] = width * 1e-2
-    out[5] = math.log(max(width, 8.0) / max(reference_width, 8.0))
-    out[6] = math.log(height / max(reference_height, 1e-3))
+    out[5] = math.log(max(width, 8.0) / max(usual_width, 8.0))
+    out[6] = math.log(height / max(usual_height, 1e-3))
     out[7] = math.log(max(beat[B_ENERGY], 1e-3))
     out[8] = math.log(max(beat[B_SHARP], 0.02 * height) / max(beat[B_SHARP_REF], 1e-3))
-    out[9] = math.log(max(interval, 0.15) / c.normal_interval)
-    out[10] = math.log(max(interval, 0.15) / max(c.last_interval, 0.15)) if c.last_interval > 0.0 else 0.0
+    out[9] = math.log(interval / c.normal_interval)
+    out[10] = math.log(interval / max(c.last_interval, 0.15)) if c.last_interval > 0.0 else 0.0
     out[11] = area / (SHAPE * height)
     out[12] = math.log((c.noise_level + 0.01) / max(c.sharpness, 0.05))
     count = min(c.interval_count, 8)
@@ -150,28 +254,78 @@ def features_of(
         total += c.intervals[k]
         square += c.intervals[k] * c.intervals[k]
     out[13] = math.sqrt(max(square / count - (total / count) ** 2, 0.0)) / (total / count) if count > 2 else 0.1
-    for k in range(FEATURES):
+    out[14] = math.log(interval / c.long_interval)
+    rms = 0.0
+    for k in range(P_POINTS):
+        rms += before[k] * before[k]
+    rms = math.sqrt(rms / P_POINTS)
+    known = c.p_count >= 4
+    out[15] = p_likeness(before, c.p_shape) if known else 0.5
+    out[16] = math.log((rms + 0.005) / height)
+    out[17] = math.log((math.sqrt(c.p_energy) + 0.005) / (math.sqrt(c.p_spread) + 0.005)) if known else 0.0
+    out[18] = math.log((rms + 0.005) / (math.sqrt(c.p_energy + c.p_spread) + 0.005)) if known else 0.0
+    out[19] = likeness(shape, c.held_shape)[0] if c.judged > 0 else like
+    out[20] = c.shape_early[which] if which >= 0 and best >= SAME else 0.0
+    out[21] = math.log(max(beat[B_SHARP], 0.02 * height) / height)
+    level, rough, reach = span_of(c, trace, at - 0.4 * rate, at - 0.12 * rate)
+    after, _, _ = span_of(c, trace, at + 0.12 * rate, at + 0.20 * rate)
+    out[22] = math.log((rough + 0.003) / (c.roughness + 0.003)) if c.judged > 3 else 0.0
+    out[23] = (after - level) / height
+    out[24] = math.log((reach + 0.01) / height)
+    peak = peak_of(shape)
+    out[25] = peak / height
+    out[26] = peak / height - usual_peak / max(usual_height, 1e-3)
+    out[27] = math.log(interval * rate / max(c.interval, 1.0))
+    out[28] = math.log(c.jumps + 0.01) if c.judged > 8 else -3.0
+    out[29] = math.log(max(usual_width, 8.0) * 1e-2)
+    c.roughness = rough if c.judged == 0 else c.roughness + 0.1 * (rough - c.roughness)
+    for k in range(HELD):
         out[k] = min(max(out[k], -3.0), 3.0)
     return which if best >= SAME else -1
 
 
 @njit
-def probability(x: NDArray[np.float64]) -> float:
-    """Return the probability that a beat with these features is ventricular: one hidden layer, tanh."""
-    total = BIAS_2
-    for h in range(BIAS_1.size):
-        s = BIAS_1[h]
-        for k in range(FEATURES):
-            s += WEIGHT_1[k, h] * (x[k] - CENTRE[k]) / SPREAD[k]
-        total += WEIGHT_2[h] * math.tanh(s)
-    return 1.0 / (1.0 + math.exp(-total))
+def features_later(
+    c: Any,
+    trace: NDArray[np.float32],
+    beat: NDArray[np.float64],
+    shape: NDArray[np.float64],
+    like: float,
+    out: NDArray[np.float64],
+) -> None:
+    """Fill `out` with all features of the beat before, now that `beat`, its successor, is known."""
+    for k in range(HELD):
+        out[k] = c.held[k]
+    after = interval_of(c, beat)
+    interval = max(c.held_interval, 0.15)
+    rate = c.analysis_rate
+    level, _, _ = span_of(c, trace, c.held_at - 0.12 * rate, c.held_at - 0.08 * rate)
+    t, _, _ = span_of(c, trace, c.held_at + 0.18 * rate, c.held_at + min(0.36, 0.6 * after) * rate)
+    out[HELD] = math.log(after / c.normal_interval)
+    out[HELD + 1] = math.log((interval + after) / (2.0 * c.normal_interval))
+    out[HELD + 2] = like
+    out[HELD + 3] = likeness(shape, c.older_shape)[0] if c.judged > 1 else like
+    out[HELD + 4] = likeness(shape, c.held_shape)[0]
+    out[HELD + 5] = math.log(interval / after)
+    out[HELD + 6] = (t - level) - c.t_level
+    out[HELD + 7] = math.log(interval / max(c.last_interval, 0.15)) if c.last_interval > 0.0 else 0.0
+    for k in range(HELD, FEATURES):
+        out[k] = min(max(out[k], -3.0), 3.0)
+    if c.held[0] > SAME:
+        c.t_level += 0.1 * (t - level - c.t_level)
 
 
 @njit
 def remember(
-    c: Any, shape: NDArray[np.float64], which: int, beat: NDArray[np.float64], width: float, ventricular: bool
-) -> None:
-    """Update the shapes of this lead and choose the dominant one (the patient's own usual beat)."""
+    c: Any,
+    shape: NDArray[np.float64],
+    before: NDArray[np.float64],
+    which: int,
+    beat: NDArray[np.float64],
+    width: float,
+    x: NDArray[np.float64],
+) -> int:
+    """Update the shapes of this lead and choose the dominant one (the patient's own usual beat); return the beat's."""
     for t in range(TEMPLATES):
         c.shape_weight[t] *= FORGET
     if which < 0:
@@ -184,6 +338,12 @@ def remember(
         c.shape_weight[which] = 1.0
         c.shape_width[which] = width
         c.shape_height[which] = beat[B_HEIGHT]
+        c.shape_early[which] = x[9]
+        c.serials += 1
+        c.shape_serial[which] = c.serials
+        for k in range(2):
+            c.votes[k, which] = 0.0
+            c.voters[k, which] = 0
     else:
         _, shift, _ = likeness(shape, c.shapes[which])
         gain = max(0.125, 1.0 / (1.0 + c.shape_weight[which]))
@@ -193,6 +353,7 @@ def remember(
         c.shape_weight[which] += 1.0
         c.shape_width[which] += gain * (width - c.shape_width[which])
         c.shape_height[which] += gain * (beat[B_HEIGHT] - c.shape_height[which])
+        c.shape_early[which] += gain * (x[9] - c.shape_early[which])
     # Stays dominant until another shape is clearly more frequent: in bigeminy both are equally so, and the wider one
     # must not win.
     if c.dominant < 0:
@@ -201,23 +362,87 @@ def remember(
         margin = 1.5 if c.shape_width[t] <= 1.1 * c.shape_width[c.dominant] else 3.0
         if t != c.dominant and c.shape_weight[t] > margin * c.shape_weight[c.dominant] + 1.0:
             c.dominant = t
-    if beat[B_RESTART] == 0.0 and beat[B_INTERVAL] < 3.0:
-        if not ventricular:
-            c.normal_interval += 0.15 * (beat[B_INTERVAL] - c.normal_interval)
-        c.last_interval = beat[B_INTERVAL]
+    if which == c.dominant:
+        gain = max(0.06, 1.0 / (1.0 + c.p_count))
+        energy = error = 0.0
+        for k in range(P_POINTS):
+            d = before[k] - c.p_shape[k]
+            c.p_shape[k] += gain * d
+            energy += c.p_shape[k] * c.p_shape[k]
+            error += d * d
+        c.p_energy = energy / P_POINTS
+        c.p_spread += gain * (error / P_POINTS - c.p_spread)
+        c.p_count += 1
+        c.p_like += gain * (x[15] - c.p_like)
+    interval = beat[B_INTERVAL]
+    if beat[B_RESTART] == 0.0 and interval < INTERVAL_MOST_S:
+        if which == c.dominant:
+            c.normal_interval += 0.15 * (interval - c.normal_interval)
+        if c.last_interval > 0.0:
+            c.jumps += 0.04 * (min(abs(interval - c.last_interval) / c.last_interval, 0.4) - c.jumps)
+        c.long_interval += 0.04 * (interval - c.long_interval)
+        c.last_interval = interval
     else:
         c.last_interval = 0.0
+    return which
+
+
+@njit
+def opinion(c: Any, kind: int, which: int) -> float:
+    """Return what the earlier beats of a shape say of its next one (`kind` 0: at once, 1: in hindsight)."""
+    if which < 0:
+        return 0.0
+    return float(c.votes[kind, which] * min(1.0, c.voters[kind, which] / VOTERS))
+
+
+@njit
+def vote(c: Any, kind: int, which: int, value: float) -> None:
+    """Let the score of a beat count for its shape."""
+    c.voters[kind, which] += 1
+    gain = max(VOTE_GAIN, 1.0 / c.voters[kind, which])
+    c.votes[kind, which] += gain * (min(max(value, -VOTE_MOST), VOTE_MOST) - c.votes[kind, which])
 
 
 @njit
 def judge(
-    c: Any, trace: NDArray[np.float32], beat: NDArray[np.float64], shape: NDArray[np.float64], x: NDArray[np.float64]
-) -> tuple[float, float]:
-    """Return width (ms) and probability of ventricular origin of a beat, and learn its shape."""
-    fiducial = c.start_n + (beat[B_FIDUCIAL] + c.trace_delay - c.start_raw) / c.decimation
-    shape_of(c, trace, fiducial, shape)
-    width = width_ms(c, trace, np.int64(round(fiducial)))
-    which = features_of(c, beat, shape, width, x)
-    p = probability(x)
-    remember(c, shape, which, beat, width, p > 0.5)
-    return width, p
+    c: Any,
+    trace: NDArray[np.float32],
+    beat: NDArray[np.float64],
+    work: NDArray[np.float64],
+    model: Any,
+    out: NDArray[np.float64],
+) -> None:
+    """Judge a beat at once and the one before it in hindsight, learn its shape, and write the result to `out`."""
+    at = c.start_n + (beat[B_FIDUCIAL] + c.trace_delay - c.start_raw) / c.decimation
+    shape, before = work[:SHAPE], work[SHAPE : SHAPE + P_POINTS]
+    x, later = out[R_FEATURES:R_LATER], out[R_LATER:RESULT]
+    shape_of(c, trace, at, shape)
+    stretch(c, trace, at - P_BEFORE_S * c.analysis_rate, before)
+    width = width_ms(c, trace, np.int64(round(at)))
+    which = features_of(c, trace, at, beat, shape, before, width, x)
+    out[R_BEFORE_AT] = -1.0
+    if c.judged > 0 and beat[B_RESTART] == 0.0:
+        features_later(c, trace, beat, shape, x[0], later)
+        out[R_BEFORE_AT] = c.held_sample
+        value = score(model, VENTRICULAR_LATER, later)
+        out[R_BEFORE_V] = value
+        if c.shape_serial[c.held_slot] == c.held_serial:
+            out[R_BEFORE_V] += opinion(c, 1, c.held_slot)
+            vote(c, 1, c.held_slot, value)
+        out[R_BEFORE_S] = score(model, SUPRAVENTRICULAR_LATER, later)
+    value = score(model, VENTRICULAR_NOW, x)
+    out[R_WIDTH] = width
+    out[R_NOW] = value + opinion(c, 0, which)
+    which = remember(c, shape, before, which, beat, width, x)
+    vote(c, 0, which, value)
+    for k in range(SHAPE):
+        c.older_shape[k] = c.held_shape[k]
+        c.held_shape[k] = shape[k]
+    for k in range(HELD):
+        c.held[k] = x[k]
+    c.held_at = at
+    c.held_sample = beat[B_FIDUCIAL]
+    c.held_interval = interval_of(c, beat)
+    c.held_slot = which
+    c.held_serial = c.shape_serial[which]
+    c.judged += 1

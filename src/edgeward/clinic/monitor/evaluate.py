@@ -17,11 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.bank import MonitorBank
+from edgeward.clinic.monitor.beat_model import BeatModel
+from edgeward.clinic.monitor.ectopy import SUPRAVENTRICULAR as KIND_S
+from edgeward.clinic.monitor.ectopy import UNKNOWN
+from edgeward.clinic.monitor.ectopy import VENTRICULAR as KIND_V
 from edgeward.clinic.monitor.records import GAIN_UV, RecordError, Recording, read_annotations, read_recording
 
 WINDOW_S = 0.150  # ANSI/AAMI EC57
 BEATS = frozenset("NLRBAaJSVrFejnE/fQ?")  # WFDB annotation codes that are beats
 VENTRICULAR = frozenset("VE")
+SUPRAVENTRICULAR = frozenset("AaJS")
 #: Fusion, paced and unclassifiable beats may be called either way without penalty (EC57, 4.3.3).
 EITHER = frozenset("F/fQ?")
 CHAOS = ("(VF", "(VFIB", "(VFL")
@@ -46,9 +51,9 @@ class Matching:
     false: list[int]
 
 
-def run_recording(recording: Recording, *, packet_s: float = 1.0) -> NDArray[Any]:
+def run_recording(recording: Recording, *, packet_s: float = 1.0, model: BeatModel | None = None) -> NDArray[Any]:
     """Send a recording through a `MonitorBank`; return the counted beats in order, dtype ``kernel.BEAT``."""
-    bank = MonitorBank(collect_beats=True)
+    bank = MonitorBank(collect_beats=True, model=model)
     bank.enrol(recording.name, rate_hz=recording.rate_hz, leads=recording.leads, gain_uv=GAIN_UV)
     for number, (first, samples, off) in enumerate(recording.packets(packet_s)):
         now_ns = int((first + samples.shape[1]) / recording.rate_hz * 1e9)
@@ -132,8 +137,31 @@ def percentages(tp: int, fn: int, fp: int) -> dict[str, float | int | None]:
     return {**rounded, "tp": tp, "fn": fn, "fp": fp}
 
 
-def score_record(path: str | Path) -> tuple[dict[str, Any], NDArray[np.float64]]:
+def kinds_of(beats: NDArray[Any]) -> NDArray[np.int32]:
+    """Return the kind (``ectopy``) of counted beats in the order in which they were counted.
+
+    Each is settled by its successor; the last one is judged by what was known at once.
+    """
+    kinds = np.append(beats["before"][1:], UNKNOWN).astype(np.int32)
+    open_ = kinds == UNKNOWN
+    kinds[open_] = np.where(beats["ventricular"][open_] > 0.5, KIND_V, 0)
+    return kinds
+
+
+def score_kind(
+    result: Matching, codes: list[str], called: NDArray[np.bool_], wanted: frozenset[str], either: frozenset[str]
+) -> dict[str, float | int | None]:
+    """Score one kind of beat after EC57: missed beats count against sensitivity, false detections against +P."""
+    tp = sum(1 for i, j in result.pairs if codes[i] in wanted and called[j])
+    fn = sum(1 for code in codes if code in wanted) - tp
+    fp = sum(1 for i, j in result.pairs if codes[i] not in wanted | either and called[j])
+    return percentages(tp, fn, fp + sum(1 for j in result.false if called[j]))
+
+
+def score_record(path: str | Path, *, model: BeatModel | None = None) -> tuple[dict[str, Any], NDArray[np.float64]]:
     """Score one record; return its figures and the report latency of each matched beat in ms.
+
+    `model` judges the beats instead of the one that ships.
 
     Raises
     ------
@@ -143,18 +171,17 @@ def score_record(path: str | Path) -> tuple[dict[str, Any], NDArray[np.float64]]
     samples, symbols, aux = read_annotations(path)
     recording = read_recording(path)
     reference = reference_of(samples, symbols, aux, recording.samples.shape[1])
-    beats = run_recording(recording)
+    beats = run_recording(recording, model=model)
+    kinds = kinds_of(beats)
     window = WINDOW_S * recording.rate_hz
     if reference.excluded:
-        beats = beats[[not inside(at, reference.excluded, window) for at in beats["sample"]]]
+        kept = np.array([not inside(at, reference.excluded, window) for at in beats["sample"]], dtype=np.bool_)
+        beats, kinds = beats[kept], kinds[kept]
     result = match(reference.samples, beats["sample"], window)
     figures: dict[str, Any] = percentages(len(result.pairs), len(result.missed), len(result.false))
-    called = beats["ventricular"] > 0.5
-    tp = sum(1 for i, j in result.pairs if reference.codes[i] in VENTRICULAR and called[j])
-    fn = sum(1 for code in reference.codes if code in VENTRICULAR) - tp
-    fp = sum(1 for i, j in result.pairs if reference.codes[i] not in VENTRICULAR | EITHER and called[j])
-    fp += sum(1 for j in result.false if called[j])
-    figures["ventricular"] = percentages(tp, fn, fp)
+    codes = reference.codes
+    figures["ventricular"] = score_kind(result, codes, kinds == KIND_V, VENTRICULAR, EITHER)
+    figures["supraventricular"] = score_kind(result, codes, kinds == KIND_S, SUPRAVENTRICULAR, EITHER - {"F"})
     figures["seconds"] = round(recording.samples.shape[1] / recording.rate_hz, 1)
     figures["rate_hz"] = recording.rate_hz
     figures["leads"] = list(recording.leads)
@@ -170,7 +197,8 @@ def evaluate_ecg(directory: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``qrs`` and ``ventricular`` with ``se``, ``ppv``, ``f1`` (gross, percent) and ``tp``, ``fn``, ``fp``;
+        ``qrs``, ``ventricular`` and ``supraventricular`` with ``se``, ``ppv``, ``f1`` (gross, percent) and ``tp``,
+        ``fn``, ``fp``;
         ``report_latency_ms`` with ``p50``, ``p99``: from the annotated beat to the sample at which it was known;
         ``records``: the same per record; ``errors``: record → why it could not be scored; ``n``: records scored.
 
@@ -195,11 +223,15 @@ def evaluate_ecg(directory: str | Path) -> dict[str, Any]:
         except RecordError as error:
             errors[name] = str(error)
     total = {k: sum(r[k] for r in records.values()) for k in ("tp", "fn", "fp")}
-    beats = {k: sum(r["ventricular"][k] for r in records.values()) for k in ("tp", "fn", "fp")}
+    ventricular, supraventricular = (
+        {k: sum(r[kind][k] for r in records.values()) for k in ("tp", "fn", "fp")}
+        for kind in ("ventricular", "supraventricular")
+    )
     every = np.concatenate(delays) if delays else np.zeros(0)
     return {
         "qrs": percentages(**total),
-        "ventricular": percentages(**beats),
+        "ventricular": percentages(**ventricular),
+        "supraventricular": percentages(**supraventricular),
         "report_latency_ms": {
             "p50": round(float(np.percentile(every, 50)), 1) if len(every) else None,
             "p99": round(float(np.percentile(every, 99)), 1) if len(every) else None,

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.beats import FEATURES, judge
+from edgeward.clinic.monitor.beats import FEATURES, R_BEFORE_AT, R_FEATURES, R_LATER, R_WIDTH, RESULT, judge
 from edgeward.clinic.monitor.detector import (
     B_ENERGY,
     B_FIDUCIAL,
@@ -29,8 +29,9 @@ from edgeward.clinic.monitor.detector import (
     front_end,
     restart,
 )
+from edgeward.clinic.monitor.ectopy import HISTORY, UNKNOWN, chance_of
 from edgeward.clinic.monitor.rhythm import on_beat, on_tick
-from edgeward.clinic.monitor.state import CHANNEL, MASK, MAX_LEADS, MAX_STEP, RING, SHAPE
+from edgeward.clinic.monitor.state import CHANNEL, HELD, MASK, MAX_LEADS, MAX_STEP, RING
 
 #: One packet of one patient in the queue.
 BLOCK = np.dtype(
@@ -46,16 +47,20 @@ BEAT = np.dtype(
         ("sample", "f8"),  # of the fiducial, in the stream
         ("reported", "i8"),  # sample at which it was known
         ("width_ms", "f8"),
-        ("ventricular", "f8"),  # probability
+        ("ventricular", "f8"),  # probability by what was known at once; -1: the beat was not counted
+        ("before", "i4"),  # kind (``ectopy``) of the counted beat before, settled by this one
         ("energy", "f8"),
         ("height", "f8"),
-        ("features", "f8", (FEATURES,)),
+        ("features", "f8", (HELD,)),
+        ("later_of", "f8"),  # sample of this lead's beat before, -1: none
+        ("later", "f8", (FEATURES,)),  # its features in hindsight
     ]
 )
 
 _PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
 
-_SOURCES = ("state", "filters", "detector", "beats", "beat_model", "fibrillation", "rhythm", "kernel")
+_SOURCES = ("state", "filters", "detector", "beats", "beat_model", "ectopy", "atrial", "fibrillation", "rhythm",
+            "kernel")  # fmt: skip
 
 
 def _stamp() -> int:
@@ -77,6 +82,7 @@ def advance_lead(
     work: NDArray[np.float64],
     beats: NDArray[np.float64],
     extra: NDArray[np.float64],
+    model: Any,
 ) -> int:
     """Take one lead through `raw`; return how many beats were reported (rows of `beats` and `extra`)."""
     if c.running == 0:
@@ -93,9 +99,7 @@ def advance_lead(
     while at < made:
         at, more = detect(c, trace, band, work, at, made, work[4, :CANDIDATE], beats[count:])
         for k in range(count, count + more):
-            width, chance = judge(c, trace, beats[k], work[5, :SHAPE], extra[k, 2:])
-            extra[k, 0] = width
-            extra[k, 1] = chance
+            judge(c, trace, beats[k], work[5], model, extra[k])
         count += more
     return count
 
@@ -113,6 +117,7 @@ def take_beats(
     found: int,
     told: Any,
     heard: int,
+    scratch: NDArray[np.float64],
 ) -> tuple[int, int]:
     """Give the beats of all leads to the rhythm in the order in which they were known."""
     taken = np.zeros(MAX_LEADS, dtype=np.int64)
@@ -129,7 +134,7 @@ def take_beats(
             return found, heard
         row = beats[lead, taken[lead]]
         more = extra[lead, taken[lead]]
-        found, counted = on_beat(p, channels, who, b, lead, row, more[0], more[1], out, found)
+        found, counted = on_beat(p, channels, who, b, lead, row, more, scratch, out, found)
         if heard < told.size:
             t = told[heard]
             t.patient = who
@@ -137,12 +142,16 @@ def take_beats(
             t.counted = 1 if counted else 0
             t.sample = row[B_FIDUCIAL]
             t.reported = np.int64(row[B_REPORT])
-            t.width_ms = more[0]
-            t.ventricular = more[1]
+            t.width_ms = more[R_WIDTH]
+            t.ventricular = chance_of(p, (p.beats - 1) % HISTORY) if counted else -1.0
+            t.before = p.kinds[(p.beats - 2) % HISTORY] if counted and p.beats >= 2 else UNKNOWN
             t.energy = row[B_ENERGY]
             t.height = row[B_HEIGHT]
+            t.later_of = more[R_BEFORE_AT]
+            for k in range(HELD):
+                t.features[k] = more[R_FEATURES + k]
             for k in range(FEATURES):
-                t.features[k] = more[2 + k]
+                t.later[k] = more[R_LATER + k]
             heard += 1
         taken[lead] += 1
 
@@ -158,6 +167,7 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
         blocks: Any,
         out: Any,
         told: Any,
+        model: Any,
     ) -> tuple[int, int]:
         found, heard = 0, 0
         if stamp == -1:  # the stamp is in the cache key because it is used
@@ -166,7 +176,7 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
         codes = np.zeros((2, 2048), dtype=np.int16)
         phases = np.zeros((MAX_STEP + 1, 2048), dtype=np.float32)
         beats = np.zeros((MAX_LEADS, _PIECE, BEAT_FIELDS))
-        extra = np.zeros((MAX_LEADS, _PIECE, 2 + FEATURES))
+        extra = np.zeros((MAX_LEADS, _PIECE, RESULT))
         counts = np.zeros(MAX_LEADS, dtype=np.int64)
         measures = np.zeros(4)
         for b in range(blocks.size):
@@ -206,9 +216,19 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
                         start = block.offset + k * block.samples + at
                         piece = samples[start : start + size]
                         counts[k] = advance_lead(
-                            c, traces[row], bands[row], piece, p.next_index, codes, phases, work, beats[k], extra[k]
+                            c,
+                            traces[row],
+                            bands[row],
+                            piece,
+                            p.next_index,
+                            codes,
+                            phases,
+                            work,
+                            beats[k],
+                            extra[k],
+                            model,
                         )
-                found, heard = take_beats(p, channels, who, b, beats, extra, counts, out, found, told, heard)
+                found, heard = take_beats(p, channels, who, b, beats, extra, counts, out, found, told, heard, work[0])
                 p.next_index += size
                 at += size
                 if p.next_index == p.next_tick:

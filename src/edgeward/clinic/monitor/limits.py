@@ -25,6 +25,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "ventricular_tachycardia_rate": (80.0, 200.0),
     "ventricular_tachycardia_beats": (3, 15),
     "silence_s": (1.5, 10.0),
+    "pause_s": (2.0, 6.0),
+    "frequent_ventricular_beats": (1.0, 60.0),
 }
 
 
@@ -46,6 +48,8 @@ class Limits:
     ventricular_tachycardia_rate: float = 100.0
     ventricular_tachycardia_beats: int = 5
     silence_s: float = 4.0
+    pause_s: float = 3.0
+    frequent_ventricular_beats: float = 10.0  # in a minute
 
     def __post_init__(self) -> None:
         for field in fields(self):

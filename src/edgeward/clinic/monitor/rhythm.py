@@ -16,8 +16,22 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor import fibrillation
+from edgeward.clinic.monitor import atrial, fibrillation
+from edgeward.clinic.monitor.atrial import CHANGES
+from edgeward.clinic.monitor.beats import R_BEFORE_AT, R_BEFORE_S, R_BEFORE_V, R_NOW, R_WIDTH
 from edgeward.clinic.monitor.detector import B_ENERGY, B_FIDUCIAL, B_REPORT, B_RESTART, sort_into
+from edgeward.clinic.monitor.ectopy import (
+    ALTERNATIONS,
+    HISTORY,
+    PATTERN_OVER,
+    TRIPLES,
+    VENTRICULAR,
+    add_later,
+    decide,
+    follow_patterns,
+    open_slot,
+    run_length,
+)
 from edgeward.clinic.monitor.fibrillation import is_fibrillation
 from edgeward.clinic.monitor.state import MASK, MAX_LEADS
 
@@ -33,19 +47,27 @@ class Condition(IntEnum):
     LEAD_OFF = 5
     ALL_LEADS_OFF = 6
     NOISY = 7
+    VENTRICULAR_RUN = 8
+    PAUSE = 9
+    ATRIAL_FIBRILLATION = 10
+    COUPLET = 11
+    BIGEMINY = 12
+    TRIGEMINY = 13
+    FREQUENT_VENTRICULAR_BEATS = 14
 
 
-ASYSTOLE, VF, VT, BRADY, TACHY, LEAD_OFF, ALL_OFF, NOISY = (int(c) for c in Condition)
+(ASYSTOLE, VF, VT, BRADY, TACHY, LEAD_OFF, ALL_OFF, NOISY, V_RUN, PAUSE, AF, COUPLET, BIGEMINY, TRIGEMINY,
+ FREQUENT_V) = (int(c) for c in Condition)  # fmt: skip
 CONDITIONS = len(Condition)
 
-HISTORY = 16
 HOPS_A_MINUTE = 120
 TICK_S = 0.5
 #: A beat is known at most this long after its R (p99 in docs/physiology.md), so silence counts from here.
 REPORT_S = 0.35
 RATE_WINDOW_S = 6.0  # a step 80 -> 120 or 80 -> 40 is shown fully within 7 s
-#: Inside a run a beat is ventricular with less evidence than an isolated one: it is no longer early or rare.
-RUN_CHANCE = 0.35
+#: A run of three (IEC 60601-2-27 leaves the number to the maker) is told; it is a tachycardia by the patient's limits.
+RUN_BEATS = 3
+COUPLET_S = 10.0  # a couplet is an event: its condition holds so long after the last one
 VT_OVER_BEATS = 3
 VT_OVER_S = 3.0
 FLAT_S = 1.5  # lead off must be told within 2 s (docs/findings.md "Clinical numbers")
@@ -73,6 +95,8 @@ PATIENT = np.dtype(
         ("extreme_tachycardia", "f8"),
         ("ventricular_tachycardia_rate", "f8"),
         ("ventricular_tachycardia_beats", "i4"),
+        ("pause_s", "f8"),
+        ("frequent_ventricular_beats", "f8"),
         # -- listening
         ("primary", "i4"),
         ("voice", "i4"),  # the lead that gave the last beat
@@ -85,7 +109,29 @@ PATIENT = np.dtype(
         ("anchor", "f8"),  # the same, moved by the time nobody could see
         ("times", "f8", (HISTORY,)),
         ("intervals", "f8", (HISTORY,)),  # s; 0 where a gap lies between
-        ("ventricular", "i1", (HISTORY,)),
+        # -- what each of them is: scores of the lead that gave it and of the others, at once and in hindsight
+        ("voices", "i1", (HISTORY,)),
+        ("now_own", "f8", (HISTORY,)),
+        ("now_sum", "f8", (HISTORY,)),
+        ("now_count", "i4", (HISTORY,)),
+        ("later_known", "i1", (HISTORY,)),
+        ("later_own", "f8", (HISTORY,)),
+        ("later_sum", "f8", (HISTORY,)),
+        ("later_count", "i4", (HISTORY,)),
+        ("super_own", "f8", (HISTORY,)),
+        ("super_sum", "f8", (HISTORY,)),
+        ("kinds", "i1", (HISTORY,)),
+        ("alternations", "i4"),
+        ("bigeminy_left", "i4"),
+        ("triples", "i4"),
+        ("since_v", "i4"),
+        ("trigeminy_left", "i4"),
+        ("row_of_v", "i4"),
+        ("couplet_at", "f8"),
+        # -- atrial fibrillation
+        ("changes", "f8", (CHANGES,)),
+        ("change_count", "i8"),
+        ("af_since", "f8"),  # stream index from which it has looked so (or not so, while it is told); -1: it does not
         ("heart_rate", "f8"),  # 1/min; nan: no value
         ("beat_width", "f8"),  # ms
         ("run", "i4"),
@@ -178,17 +224,28 @@ def on_beat(
     block: int,
     lead: int,
     beat: NDArray[np.float64],
-    width: float,
-    chance: float,
+    result: NDArray[np.float64],
+    scratch: NDArray[np.float64],
     out: Any,
     count: int,
 ) -> tuple[int, bool]:
-    """Take one beat of one lead; return the new count of transitions and whether the beat was counted."""
+    """Take one beat of one lead and what ``beats.judge`` said of it.
+
+    Return the new count of transitions and whether the beat was counted. When it was, the kind of the counted beat
+    before it is settled (``p.kinds``).
+    """
+    width, value = result[R_WIDTH], result[R_NOW]
+    if result[R_BEFORE_AT] >= 0.0:
+        add_later(p, lead, result[R_BEFORE_AT], result[R_BEFORE_V], result[R_BEFORE_S], SAME_BEAT_S * p.rate)
     at, fiducial = beat[B_REPORT], beat[B_FIDUCIAL]
     gap = (fiducial - p.last_beat) / p.rate if p.beats > 0 else 1e9
     own = channels[p.row + lead]
     if p.beats > 0 and abs(gap) < SAME_BEAT_S:
         own.agreement += 0.1 * (1.0 - own.agreement)
+        slot = (p.beats - 1) % HISTORY
+        if p.voices[slot] != lead:
+            p.now_sum[slot] += value
+            p.now_count[slot] += 1
         if lead == p.primary:
             p.voice = lead
         return count, False  # the same beat, seen in another lead before
@@ -203,51 +260,99 @@ def on_beat(
                 total += i
                 n += 1
         if (n < 4 or (gap < RESCUE * total / n and lead != p.voice) or beat[B_RESTART] > 0.0 or beat[B_ENERGY] < 0.6
-                or chance > 0.5
+                or value > 0.0
                 or own.agreement < AGREEMENT):  # fmt: skip
             own.told_at = fiducial
+            own.told_score = value
             own.agreement *= 0.95
             return count, False
     p.voice = lead
+    slot = p.beats % HISTORY
+    open_slot(p, slot, lead, value)
     for k in range(p.leads):
         other = channels[p.row + k]
         if k != lead and other.told_at > 0.0 and abs(other.told_at - fiducial) < SAME_BEAT_S * p.rate:
             other.agreement = min(1.0, other.agreement / 0.95)
             other.agreement += 0.1 * (1.0 - other.agreement)
             other.told_at = 0.0
+            p.now_sum[slot] += other.told_score
+            p.now_count[slot] += 1
     valid = p.beats > 0 and gap < 12.0 and not (beat[B_RESTART] > 0.0 and lead == p.primary)
     interval = gap if valid else 0.0
-    slot = p.beats % HISTORY
     p.times[slot] = fiducial
     p.intervals[slot] = interval
-    needed = RUN_CHANCE if p.run >= 2 else 0.5
-    ventricular = chance > needed
-    p.ventricular[slot] = 1 if ventricular else 0
     p.beats += 1
     p.last_beat = fiducial
     p.anchor = fiducial
     p.beat_width = width if p.beats == 1 else p.beat_width + 0.25 * (width - p.beat_width)
     p.heart_rate = mean_rate(p, 0.0)
     count = switch(p, who, block, ASYSTOLE, False, fiducial, at, 0.0, out, count)
-    # -- ventricular runs
-    if ventricular:
-        p.v_now += 1
-        if p.run == 0:
-            p.run_onset = fiducial
-        p.run += 1
-        p.normals = 0
-    else:
+    count = switch(p, who, block, PAUSE, False, fiducial, at, 0.0, out, count)
+    # -- ventricular runs: at once
+    run = run_length(p)
+    if run == 0:
         p.normals += 1
-        p.run = 0
+    else:
+        p.normals = 0
+        if run < HISTORY - 1:
+            p.run_onset = p.times[(p.beats - run) % HISTORY]
+    p.run = run
     beats = p.ventricular_tachycardia_beats
-    if p.run >= beats:
+    if run >= beats:
         span = (fiducial - p.times[(p.beats - beats) % HISTORY]) / p.rate
         rate = 60.0 * (beats - 1) / span if span > 0.0 else 0.0
         if rate >= p.ventricular_tachycardia_rate and p.active[VF] == 0:
             count = switch(p, who, block, VT, True, p.run_onset, at, rate, out, count)
+    if run >= RUN_BEATS:
+        count = switch(p, who, block, V_RUN, True, p.run_onset, at, float(run), out, count)
     if p.normals >= VT_OVER_BEATS:
         count = switch(p, who, block, VT, False, fiducial, at, 0.0, out, count)
+        count = switch(p, who, block, V_RUN, False, fiducial, at, 0.0, out, count)
+    if p.beats >= 2:
+        count = on_decided(p, channels, who, block, at, scratch, out, count)
     return on_rate(p, who, block, fiducial, at, out, count), True
+
+
+@njit
+def on_decided(
+    p: Any, channels: Any, who: int, block: int, at: float, scratch: NDArray[np.float64], out: Any, count: int
+) -> int:
+    """Settle the kind of the beat before the newest, and judge what follows from it; return the new count."""
+    slot = (p.beats - 2) % HISTORY
+    kind = decide(p, slot)
+    row = p.row_of_v
+    follow_patterns(p)
+    atrial.on_decided(p)
+    if kind == VENTRICULAR:
+        p.v_now += 1
+    elif row == 2 and p.beats >= 5:
+        onset = p.times[(p.beats - 4) % HISTORY]
+        p.couplet_at = at
+        count = switch(p, who, block, COUPLET, True, onset, at, 2.0, out, count)
+    rate = p.heart_rate
+    if p.bigeminy_left == PATTERN_OVER:
+        onset = p.times[(p.beats - 1 - ALTERNATIONS) % HISTORY]
+        count = switch(p, who, block, BIGEMINY, True, onset, at, rate, out, count)
+    elif p.bigeminy_left == 0:
+        count = switch(p, who, block, BIGEMINY, False, p.times[slot], at, rate, out, count)
+    if p.trigeminy_left == PATTERN_OVER:
+        onset = p.times[(p.beats - 1 - 3 * TRIPLES) % HISTORY]
+        count = switch(p, who, block, TRIGEMINY, True, onset, at, rate, out, count)
+    elif p.trigeminy_left == 0:
+        count = switch(p, who, block, TRIGEMINY, False, p.times[slot], at, rate, out, count)
+    # -- atrial fibrillation: so for half a minute before it is told, and not so for as long before it ends
+    change = atrial.irregularity(p, scratch)
+    looks = p.change_count >= atrial.CHANGES_LEAST and atrial.is_atrial_fibrillation(
+        change, channels[p.row + p.voice].p_like
+    )
+    if looks == (p.active[AF] == 1):
+        p.af_since = -1.0
+    elif p.af_since < 0.0:
+        p.af_since = p.times[slot]
+    elif at - p.af_since >= atrial.HOLD_S * p.rate:
+        count = switch(p, who, block, AF, looks, p.af_since, at, change, out, count)
+        p.af_since = -1.0
+    return count
 
 
 @njit
@@ -385,6 +490,13 @@ def on_tick(
     p.v_minute += p.v_now - p.v_counts[p.v_slot]
     p.v_counts[p.v_slot] = p.v_now
     p.v_now = 0
+    if p.v_minute >= p.frequent_ventricular_beats:
+        since = at - 0.5 * HOPS_A_MINUTE * p.rate
+        count = switch(p, who, block, FREQUENT_V, True, since, at, float(p.v_minute), out, count)
+    elif p.v_minute < 0.7 * p.frequent_ventricular_beats:
+        count = switch(p, who, block, FREQUENT_V, False, at, at, float(p.v_minute), out, count)
+    if at - p.couplet_at > COUPLET_S * p.rate:
+        count = switch(p, who, block, COUPLET, False, at, at, 0.0, out, count)
     # -- nobody can see: time does not pass for asystole
     if seen == 0:
         p.anchor += p.hop
@@ -407,6 +519,12 @@ def on_tick(
     if p.active[VT] == 1 and (quiet > VT_OVER_S or p.active[VF] == 1):
         count = switch(p, who, block, VT, False, at, at, 0.0, out, count)
         p.run = 0
+    if p.active[V_RUN] == 1 and (quiet > VT_OVER_S or p.active[VF] == 1):
+        count = switch(p, who, block, V_RUN, False, at, at, 0.0, out, count)
+    if quiet >= p.pause_s and p.beats > 1 and p.active[VF] == 0 and p.active[ASYSTOLE] == 0:
+        count = switch(p, who, block, PAUSE, True, p.anchor, at, quiet + REPORT_S, out, count)
+    elif p.active[VF] == 1:
+        count = switch(p, who, block, PAUSE, False, at, at, 0.0, out, count)
     if quiet >= p.asystole_s and p.active[VF] == 0:
         count = switch(p, who, block, ASYSTOLE, True, p.anchor, at, quiet + REPORT_S, out, count)
     elif p.active[VF] == 1:

@@ -38,8 +38,11 @@ SPIKE_LAG_MOST = 5
 SPIKE_S = 0.002  # the widest pacing pulse (IEC 60601-2-27, 201.12.1.101.13)
 
 MAX_LEADS = 12
-TEMPLATES = 4
+TEMPLATES = 6
 SHAPE = 32  # points of a beat's shape, 8 ms apart
+P_POINTS = 25  # points of what comes before a QRS, 8 ms apart
+HELD = 30  # features of a beat that are known at once
+LATER = 8  # and those that its successor tells
 CANDIDATES = 16
 NEVER = 2**62
 
@@ -110,6 +113,7 @@ CHANNEL = np.dtype(
         ("t_most", "f8"),
         ("agreement", "f8"),  # part of this lead's beats that were counted, running
         ("told_at", "f8"),  # stream index of its last beat that nobody else has seen yet
+        ("told_score", "f8"),  # how ventricular that was
         ("rejected", "f8", (CANDIDATES, 5)),  # peak_n, energy, fiducial, height, sharpness
         ("rejected_count", "i4"),
         ("back_from", "i8"),  # from this analysis sample on the rejected ones are worth another look
@@ -118,9 +122,34 @@ CHANNEL = np.dtype(
         ("shape_weight", "f8", (TEMPLATES,)),
         ("shape_width", "f8", (TEMPLATES,)),
         ("shape_height", "f8", (TEMPLATES,)),
+        ("shape_early", "f8", (TEMPLATES,)),  # running prematurity (log of interval over usual interval) of its beats
+        ("shape_serial", "i8", (TEMPLATES,)),  # tells a shape from another that took its place
+        ("votes", "f8", (2, TEMPLATES)),  # running score of its beats: at once, and in hindsight
+        ("voters", "i8", (2, TEMPLATES)),
+        ("serials", "i8"),
         ("dominant", "i4"),
-        ("normal_interval", "f8"),  # running RR of beats that are not ventricular, s
+        ("normal_interval", "f8"),  # running RR of beats of the dominant shape, s
+        ("long_interval", "f8"),  # running RR of all beats, s
         ("last_interval", "f8"),
+        ("jumps", "f8"),  # running change from one RR to the next, relative
+        ("roughness", "f8"),  # running second difference before the QRS, mV
+        ("t_level", "f8"),  # running height of the T wave of the usual beat, mV
+        # -- what comes before the usual beat
+        ("p_shape", "f8", (P_POINTS,)),
+        ("p_energy", "f8"),  # of that mean shape, mV^2
+        ("p_spread", "f8"),  # what differs from beat to beat, mV^2
+        ("p_count", "i8"),
+        ("p_like", "f8"),  # running likeness of usual beats to it
+        # -- the beat that waits for its successor
+        ("judged", "i8"),
+        ("held", "f8", (HELD,)),  # its features
+        ("held_shape", "f8", (SHAPE,)),
+        ("older_shape", "f8", (SHAPE,)),
+        ("held_at", "f8"),  # analysis sample
+        ("held_sample", "f8"),  # stream index
+        ("held_interval", "f8"),
+        ("held_slot", "i4"),
+        ("held_serial", "i8"),
         # -- judged twice a second
         ("lead_off", "i4"),  # the device says so
         ("flat", "i4"),
@@ -173,6 +202,6 @@ def new_channel(rate_hz: float, gain_uv: float) -> NDArray[Any]:
     row["beat_n"] = row["beat_peak_n"] = -(10**9)
     row["back_from"] = NEVER
     row["interval"] = 0.8 * analysis  # 75/min, until beats tell
-    row["normal_interval"] = 0.8
+    row["normal_interval"] = row["long_interval"] = 0.8
     row["dominant"] = -1
     return row
