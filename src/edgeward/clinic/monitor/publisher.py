@@ -90,8 +90,6 @@ class Publisher:
     async def settled(self, changes: Iterable[BedChange] = ()) -> None:
         """Tell transitions, and return when these and all before them are published and written down."""
         self.put(changes)
-        if not self._queue and not self._to_write():
-            return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append((BedChange("", None), [], done))  # type: ignore[arg-type]
         self._wake.set()
@@ -159,8 +157,11 @@ class Publisher:
         self._engine.dirty.clear()
         self._unwritten, self._owed, self._owed_notices = set(), [], []
         loop = asyncio.get_running_loop()
-        written = loop.run_in_executor(self._thread, self._write, writing)
-        written.add_done_callback(lambda done: self._written(writing, done.result()))
+        if writing == Writing():
+            written = loop.run_in_executor(self._thread, str)  # what was given to it before is done then
+        else:
+            written = loop.run_in_executor(self._thread, self._write, writing)
+            written.add_done_callback(lambda done: self._written(writing, done.result()))
         if told:
             await asyncio.wait({written}, timeout=WAIT_S)
         for change, alarm, _ in told:

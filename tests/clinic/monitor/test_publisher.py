@@ -1,0 +1,207 @@
+"""How alarms leave: in order, not held up by the disk; and what a large site publishes of its beds."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.support.monitoring import Site
+from tests.support.wearable import RATE, ecg
+
+from edgeward.bedside import AlarmQuery, SetBed
+from edgeward.bus.role import Stats
+from edgeward.clinic.monitor import role as monitor
+from edgeward.clinic.monitor.alarm_log import AlarmLog
+from edgeward.clinic.monitor.escalation import Escalation
+from edgeward.clinic.monitor.publisher import Publisher
+from edgeward.clinic.monitor.shown import to_message
+from edgeward.config import Settings
+from edgeward.home import Home
+from edgeward.messages import Alarm, Beds, Message, Ok
+from edgeward.privacy.database import DatabaseFull
+from edgeward.waveform import WaveformPacket, encode
+
+
+class OnTheBus:
+    """Keeps what is published."""
+
+    connected = True
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.news = asyncio.Event()
+
+    async def publish(self, _: str, message: Message) -> None:
+        self.sent.append(message)
+        self.news.set()
+
+    def alarms(self) -> list[tuple[str, str]]:
+        return [(one.bed_id, one.state) for one in self.sent if isinstance(one, Alarm)]
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(30):
+            while len(self.sent) < count:
+                self.news.clear()
+                await self.news.wait()
+
+
+class Office:
+    """A publisher with a log that can be held or broken."""
+
+    def __init__(self, path: Path) -> None:
+        self.site = Site("a", "b", "c")
+        self.bus = OnTheBus()
+        self.log = AlarmLog(path)
+        shown: Any = SimpleNamespace(alarm=to_message, vitals=lambda _: [])
+        context: Any = SimpleNamespace(bus=self.bus, stats=Stats(), settings=self.site.settings)
+        self.publisher = Publisher(
+            context=context,
+            log=self.log,
+            engine=self.site.engine,
+            shown=shown,
+            escalation=Escalation(self.site.settings, self.site.engine, self.site.clock),
+            clock=self.site.clock,
+            describe=lambda _: {},
+        )
+        self.task = asyncio.create_task(self.publisher.run())
+
+    async def close(self) -> None:
+        self.task.cancel()
+        await self.publisher.stop()
+        self.log.close()
+
+
+@pytest.fixture
+async def office(tmp_path: Path) -> AsyncIterator[Office]:
+    found = Office(tmp_path / "alarms.sqlite")
+    yield found
+    await found.close()
+
+
+async def test_a_disk_that_stands_does_not_hold_up_an_alarm(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, save = threading.Event(), office.log.save
+
+    def slow(writing: Any) -> None:
+        held.wait(30)
+        save(writing)
+
+    monkeypatch.setattr(office.log, "save", slow)
+    office.publisher.put(office.site.begin("a", "asystole"))
+    office.publisher.put(office.site.begin("b", "asystole"))
+    await office.bus.until(2)
+    assert office.bus.alarms() == [("a", "raised"), ("b", "raised")]
+    assert office.log.events(AlarmQuery()) == [], "nothing is written yet"
+    held.set()
+    await office.publisher.settled()
+    assert len(office.log.events(AlarmQuery())) == 2
+
+
+async def test_what_a_full_disk_refused_is_written_when_it_has_room(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = office.log.save
+
+    def full(_: Any) -> None:
+        raise DatabaseFull("the disk is full")
+
+    monkeypatch.setattr(office.log, "save", full)
+    await office.publisher.settled(office.site.begin("a", "asystole"))
+    await office.publisher.settled(office.site.end("a", "asystole"))
+    assert office.bus.alarms() == [("a", "raised"), ("a", "raised")]
+    assert office.publisher.owing
+    assert "full" in office.publisher.problem
+
+    monkeypatch.setattr(office.log, "save", save)
+    office.publisher.again()
+    await office.publisher.settled(office.site.begin("b", "lead_off"))
+    assert not office.publisher.owing
+    assert office.publisher.problem == ""
+    written = [(one.bed_id, one.present) for one in reversed(office.log.events(AlarmQuery()))]
+    assert written == [("a", True), ("a", False), ("b", True)]
+    assert {record.bed_id for record, _ in office.log.beds()} == {"a", "b"}
+
+
+async def test_transitions_leave_in_their_order(office: Office) -> None:
+    told = []
+    for turn in range(200):
+        bed = "abc"[turn % 3]
+        changes = office.site.begin(bed, "lead_off") + office.site.end(bed, "lead_off")
+        told += [(one.bed_id, one.change.state) for one in changes]
+        office.publisher.put(changes)
+        if turn % 7 == 0:
+            await asyncio.sleep(0)
+    await office.publisher.settled()
+    assert office.bus.alarms() == told
+
+
+# ------------------------------------ a large site
+
+
+def packet(number: int, sequence: int) -> bytes:
+    part = ecg(1, 72, seed=number % 5).reshape(1, -1)
+    return encode(
+        WaveformPacket(
+            samples=part, sequence=sequence, first_sample=sequence * 250, start_ns=1, rate_hz=RATE, gain_uv=1.0,
+            leads=("II",), lead_off=(False,),
+        )
+    )  # fmt: skip
+
+
+async def test_a_large_site_publishes_what_is_new_and_every_bed_now_and_then(tmp_path: Path) -> None:
+    bus = OnTheBus()
+    home = Home(tmp_path)
+    home.data.mkdir(parents=True, exist_ok=True)
+    context: Any = SimpleNamespace(bus=bus, stats=Stats(), settings=Settings(), home=home)
+    role = monitor.MonitorRole(context)
+    role.waiting = None
+    enrolled = SimpleNamespace(revoked=False, label="x")
+    role.registry = SimpleNamespace(refresh=lambda: False, by_id=lambda _: enrolled)  # type: ignore[assignment]
+    task = asyncio.create_task(role.publisher.run())
+    names = [f"w{number}" for number in range(600)]
+
+    async def published() -> tuple[set[str], list[Beds]]:
+        bus.sent.clear()
+        await role._publish_beds()
+        messages = [one for one in bus.sent if isinstance(one, Beds)]
+        return {bed.bed_id for one in messages for bed in one.beds}, messages
+
+    for number, name in enumerate(names):
+        role.take_wave(name, packet(number, 0), role.clock.now_ns())
+    role.process()
+    role.tell(role.engine.take(role.intake.tick()))
+    await role.publisher.settled()
+    found, messages = await published()
+    assert found == set(names)
+    assert not any(message.full for message in messages)
+    assert max(len(message.beds) for message in messages) <= monitor.SLICE
+
+    found, _ = await published()
+    assert len(found) == 600 // monitor.ROUNDS, "nothing is new: a tenth, in turn"
+    role.take_wave("w77", packet(77, 1), role.clock.now_ns())
+    role.process()
+    role.tell(role.engine.take(role.intake.tick()))
+    found, _ = await published()
+    assert "w77" in found
+    assert len(found) < 100
+    seen: set[str] = set()
+    for _ in range(monitor.ROUNDS):
+        seen |= (await published())[0]
+    assert seen == set(names)
+
+    role.forget("w5")
+    _, messages = await published()
+    assert [gone for message in messages for gone in message.gone] == ["w5"]
+    answer = await role.desk.set_bed(
+        SetBed(bed_id="room", by="Li", at_ns=1, sources=["w6", "w7"])
+    )  # fmt: skip
+    assert answer == Ok()
+    found, messages = await published()
+    assert "room" in found
+    assert {gone for message in messages for gone in message.gone} == {"w6", "w7"}
+    task.cancel()
+    await role.close()
