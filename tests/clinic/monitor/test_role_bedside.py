@@ -264,3 +264,14 @@ async def test_an_asystole_while_the_monitor_was_away_is_raised_late_and_once(si
     assert [one.alarm_id for one in listed.active if one.code == "asystole"] == [alarm.alarm_id]
     events = await site.ask(subjects.MONITOR_EVENTS, AlarmQuery(bed_id="w1", raised_only=True), Alarms)
     assert [one.code for one in events.recent].count("asystole") == 1
+
+
+async def test_a_source_whose_name_cannot_stand_in_a_subject_is_refused(site: Site) -> None:
+    await site.start()
+    for source in ("", "a.b", "a b", "*", ">", "x" * 65, "bett-\u00e4"):
+        numerics = Numerics(
+            source_id=source, device_id="central", protocol="pcd01", received_ns=1,
+            vitals=[Vital(parameter="spo2", value=70.0, at_ns=1)],
+        )  # fmt: skip
+        answer = await site.gateway.request(subjects.MONITOR_NUMERICS, numerics, Ok | Refused, 10.0)
+        assert isinstance(answer, Refused), source

@@ -170,6 +170,9 @@ class Desk:
         for bed_id in applied.beds:
             changes += monitor.engine.refresh(bed_id, heir=wanted.bed_id)
         changes += monitor.engine.take(monitor.intake.watch.take_events())
+        for bed_id in applied.beds:  # another ward has other steps
+            for record in monitor.engine.active(bed_id):
+                monitor.escalation.begin(bed_id, record)
         monitor.publisher.keep(beds=applied.beds, changes=applied.changes)
         monitor.publisher.changed_beds |= set(applied.beds)
         return await self._settled(changes)

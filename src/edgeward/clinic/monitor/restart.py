@@ -29,9 +29,9 @@ _log = logging.getLogger("edgeward.monitor.restart")
 SECONDS = 20.0
 #: With the time that nobody was there; the recorder has no more at hand.
 MOST_BACK_S = 45.0
-ASK_S = 1.0
-#: Taking up may take so long; then live packets have waited long enough.
-MOST_S = 8.0
+ASK_S = 3.0
+#: Taking up may take so long. Sources whose past has been taken are live again meanwhile.
+MOST_S = 60.0
 #: Two alarms of one code this close together are the same: filters that begin in the middle differ a little.
 SAME_NS = 2_000_000_000
 
@@ -106,7 +106,7 @@ def _restore_alarms(role: MonitorRole, bed_id: str, alarms: dict[str, object]) -
 
 
 async def catch_up(role: MonitorRole) -> None:
-    """Take the last seconds of signal from the recorder, then the packets that came meanwhile, in this order.
+    """Take the last seconds of signal from the recorder and the packets that came meanwhile, source by source.
 
     Without a recorder, or when it is slow, the live packets alone are taken.
     """
@@ -129,11 +129,8 @@ async def catch_up(role: MonitorRole) -> None:
         _log.info("there is no recorder: the signal of before is not taken up")
     except (BusError, MessageError) as error:
         _log.warning("the signal of before is not taken up: %s", error)
-    waiting, role.waiting = role.waiting or [], None
-    now = role.clock.now_ns()
-    for source_id, data in waiting:
-        role.take_wave(source_id, data, now)
-    role.process()
+    _release(role)
+    role.waiting = None
 
 
 async def _from_recorder(role: MonitorRole, told: list[Alarm], seconds: float) -> int:
@@ -156,6 +153,20 @@ async def _from_recorder(role: MonitorRole, told: list[Alarm], seconds: float) -
         after = answer.after
         if not after:
             return count
+        _release(role, after)
+
+
+def _release(role: MonitorRole, upto: str = "") -> None:
+    """Take the packets that came meanwhile from sources up to `upto` (in the order of their ids), or from all.
+
+    On a busy machine the past of thousands takes many seconds: nobody's presence waits for another one's past.
+    """
+    waiting = role.waiting or []
+    role.waiting = [one for one in waiting if upto and one[0] > upto]
+    for source_id, data, received_ns in waiting:
+        if not upto or source_id <= upto:
+            role.take_wave(source_id, data, received_ns)
+    role.process()
 
 
 def _take(role: MonitorRole, told: list[Alarm]) -> None:

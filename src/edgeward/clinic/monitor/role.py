@@ -43,6 +43,9 @@ BEDS_S = 0.5
 VIEW_S = 6.0  # a view not renewed for this long is over
 PAUSED_S = 1.5  # a tick this late means that we stood still, not that every device fell silent
 GRACE_S = 1.0
+GRACE_MOST_S = 30.0
+SOURCES_AT_ONCE = 4000  # a second of so many sources' packets is taken within a second
+MOST_SOURCES = 20_000  # a gateway that names ever new places must not fill the memory
 COMPLAIN_S = 10.0  # one quarantine entry per device and reason in this time
 ALWAYS_ALL = 256  # up to so many beds all of them are published each time
 ROUNDS = 10  # on a larger site each bed is published at least every so many times, changed or not
@@ -94,7 +97,7 @@ class MonitorRole:
         self.desk = Desk(self, section.audio_pause_s, lambda: set(self.devices))
         self.alarm_system = AlarmSystem(time.monotonic())
         self.devices: dict[str, str] = {}  # source -> enrolled device that brings it; empty: not known
-        self.waiting: list[tuple[str, bytes]] | None = []  # packets that come while a restart is taken up
+        self.waiting: list[tuple[str, bytes, int]] | None = []  # packets that come while a restart is taken up
         self.viewed: dict[str, float] = {}
         self.traced: dict[str, int] = {}
         self._complaints: dict[tuple[str, str], float] = {}
@@ -112,9 +115,18 @@ class MonitorRole:
     # ---------------------------------------- sources
 
     def know(self, source_id: str, label: str) -> None:
-        """Make room for a source that is heard for the first time."""
+        """Make room for a source that is heard for the first time.
+
+        Raises
+        ------
+        ValueError
+            If its id cannot stand in a subject, or there are too many.
+        """
         if source_id in self.devices:
             return
+        subjects.token(source_id)
+        if len(self.devices) >= MOST_SOURCES:
+            raise ValueError(f"there are {MOST_SOURCES} sources already")
         self.devices[source_id] = ""
         self._unchecked.add(source_id)
         bed_id = self.beds.add_source(source_id) or self.beds.bed_of(source_id)
@@ -178,7 +190,7 @@ class MonitorRole:
         """Take one waveform packet from the bus."""
         source_id = subject.rsplit(".", 1)[-1]
         if self.waiting is not None:
-            self.waiting.append((source_id, data))
+            self.waiting.append((source_id, data, self.clock.now_ns()))
             return
         self.take_wave(source_id, data, self.clock.now_ns())
         self.process_soon()
@@ -267,7 +279,8 @@ class MonitorRole:
             if now - before > PAUSED_S:
                 _log.warning("stood still for %.1f s; packets that wait are taken first", now - before)
                 self.context.stats.count("pauses")
-                grace = now + GRACE_S
+                # What waits takes its time on a large site: silence is not judged before it is through.
+                grace = now + max(GRACE_S, min(GRACE_MOST_S, (now - before) * len(self.devices) / SOURCES_AT_ONCE))
             before = now
             self._ticked = time.monotonic()
             if now < grace:
