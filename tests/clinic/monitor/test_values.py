@@ -143,6 +143,14 @@ def test_a_system_that_sends_rarely_may_say_how_long_a_value_holds():
     assert ("no_value", True) in watch.wait(10)
 
 
+def test_a_spot_check_is_compared_with_its_limits_and_not_missed():
+    watch = Watch(has_signal=False)
+    now = watch.clock.wall_ns()
+    watch.watch.update("a", "heart_rate", 130.0, at_ns=now, received_ns=now, missed=False)
+    assert watch.told() == [("parameter_high", True)]
+    assert watch.wait(60) == [("parameter_high", False)], "what it said is over, and nobody waits for more"
+
+
 def test_a_planned_stop_is_not_missed():
     watch = Watch()
     watch.value("heart_rate", 80)

@@ -181,6 +181,14 @@ def test_a_value_that_comes_hours_late_is_never_live(ward):
     assert "glucose" not in ward.vitals.source("bed-1").values
 
 
+def test_only_what_has_come_steadily_is_missed(ward):
+    for second, missed in ((0, False), (1, False), (2, True), (3, True), (500, False), (501, False), (502, True)):
+        ward.send(at=second, now=second, sent=second, spo2=97.0)
+        assert ward.vitals.source("bed-1").values["spo2"].missed == missed, second
+    ward.send(at=502, now=503, sent=503, spo2=97.0)
+    assert ward.vitals.source("bed-1").values["spo2"].missed
+
+
 def test_a_gap_is_noticed_and_where_it_was(ward):
     for second in range(20):
         ward.send(at=second, now=second, sent=second, spo2=97.0)

@@ -240,6 +240,7 @@ class Intake:
                 received_ns=change.received_ns,
                 quality=change.quality,
                 stale_s=(held.stale_ns - held.at_ns) / 1e9 if held and change.value is not None else None,
+                missed=held is None or held.missed,
             )
 
     # ------------------------------------------------------------------ time

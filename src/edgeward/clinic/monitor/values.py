@@ -118,10 +118,12 @@ class LimitWatch:
         received_ns: int,
         quality: float | None = None,
         stale_s: float | None = None,
+        missed: bool = True,
     ) -> None:
         """Take one value (`conditions.ValueSink`).
 
-        `stale_s` says how long this value stays valid, where that is known better than by its parameter.
+        `stale_s` says how long this value stays valid, where that is known better than by its parameter. Where it need
+        not be followed by another (a spot check), `missed` is false: then its silence is no alarm.
         """
         source = self._sources.get(source_id)
         if source is None:
@@ -151,7 +153,7 @@ class LimitWatch:
         if not known.timed and known.continuous:
             known.timed = True
             self._timer(at + known.stale_ns, "stale", source_id, parameter)
-        known.live = True
+        known.live = known.live or missed
         if known.gone:
             known.gone = False
             self._tell(source_id, known, "no_value")

@@ -35,6 +35,8 @@ _MOST_STALE_S = 180.0
 _INTERVALS = 2.2
 _OLDEST_NS = 24 * 3600 * _S
 _GAP_INTERVALS = 2.5
+_STEADY = 2
+_STEADY_NS = 60 * _S
 _SEQUENCE_S = 60 * _S  # a number that is lower later than this is a device that started anew
 _SEQUENCES = 1 << 32
 WITHDRAWN = ("deleted", "wrong", "entered_in_error")
@@ -77,6 +79,7 @@ class Held:
     validity: str = "valid"
     device_ns: int = 0  # as the device said it, which tells a repetition from a new measurement; 0: it did not say
     interval_ns: int = 0  # between measurements, as far as there is a habit; 0: not known
+    steps: int = 0  # measurements that each came within a minute of the one before
     expired: bool = False
 
     @property
@@ -86,6 +89,14 @@ class Held:
         if self.interval_ns and seconds < EPISODIC_S:
             seconds = max(seconds, min(_INTERVALS * self.interval_ns / _S, _MOST_STALE_S))
         return self.at_ns + round(seconds * _S)
+
+    @property
+    def missed(self) -> bool:
+        """Whether its silence means something: it has come steadily.
+
+        A nurse's round with a thermometer, a spot check or an entry of a record system is no monitoring that stops.
+        """
+        return self.steps >= _STEADY
 
     @property
     def live(self) -> bool:
@@ -255,6 +266,7 @@ class Vitals:
             vital.validity,
             vital.at_ns,
             interval_ns,
+            0 if held is None or at_ns - held.at_ns > _STEADY_NS else held.steps + (at_ns > held.at_ns),
         )
         source.values[parameter.name] = new
         if value is not None and new.stale_ns <= now_ns:
