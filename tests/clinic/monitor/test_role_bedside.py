@@ -32,7 +32,9 @@ from edgeward.bus import subjects
 from edgeward.bus.client import Bus
 from edgeward.bus.role import RoleContext
 from edgeward.clinic.monitor import role as monitor
+from edgeward.clinic.monitor import selfcheck
 from edgeward.clinic.monitor.alarm_log import AlarmLog, Writing
+from edgeward.clinic.monitor.engine import SITE
 from edgeward.config import Contact, EscalationStep, Ward
 from edgeward.messages import Alarm, AlarmAck, Alarms, Ask, Beds, Message, Ok, Refused
 from edgeward.waveform import WaveformPacket, encode
@@ -171,12 +173,19 @@ async def test_a_value_beyond_its_limit_alarms_and_own_limits_outlast_a_restart(
     assert [alarm.code for alarm in log.recent] == ["parameter_extreme_low"]
 
 
-async def test_the_alarm_system_says_that_it_works_and_who_hears(site: Site) -> None:
+async def test_the_alarm_system_says_that_it_works_and_who_hears(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, "START_S", 0.0)
     await site.start()
+    await site.until(lambda: site.told("alarms_not_heard"))
+    assert site.told("alarms_not_heard")[0].priority == "high"
+    await site.until(lambda: SITE in site.beds)
+    assert [alarm.code for alarm in site.beds[SITE].alarms] == ["alarms_not_heard"]
     await site.until(lambda: any(word.ok for word in site.words))  # a busy machine may be late at first, and say so
     hearing = Hearing(receiver="console-1", number=site.words[-1].number, at_ns=time.time_ns())
     await site.console.publish(subjects.MONITOR_HEARING, hearing)
     await site.until(lambda: "console-1" in site.words[-1].heard)
+    await site.until(lambda: site.told("alarms_not_heard", "ended"))
+    await site.until(lambda: SITE not in site.beds)
     assert [word.number for word in site.words] == list(range(1, len(site.words) + 1))
 
 

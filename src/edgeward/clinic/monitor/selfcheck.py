@@ -1,4 +1,4 @@
-"""The alarm system tries itself, and tells whether it works (IEC 60601-1-8:2020, 6.9: failure of the alarm system).
+"""The alarm system tries itself, and tells whether it works, and who hears it (IEC 60601-1-8:2020, 6.11.2.2).
 
 Responsible for a synthetic patient whose heart stops, through the same compiled kernel and the same state machine as a
 real one, and for the list of what is wrong; also for knowing who hears alarms. Pure: measurements of the surroundings
