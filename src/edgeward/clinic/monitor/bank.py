@@ -21,7 +21,7 @@ from edgeward.clinic.monitor.ectopy import HISTORY
 from edgeward.clinic.monitor.kernel import BEAT, BLOCK, advance
 from edgeward.clinic.monitor.limits import Limits
 from edgeward.clinic.monitor.rhythm import CONDITIONS, PATIENT, TRANSITION, Condition
-from edgeward.clinic.monitor.state import CHANNEL, MASK, MAX_LEADS, RING, new_channel
+from edgeward.clinic.monitor.state import CHANNEL, MASK, MAX_LEADS, RING, Tuning, new_channel
 
 #: Argument that carries a condition's value in its message.
 VALUE_NAME = {
@@ -98,10 +98,17 @@ class MonitorBank:
         Keep every beat for `take_beats` (evaluation, training).
     model : BeatModel, optional
         Judges beats instead of the one that ships (cross-validation).
+    tuning : Tuning, optional
+        Other parameters of the QRS detector (selection).
     """
 
     def __init__(
-        self, limits: Limits | None = None, *, collect_beats: bool = False, model: BeatModel | None = None
+        self,
+        limits: Limits | None = None,
+        *,
+        collect_beats: bool = False,
+        model: BeatModel | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self._model = model if model is not None else shipped()
         self._limits = limits or Limits()
@@ -116,6 +123,7 @@ class MonitorBank:
         self._queued_samples = 0
         self._pending: list[ConditionEvent] = []
         self._collect = collect_beats
+        self._tuning = tuning
         self._beats: list[NDArray[Any]] = []
         self._no_beats = np.zeros(0, dtype=BEAT)
 
@@ -160,7 +168,7 @@ class MonitorBank:
         """
         if not 1 <= len(leads) <= MAX_LEADS:
             raise ValueError(f"{len(leads)} leads; allowed are 1 to {MAX_LEADS}")
-        channel = new_channel(rate_hz, gain_uv)
+        channel = new_channel(rate_hz, gain_uv, self._tuning)
         known = self._patients.get(device_id)
         if known is not None and self._queue:
             told = self.process(now_ns)  # takes what is pending with it

@@ -20,23 +20,24 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.state import CANDIDATES, MASK, NEVER
+from edgeward.clinic.monitor.qrs_model import BIAS_1, BIAS_2, CENTRE, SPREAD, WEIGHT_1, WEIGHT_2
+from edgeward.clinic.monitor.state import CANDIDATES, FACTS, MASK, NEVER, PATTERN, SHIFTS
 
-#: Not counted below: 0.15 mV must not, 0.5 mV must be counted (IEC 60601-2-27, 201.12.1.101.15 b).
 RAIL = 32700  # a code beyond this is the end of the converter's range
+#: Not counted below: 0.15 mV must not, 0.5 mV must be counted (IEC 60601-2-27, 201.12.1.101.15 b).
 FLOOR_MV = 0.22
+#: A patient whose beats are low (median height below 0.35 mV) may have some that are lower; never as low as 0.15 mV.
+FLOOR_LEAST_MV = 0.165
 #: Nobody's heart makes this; an electrode that is moved does.
 ARTEFACT_MV = 15.0
 REFRACTORY_S = 0.165  # 300/min is 200 ms; two bumps of one wide QRS are closer than this
-THRESHOLD = 0.35  # of the median beat
-THRESHOLD_BACK = 0.12  # when a beat is overdue
-OVERDUE = 1.5  # median intervals
-NOISE_CAP = 0.9  # of the median beat
-NOISE_FACTOR = 2.5  # a beat must stand this far above what was rejected lately
-DECAY_S = 0.8  # overdue thresholds fall with this time constant: amplitude may drop tenfold at once
+#: After this long without a beat the network has no say: it knows the patient's old shapes only.
+VETO_MOST_S = 2.5
+OWN = 0.93  # so like a known pattern, a candidate needs no other argument; its height may have changed at once
+SURE = 8.0  # log-odds of a beat that nothing speaks against
+POINT_S = 0.012  # between the points of a pattern
 LEARN_S = 1.5
 SETTLE_S = 0.3
-CREST = 2.8  # energy of an isolated small beat against the mean energy of the last 2 s
 CREST_MV = 0.5
 T_EARLIEST_S = 0.25  # the ventricle is refractory until then in a slow rhythm
 T_EXCESS = 2.5
@@ -44,9 +45,9 @@ SHARP_LAG_S = 0.016
 SHARP_HALF_S = 0.08
 FIDUCIAL_HALF_S = 0.05
 
-CANDIDATE, BEAT_FIELDS = 5, 8
+CANDIDATE, BEAT_FIELDS = 5, 9
 #: Columns of a detected beat.
-B_FIDUCIAL, B_REPORT, B_ENERGY, B_HEIGHT, B_SHARP, B_RESTART, B_INTERVAL, B_SHARP_REF = range(BEAT_FIELDS)
+B_FIDUCIAL, B_REPORT, B_ENERGY, B_HEIGHT, B_SHARP, B_RESTART, B_INTERVAL, B_SHARP_REF, B_ODDS = range(BEAT_FIELDS)
 
 
 @njit
@@ -281,29 +282,115 @@ def describe(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], out:
 
 
 @njit
+def pattern_at(c: Any, band: NDArray[np.float32], fiducial: float, out: NDArray[np.float64]) -> None:
+    """Write the band around a candidate, 12 ms apart, `SHIFTS` points longer at each end than a pattern."""
+    step = max(1, int(POINT_S * c.analysis_rate + 0.5))
+    first = np.int64(fiducial) + c.qrs_delay - step * (PATTERN // 2 + SHIFTS)
+    for k in range(PATTERN + 2 * SHIFTS):
+        out[k] = band[(first + k * step) & MASK]
+
+
+@njit
+def resemblance(shape: NDArray[np.float64], pattern: NDArray[np.float64]) -> tuple[float, int]:
+    """Return the best correlation of a candidate with a pattern over small shifts, and that shift."""
+    norm = 1e-12
+    for k in range(PATTERN):
+        norm += pattern[k] * pattern[k]
+    best, where = -1.0, SHIFTS
+    for shift in range(2 * SHIFTS + 1):
+        cross, power = 0.0, 1e-12
+        for k in range(PATTERN):
+            cross += shape[shift + k] * pattern[k]
+            power += shape[shift + k] * shape[shift + k]
+        r = cross / math.sqrt(norm * power)
+        if r > best:
+            best, where = r, shift
+    return best, where
+
+
+@njit
+def learn_pattern(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) -> None:
+    """Remember what an accepted beat looks like: two patterns, the more usual one is kept longer."""
+    shape = c.around
+    pattern_at(c, band, cand[2], shape)
+    best, which, where = -1.0, 0, SHIFTS
+    for t in range(2):
+        c.pattern_weight[t] *= 0.95
+        if c.pattern_weight[t] > 0.0:
+            r, shift = resemblance(shape, c.patterns[t])
+            if r > best:
+                best, which, where = r, t, shift
+    if best < 0.75:
+        which = 0 if c.pattern_weight[0] <= c.pattern_weight[1] else 1
+        where = SHIFTS
+        c.pattern_weight[which] = 0.0
+    gain = max(0.125, 1.0 / (1.0 + c.pattern_weight[which]))
+    c.pattern_weight[which] += 1.0
+    for k in range(PATTERN):
+        c.patterns[which, k] += gain * (shape[where + k] - c.patterns[which, k])
+
+
+@njit
+def gather(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+    """Write what is known of a candidate: logs of energy, noise, sharpness, height, crest; likeness; earliness."""
+    shape = c.around
+    pattern_at(c, band, cand[2], shape)
+    like = -1.0
+    for t in range(2):
+        if c.pattern_weight[t] > 1.5:
+            r, _ = resemblance(shape, c.patterns[t])
+            like = max(like, r)
+    since = (cand[2] - c.beat_n) / c.interval
+    out[0] = math.log(max(cand[1], 1e-6) / c.signal)
+    out[1] = math.log(max(c.noise, 0.02 * c.signal) / c.signal)
+    out[2] = like
+    out[3] = math.log(max(cand[4], 0.05 * c.sharpness, 1e-6) / max(c.sharpness, 1e-6))
+    out[4] = math.log(cand[3] / max(c.height, 1e-6))
+    out[5] = max(0.0, 1.0 - since)
+    out[6] = min(max(0.0, since - 1.0), 2.0)
+    out[7] = math.log(cand[1] / max(c.mean_energy_now, 1e-9))
+
+
+@njit
+def likelihood(x: NDArray[np.float64]) -> float:
+    """Return the log-odds that a candidate with these facts is a QRS: one hidden layer, tanh."""
+    total = BIAS_2
+    for h in range(BIAS_1.size):
+        v = BIAS_1[h]
+        for k in range(FACTS):
+            v += WEIGHT_1[k, h] * (min(max(x[k], -4.0), 4.0) - CENTRE[k]) / SPREAD[k]
+        total += WEIGHT_2[h] * math.tanh(v)
+    return total
+
+
+@njit
 def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
     """Return 0 if the candidate is a QRS, else why not.
 
-    1 too small, 2 refractory, 3 below threshold, 4 T wave, 5 too early and unlike, 6 no crest, 7 artefact.
+    1 too small, 2 refractory, 3 below threshold, 4 T wave, 5 too early and unlike, 6 no crest, 7 artefact; `judge_peak`
+    adds 8: looks like noise.
     """
     energy, height, sharp = cand[1], cand[3], cand[4]
     rate = c.analysis_rate
     since = (cand[2] - c.beat_n) / rate
-    if height < FLOOR_MV:
+    floor = FLOOR_MV
+    if c.beats > 0:
+        floor = min(max(c.floor_part * c.height, FLOOR_LEAST_MV), FLOOR_MV)
+    if height < floor:
         return 1
     if height > ARTEFACT_MV:
         return 7
     if since < REFRACTORY_S:
         return 2
     relative = energy / c.signal
-    overdue = (cand[0] - c.beat_peak_n) / rate - max(1.0, OVERDUE * c.interval / rate)
+    overdue = (cand[0] - c.beat_peak_n) / rate - max(1.0, c.overdue * c.interval / rate)
     # Capped: what is as strong as the usual beat is a beat, however noisy. Without it a beat that was missed would
     # count as noise, raise the threshold, and lose the next one too.
-    threshold = max(THRESHOLD * c.signal, min(NOISE_FACTOR * c.noise, NOISE_CAP * c.signal))
+    threshold = max(c.threshold * c.signal, min(c.noise_factor * c.noise, c.noise_cap * c.signal))
     if overdue > 0.0:
-        threshold *= math.exp(-overdue / DECAY_S)
+        threshold *= math.exp(-overdue / c.decay_s)
     if back:
-        threshold *= THRESHOLD_BACK / THRESHOLD
+        threshold *= c.threshold_back / c.threshold
     if energy < threshold:
         return 3
     # Early after a beat: is it sharp enough for a QRS, or the T wave? Ventricular beats are blunt but strong. T waves
@@ -324,7 +411,12 @@ def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
     # Unlike the beats known so far: it must stand out from its surroundings, else noise would hide an asystole. The
     # time since the last beat must not matter here, or one missed beat would lose all that follow.
     known = c.beats >= 4 and relative > 0.65
-    if not known and height < CREST_MV and energy < CREST * c.mean_energy_now:
+    if (
+        not known
+        and height < CREST_MV
+        and energy < c.crest * c.mean_energy_now
+        and energy < c.crest_noise * max(c.noise, 0.1 * c.signal)
+    ):
         return 6
     return 0
 
@@ -374,20 +466,24 @@ def keep(c: Any, cand: NDArray[np.float64]) -> None:
             return
     for k in range(CANDIDATE):
         c.rejected[slot, k] = cand[k]
-    c.back_from = c.beat_n + np.int64(OVERDUE * c.interval)
+    c.back_from = c.beat_n + np.int64(c.overdue * c.interval)
 
 
 @njit
-def report(c: Any, cand: NDArray[np.float64], beats: NDArray[np.float64], count: int) -> int:
+def report(
+    c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], odds: float, beats: NDArray[np.float64], count: int
+) -> int:
     """Accept the candidate and write it as a beat (stream sample indices); return the new count."""
     row = beats[count]
     previous = c.beat_n
     row[B_SHARP_REF] = c.sharpness
     row[B_ENERGY] = cand[1] / c.signal
     take(c, cand)
+    learn_pattern(c, band, cand)
     row[B_FIDUCIAL] = c.start_raw + (cand[2] - c.start_n) * c.decimation - c.trace_delay
     row[B_REPORT] = c.start_raw + (c.n - c.start_n) * c.decimation
     row[B_HEIGHT] = cand[3]
+    row[B_ODDS] = odds
     row[B_SHARP] = cand[4]
     row[B_RESTART] = 1.0 if previous < c.start_n else 0.0
     row[B_INTERVAL] = (cand[2] - previous) / c.analysis_rate
@@ -395,7 +491,7 @@ def report(c: Any, cand: NDArray[np.float64], beats: NDArray[np.float64], count:
 
 
 @njit
-def learn(c: Any, beats: NDArray[np.float64], count: int) -> int:
+def learn(c: Any, band: NDArray[np.float32], beats: NDArray[np.float64], count: int) -> int:
     """End the first seconds: take the strongest candidate as a beat, then judge all in order; return the count."""
     strongest = 0.0
     for i in range(c.rejected_count):
@@ -414,7 +510,7 @@ def learn(c: Any, beats: NDArray[np.float64], count: int) -> int:
     early = c.rejected.copy()
     for i in range(found):
         if is_beat(c, early[i], False) == 0:
-            count = report(c, early[i], beats, count)
+            count = report(c, band, early[i], SURE, beats, count)
     return count
 
 
@@ -434,8 +530,20 @@ def judge_peak(
             keep(c, cand)
         return count
     why = is_beat(c, cand, False)
+    odds = SURE
+    if why == 0 and c.beats >= 4:
+        gather(c, band, cand, cand[CANDIDATE:])
+        c.looked_at += 1
+        odds = likelihood(cand[CANDIDATE:])
+        noisy = c.noise > c.noisy * c.signal
+        overdue = (cand[0] - c.beat_peak_n) / c.analysis_rate > VETO_MOST_S
+        odds -= c.odds_noisy if noisy else c.odds_quiet
+        if overdue or cand[CANDIDATE + 2] > OWN:
+            odds = SURE
+        elif odds < 0.0:
+            why = 8
     if why == 0:
-        return report(c, cand, beats, count)
+        return report(c, band, cand, odds, beats, count)
     c.noise += 0.125 * (min(cand[1], c.signal) - c.noise)
     if REFRACTORY_S < (cand[2] - c.beat_n) / c.analysis_rate < 0.42:
         c.t_most = max(c.t_most, cand[1])
@@ -445,7 +553,9 @@ def judge_peak(
 
 
 @njit
-def look_back(c: Any, cand: NDArray[np.float64], beats: NDArray[np.float64], count: int) -> int:
+def look_back(
+    c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], beats: NDArray[np.float64], count: int
+) -> int:
     """A beat is overdue: judge the strongest rejected candidate by the lower threshold; return the new count."""
     best = 0
     for i in range(c.rejected_count):
@@ -457,7 +567,7 @@ def look_back(c: Any, cand: NDArray[np.float64], beats: NDArray[np.float64], cou
     for k in range(CANDIDATE):
         cand[k] = c.rejected[best, k]
     if is_beat(c, cand, True) == 0:
-        return report(c, cand, beats, count)
+        return report(c, band, cand, SURE, beats, count)
     c.rejected[best, 1] = -1.0  # judged; the threshold falls for new candidates only
     return count
 
@@ -505,9 +615,9 @@ def detect(
                 count = judge_peak(c, trace, band, cand, beats, count)
             if c.learned == 0:
                 if now >= learned_n:
-                    count = learn(c, beats, count)
+                    count = learn(c, band, beats, count)
             elif now > c.back_from:
-                count = look_back(c, cand, beats, count)
+                count = look_back(c, band, cand, beats, count)
             learned, back_from = c.learned, c.back_from
     c.n, c.rising, c.peak, c.peak_n, c.last_energy = n, rising, peak, peak_n, last
     return i, count

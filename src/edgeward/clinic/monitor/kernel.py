@@ -24,7 +24,6 @@ from edgeward.clinic.monitor.detector import (
     B_HEIGHT,
     B_REPORT,
     BEAT_FIELDS,
-    CANDIDATE,
     detect,
     front_end,
     restart,
@@ -32,6 +31,7 @@ from edgeward.clinic.monitor.detector import (
 from edgeward.clinic.monitor.ectopy import HISTORY, UNKNOWN, chance_of
 from edgeward.clinic.monitor.rhythm import on_beat, on_tick
 from edgeward.clinic.monitor.state import CHANNEL, HELD, MASK, MAX_LEADS, MAX_STEP, RING
+from edgeward.clinic.monitor.voting import is_supported
 
 #: One packet of one patient in the queue.
 BLOCK = np.dtype(
@@ -59,8 +59,8 @@ BEAT = np.dtype(
 
 _PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
 
-_SOURCES = ("state", "filters", "detector", "beats", "beat_model", "ectopy", "atrial", "fibrillation", "rhythm",
-            "kernel")  # fmt: skip
+_SOURCES = ("state", "filters", "qrs_model", "detector", "beats", "beat_model", "ectopy", "atrial", "fibrillation",
+            "voting", "rhythm", "kernel")  # fmt: skip
 
 
 def _stamp() -> int:
@@ -97,7 +97,7 @@ def advance_lead(
     count, at = 0, 0
     made = front_end(c, raw, codes, phases, work)
     while at < made:
-        at, more = detect(c, trace, band, work, at, made, work[4, :CANDIDATE], beats[count:])
+        at, more = detect(c, trace, band, work, at, made, work[4], beats[count:])
         for k in range(count, count + more):
             judge(c, trace, beats[k], work[5], model, extra[k])
         count += more
@@ -108,6 +108,7 @@ def advance_lead(
 def take_beats(
     p: Any,
     channels: Any,
+    bands: NDArray[np.float32],
     who: int,
     b: int,
     beats: NDArray[np.float64],
@@ -134,7 +135,9 @@ def take_beats(
             return found, heard
         row = beats[lead, taken[lead]]
         more = extra[lead, taken[lead]]
-        found, counted = on_beat(p, channels, who, b, lead, row, more, scratch, out, found)
+        counted = False
+        if is_supported(p, channels, bands, lead, row):
+            found, counted = on_beat(p, channels, who, b, lead, row, more, scratch, out, found)
         if heard < told.size:
             t = told[heard]
             t.patient = who
@@ -228,7 +231,9 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
                             extra[k],
                             model,
                         )
-                found, heard = take_beats(p, channels, who, b, beats, extra, counts, out, found, told, heard, work[0])
+                found, heard = take_beats(
+                    p, channels, bands, who, b, beats, extra, counts, out, found, told, heard, work[0]
+                )
                 p.next_index += size
                 at += size
                 if p.next_index == p.next_tick:

@@ -8,6 +8,7 @@ any signal processing.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -44,11 +45,37 @@ P_POINTS = 25  # points of what comes before a QRS, 8 ms apart
 HELD = 30  # features of a beat that are known at once
 LATER = 8  # and those that its successor tells
 CANDIDATES = 16
+PATTERN = 19  # points of a QRS in its band, about 12 ms apart
+SHIFTS = 4  # points a candidate may slide against a pattern
+FACTS = 8  # of a candidate, for the veto in noise
 NEVER = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What decides which peak of energy is a QRS, as far as it was chosen by measurement.
+
+    ``models/qrs/choose.py`` chooses the values on annotated records and scores the choice on records left out.
+    """
+
+    threshold: float = 0.287  # of the median beat
+    threshold_back: float = 0.15  # when a beat is overdue
+    overdue: float = 1.5  # median intervals
+    noise_factor: float = 2.864  # a beat must stand this far above what was rejected lately
+    noise_cap: float = 0.9  # of the median beat: what is as strong as the usual beat is one, however noisy
+    decay_s: float = 0.709  # overdue thresholds fall with this time constant: amplitude may drop tenfold at once
+    crest: float = 2.8  # energy of an isolated small beat against the mean energy of the last 2 s
+    crest_noise: float = 4.0  # or against what was rejected lately
+    floor_part: float = 0.5  # of the usual height: the floor of a patient with low beats
+    noisy: float = 0.255  # rejected peaks against the median beat: from here on a lead is noisy
+    odds_noisy: float = 0.0  # log-odds that a candidate needs in a noisy lead
+    odds_quiet: float = -2.0  # and in a quiet one
+
 
 CHANNEL = np.dtype(
     [
         # -- set once
+        *((name, "f8") for name in Tuning.__slots__),
         ("rate", "f8"),
         ("analysis_rate", "f8"),
         ("scale", "f8"),  # mV per unit
@@ -114,6 +141,10 @@ CHANNEL = np.dtype(
         ("agreement", "f8"),  # part of this lead's beats that were counted, running
         ("told_at", "f8"),  # stream index of its last beat that nobody else has seen yet
         ("told_score", "f8"),  # how ventricular that was
+        ("looked_at", "i8"),
+        ("patterns", "f8", (2, PATTERN)),  # what beats look like in the QRS band
+        ("pattern_weight", "f8", (2,)),
+        ("around", "f8", (PATTERN + 2 * SHIFTS,)),  # room for the candidate's own
         ("rejected", "f8", (CANDIDATES, 5)),  # peak_n, energy, fiducial, height, sharpness
         ("rejected_count", "i4"),
         ("back_from", "i8"),  # from this analysis sample on the rejected ones are worth another look
@@ -160,7 +191,7 @@ CHANNEL = np.dtype(
 )
 
 
-def new_channel(rate_hz: float, gain_uv: float) -> NDArray[Any]:
+def new_channel(rate_hz: float, gain_uv: float, tuning: Tuning | None = None) -> NDArray[Any]:
     """Return the fresh state of one lead, shape (1,), dtype `CHANNEL`.
 
     Parameters
@@ -169,6 +200,7 @@ def new_channel(rate_hz: float, gain_uv: float) -> NDArray[Any]:
         Sampling rate, `MIN_RATE_HZ` to `MAX_RATE_HZ`.
     gain_uv : float
         Microvolts per unit, more than 0.
+    tuning : Tuning, optional
 
     Raises
     ------
@@ -185,6 +217,8 @@ def new_channel(rate_hz: float, gain_uv: float) -> NDArray[Any]:
     high = butterworth("high", 2, DISPLAY_LOW_HZ, analysis)
     qrs = np.vstack((butterworth("high", 2, QRS_LOW_HZ, analysis), butterworth("low", 2, QRS_HIGH_HZ, analysis)))
     row = np.zeros(1, dtype=CHANNEL)
+    for name, value in asdict(tuning or Tuning()).items():
+        row[name] = value
     row["rate"] = rate_hz
     row["analysis_rate"] = analysis
     row["scale"] = gain_uv * 1e-3
