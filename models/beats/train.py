@@ -169,9 +169,8 @@ def main() -> None:
     names = np.repeat(found, [len(part["y"]) for part in parts.values()])
     keep, weight = thin(y, names, lead)
     keep &= y != LEFT_OUT
-    everything = fit(x[keep], y[keep], weight[keep])
     if not args.dry:
-        write(everything, FILE)
+        write(fit(x[keep], y[keep], weight[keep]), FILE)
     order = [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
     group = {name: i % GROUPS for i, name in enumerate(order)}
     folder = args.keep
