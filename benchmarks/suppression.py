@@ -395,9 +395,9 @@ def curve(title: str, found: list[tuple[Case, float]]) -> dict[str, object]:
     families: dict[tuple[bool, str], list[float]] = defaultdict(list)
     for case, s in found:
         families[case.true, case.family].append(s)
-    print("| alarm | of which true | cases | put down at 0.8 | highest score |\n|---|---|---|---|---|")
+    print("| alarm | of which true | cases | put down at 0.9 | highest score |\n|---|---|---|---|---|")
     for (is_true, name), scores in sorted(families.items()):
-        print(f"| {name} | {'true' if is_true else 'false'} | {len(scores)} | {sum(s >= 0.8 for s in scores)} | "
+        print(f"| {name} | {'true' if is_true else 'false'} | {len(scores)} | {sum(s >= 0.9 for s in scores)} | "
               f"{max(scores):.2f} |")  # fmt: skip
     return {"false": int(false.size), "true": int(true.size), "curve": rows}
 

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 Times = NDArray[np.float64]
 
 #: At or above this score the alarm is put down. Chosen on the curve of docs/signals.md.
-THRESHOLD = 0.8
+THRESHOLD = 0.9
 #: Conditions that can be doubted at all. (A lost pulse is held against the other pulses of its source in ``signals``.)
 DOUBTED = frozenset({"asystole", "extreme_bradycardia", "extreme_tachycardia", "ventricular_tachycardia"})
 _FAST = frozenset({"extreme_tachycardia", "ventricular_tachycardia"})
