@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from benchmarks.suppression import generated
 
-from edgeward.clinic.monitor.crosscheck import DOUBTED, Beats, Pulses, judge
+from edgeward.clinic.monitor.crosscheck import DOUBTED, THRESHOLD, Beats, Pulses, judge
 from edgeward.clinic.monitor.rules import RULES, UNCONFIRMED
 
 ONSET = 40.0  # last QRS before the event
@@ -227,3 +228,13 @@ def test_hostile_numbers_give_an_answer(seed):
 
     for code in DOUBTED:
         assert 0.0 <= judge(code, ONSET, heart, [channel], rate=float(rng.uniform(0, 300))).score <= 1.0
+
+
+def test_of_generated_alarms_no_true_one_is_put_down_and_many_false_ones_are():
+    found = generated(12, seed=11)
+
+    true = [score for case, score in found if case.true]
+    false = [score for case, score in found if not case.true]
+    assert len(true) >= 80
+    assert max(true) < THRESHOLD
+    assert sum(score >= THRESHOLD for score in false) >= 0.15 * len(false)
