@@ -125,7 +125,7 @@ async def child(site: TestSite, *destinations: Pacs | Fhir | Hl7) -> asyncio.sub
 
 async def accepted(gateway: Gateway, request: DeliverRequest) -> None:
     """Hand over, again and again until it is taken, as the gateway's dispatcher does."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while True:
             try:
                 if await gateway.bus.request(subjects.DELIVER_ACCEPT, request, Ok | Refused, 1) == Ok():

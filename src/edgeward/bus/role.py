@@ -6,6 +6,7 @@ Responsible for the frame around a role's ``run``. Not responsible for processes
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import resource
@@ -201,6 +202,7 @@ def run_role(
     import uvloop
 
     log.configure(role, settings.log.level)
+    faulthandler.enable()  # where a library crashed, on stderr: without it such a death leaves no trace
     die_with_parent()
     raise_file_limit()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
