@@ -18,7 +18,7 @@ SCRIPTS = sorted((render.STATIC / "js").rglob("*.js"))
 SLOT = re.compile(r"\{([a-z_0-9]+)")
 # Neither language: product, commands to be typed, units, what is printed on keys, and what the other language's switch
 # shows.
-NOT_PROSE = {"EN", "TLS", "Python", "px", "mm", "ms", "edgeward", "ew", "Enter", "Shift"}
+NOT_PROSE = {"EN", "TLS", "Python", "px", "mm", "ms", "edgeward", "ew", "Enter", "Shift", "Tab", "Esc", "mV"}
 
 
 def test_both_catalogues_have_the_same_keys() -> None:

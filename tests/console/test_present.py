@@ -188,6 +188,6 @@ def test_the_history_of_a_bed_shows_each_alarm_as_it_stands() -> None:
     elsewhere = make_alarm("bed-2", "asystole", AlarmPriority.HIGH)
 
     for order in ([raised, seen, ended], [ended, seen, raised]):
-        history = latest("bed-1", [*order, elsewhere, later])
+        history = latest([*order, elsewhere, later], "bed-1")
 
         assert [(a.code, a.state) for a in history] == [("noisy", "raised"), ("asystole", "ended")]

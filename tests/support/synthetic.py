@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from edgeward.bedside import ParameterLimit
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus, BusError
 from edgeward.bus.role import RoleContext
@@ -70,7 +71,9 @@ from edgeward.messages import (
     Trace,
     Verdict,
     Viewing,
+    VitalState,
 )
+from tests.support.bedside import DEFAULTS, Bedside, news2_of, vitals_of
 from tests.support.site import TestSite, running_bus
 
 RATE = 125.0
@@ -111,6 +114,10 @@ class Patient:
     phase: float
     alarms: list[Alarm] = field(default_factory=list)
     sent: int = 0
+    ward: str = ""
+    standby: bool = False
+    paused_until_ns: int = 0
+    entered: dict[str, VitalState] = field(default_factory=dict)
 
     def samples(self, start: int, count: int) -> np.ndarray:
         t = (start + np.arange(count)) / RATE
@@ -137,7 +144,7 @@ class Patient:
                 found.append(index)
             first += 1
 
-    def bed(self, now_s: float) -> Bed:
+    def bed(self, now_s: float, limits: dict[str, ParameterLimit] | None = None) -> Bed:
         silent = self.scene == "silent"
         none = self.scene in ("asystole", "lead_off", "silent")
         return Bed(
@@ -153,7 +160,19 @@ class Patient:
             lead_off=self.scene == "lead_off",
             packets=4210,
             missing=3 if self.scene == "noisy" else 0,
-            alarms=self.alarms,
+            alarms=[
+                msgspec.structs.replace(a, bed_id=self.device_id, ward=self.ward, label=self.label) for a in self.alarms
+            ],
+            bed_id=self.device_id,
+            ward=self.ward,
+            sources=[self.device_id],
+            vitals=vitals_of(self, DEFAULTS if limits is None else limits),
+            news2=news2_of(self),
+            clock_offset_ms=38.0,
+            clock_drift_ppm=4.1,
+            audio_paused_until_ns=self.paused_until_ns,
+            standby=self.standby,
+            lead="" if silent else "II",
         )
 
 
@@ -357,6 +376,10 @@ class SyntheticHospital:
     buses: dict[str, Bus] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
+    bedside: Bedside = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bedside = Bedside(self)
 
     async def start(self) -> None:
         for role in ("gateway", "monitor", "deliver", "engine", "supervisor"):
@@ -375,7 +398,9 @@ class SyntheticHospital:
         await monitor.subscribe(subjects.STATE_VIEWING, Viewing, self._viewing)
         await deliver.serve(subjects.DELIVER_REPORT, Ask, self._report, subjects.DELIVERS)
         await deliver.serve(subjects.DELIVER_STATUS, Ask, self._status, subjects.DELIVERS)
-        self.tasks = [asyncio.create_task(work()) for work in (self._beds, self._traces, self._heartbeats)]
+        await self.bedside.start()
+        jobs = (self._beds, self._traces, self._heartbeats, self.bedside.tell)
+        self.tasks = [asyncio.create_task(work()) for work in jobs]
 
     async def stop(self) -> None:
         for task in self.tasks:
@@ -560,7 +585,11 @@ class SyntheticHospital:
                 with contextlib.suppress(BusError):
                     now = time.monotonic() - self.started
                     await self.buses["monitor"].publish(
-                        subjects.STATE_BEDS, Beds(at_ns=time.time_ns(), beds=[p.bed(now + 9) for p in self.patients])
+                        subjects.STATE_BEDS,
+                        Beds(
+                            at_ns=time.time_ns(),
+                            beds=[p.bed(now + 9, self.bedside.limits(p.device_id)) for p in self.patients],
+                        ),
                     )
             await asyncio.sleep(0.5)
 
@@ -619,7 +648,7 @@ class SyntheticHospital:
                 site="hospital",
                 node="node1",
                 started_ns=begun,
-                roles=dict.fromkeys(("gateway", "engine", "monitor", "deliver", "console"), "running"),
+                roles=dict.fromkeys(("gateway", "engine", "monitor", "recorder", "deliver", "console"), "running"),
                 restarts={"engine": 1},
             )
             with contextlib.suppress(BusError):
@@ -698,6 +727,7 @@ async def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--beds", type=int, default=8)
+    parser.add_argument("--wards", type=int, default=0)
     parser.add_argument("--items", type=int, default=14)
     parser.add_argument("--port", type=int, default=8050)
     given = parser.parse_args()
@@ -705,6 +735,8 @@ async def _main() -> None:
         hospital,
         url,
     ):
+        for i, patient in enumerate(hospital.patients):
+            patient.ward = f"Ward {i * given.wards // given.beds + 1}" if given.wards else ""
         print(url, (hospital.site.home.run / "first-login.json").read_text(), os.getpid(), flush=True)
         await asyncio.Event().wait()
 

@@ -130,6 +130,14 @@ def engineer(request: Request) -> Visitor:
     return visitor
 
 
+def caretaker(request: Request) -> Visitor:
+    """Dependency: somebody who may say what a bed consists of, a clinician or an engineer."""
+    visitor = anybody(request)
+    if not (visitor.clinician or visitor.engineer):
+        raise NotAllowed("refused.caretaker_only")
+    return visitor
+
+
 def same_origin(connection: HTTPConnection, *, required: bool) -> bool:
     """Whether the request comes from a page of ours.
 
@@ -147,8 +155,8 @@ def same_origin(connection: HTTPConnection, *, required: bool) -> bool:
     return parts.scheme == scheme and parts.netloc.lower() == connection.headers.get("host", "").lower()
 
 
-async def form_of(request: Request, visitor: Visitor | None) -> FormData:
-    """Return the fields of a POST after both checks; `visitor` is None before the login.
+async def form_of(request: Request, visitor: Visitor | None, *, fields: int = 50) -> FormData:
+    """Return the fields of a POST after both checks, at most `fields`; `visitor` is None before the login.
 
     Raises
     ------
@@ -158,7 +166,7 @@ async def form_of(request: Request, visitor: Visitor | None) -> FormData:
     if not same_origin(request, required=False):
         _log.warning("a request from another origin was refused", extra={"fields": {"path": request.url.path}})
         raise NotAllowed("refused.origin")
-    form = await request.form(max_files=0, max_fields=50)
+    form = await request.form(max_files=0, max_fields=fields)
     if visitor is not None:
         given = request.headers.get("x-csrf") or str(form.get("csrf", ""))
         if not _equal(given, visitor.csrf):

@@ -20,7 +20,7 @@ import argon2
 
 from edgeward.home import Home, read_json, write_json
 
-ROLES = ("clinician", "engineer")
+ROLES = ("clinician", "engineer", "viewer")
 FIRST_USER = "admin"
 FIRST_LOGIN_FILE = "first-login.json"
 MIN_PASSWORD = 10  # characters; NIST SP 800-63B-4 asks for 8 at least beside rate limiting
@@ -97,7 +97,7 @@ class Accounts:
         password = one_time_password()
         self._users[FIRST_USER] = User(
             name=FIRST_USER,
-            roles=ROLES,
+            roles=("clinician", "engineer"),
             password_hash=self._hasher.hash(password),
             one_time=True,
             created_ns=time.time_ns(),

@@ -28,6 +28,12 @@ BROWSER_SECTIONS = (
     "viewer",
     "label",
     "reason",
+    "sound",
+    "parameter",
+    "consciousness",
+    "oxygen",
+    "trend",
+    "review",
 )  # what the scripts need
 
 
@@ -75,9 +81,24 @@ def has(key: str) -> bool:
 def alarm_text(language: str, code: str, args: Mapping[str, object]) -> str:
     """Return what an alarm says. A code we have no words for is shown as it is: never hidden, never invented."""
     if has(f"alarm.{code}"):
-        return text(language, f"alarm.{code}", **args)
+        return text(language, f"alarm.{code}", **readable(language, args))
     details = ", ".join(f"{key} {value}" for key, value in args.items())
     return f"{code} ({details})" if details else code
+
+
+UNITS = {"/min": "/min", "mm[Hg]": "mmHg", "Cel": "°C", "1": ""}  # UCUM as people read it
+
+
+def readable(language: str, args: Mapping[str, object]) -> dict[str, object]:
+    """Return an alarm's particulars for reading: names of parameters in words, units as people write them."""
+    words = dict(args)
+    name = words.get("parameter")
+    if isinstance(name, str) and has(f"parameter.{name}"):
+        words["parameter"] = text(language, f"parameter.{name}")
+    unit = words.get("unit")
+    if isinstance(unit, str):
+        words["unit"] = UNITS.get(unit, unit)
+    return words
 
 
 def for_browser(language: str) -> dict[str, str]:

@@ -4,38 +4,31 @@ Responsible for the fan-out and for never letting a slow browser hold up another
 latest wins), traces are dropped (they carry sample indices, so the browser shows a gap), events are bounded and end in
 a ``resync``. Not responsible for who may connect (``access``) or for the meaning of what is shown.
 
-Text frames are JSON with the key ``k``; binary frames are traces, little-endian::
-
-    offset size
-    0      1    1, the version
-    1      1    length of the device id, d
-    2      1    length of the lead's name, l
-    3      1    number of beats, b
-    4      4    sampling rate, float32, Hz
-    8      8    index of the first sample, float64
-    16     8*b  indices of beats, float64
-    ...    d, l names, UTF-8, then padding to an even length
-    ...    2*n  samples, int16, microvolts
+Text frames are JSON with the key ``k``; binary frames are traces (``wire``). Of beds, a browser gets those it shows,
+and of those the ones that changed: what waits for a slow one is a set of names, and it gets their latest state.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import struct
+import os
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 
+from edgeward.bedside import AlarmSystemState, Hearing
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus, BusError
 from edgeward.console.presence import Presence
+from edgeward.console.wall import WallWish, choose, loudness
 from edgeward.console.watch import Watch
+from edgeward.console.wire import alarm_view, bed_view, pack_trace
 from edgeward.messages import (
     Alarm,
-    Bed,
     Beds,
     ItemSummary,
     MessageError,
@@ -56,7 +49,7 @@ MAX_EVENTS = 256
 MAX_TRACES = 512
 MAX_VIEW = 256
 CLOSE_RESTART, CLOSE_SLOW, CLOSE_LOGIN = 1012, 1013, 4401
-_HEAD = struct.Struct("<BBBBfd")
+COALESCE_S = 0.04  # a storm of alarms costs one answer per screen in this time, not one per alarm
 
 
 class Socket(Protocol):
@@ -65,56 +58,6 @@ class Socket(Protocol):
     async def send_text(self, data: str) -> None: ...  # noqa: D102
     async def send_bytes(self, data: bytes) -> None: ...  # noqa: D102
     async def close(self, code: int = 1000, reason: str | None = None) -> None: ...  # noqa: D102
-
-
-def pack_trace(trace: Trace) -> bytes:
-    """Return the binary frame of one stretch of trace."""
-    device = trace.device_id.encode()[:255]
-    lead = trace.lead.encode()[:255]
-    beats = trace.beats[-255:]
-    head = _HEAD.pack(1, len(device), len(lead), len(beats), trace.rate_hz, float(trace.start))
-    names = device + lead
-    if len(names) % 2:
-        names += b"\0"
-    return head + struct.pack(f"<{len(beats)}d", *map(float, beats)) + names + trace.samples
-
-
-def alarm_view(alarm: Alarm) -> dict[str, Any]:
-    """Return an alarm as the browser gets it: codes and numbers, no prose."""
-    return {
-        "id": alarm.alarm_id,
-        "device": alarm.device_id,
-        "code": alarm.code,
-        "priority": alarm.priority.value,
-        "technical": alarm.technical,
-        "latching": alarm.latching,
-        "present": alarm.present,
-        "ended": alarm.state == "ended",
-        "acknowledged": alarm.acknowledged,
-        "by": alarm.by,
-        "args": alarm.args,
-        "raised": alarm.raised_ns // 1_000_000,
-        "late": alarm.late,
-    }
-
-
-def bed_view(bed: Bed) -> dict[str, Any]:
-    """Return a bed as the browser gets it."""
-    return {
-        "id": bed.device_id,
-        "label": bed.label,
-        "hr": bed.heart_rate,
-        "quality": bed.quality,
-        "width": bed.beat_width_ms,
-        "vpm": bed.ventricular_per_min,
-        "rhythm": bed.rhythm,
-        "age": bed.age_ms,
-        "stale": bed.stale,
-        "off": bed.lead_off,
-        "packets": bed.packets,
-        "missing": bed.missing,
-        "alarms": [alarm_view(alarm) for alarm in bed.alarms],
-    }
 
 
 def _json(value: dict[str, Any]) -> str:
@@ -130,7 +73,14 @@ class Connection:
         self.user = user
         self.viewing: frozenset[str] = frozenset()
         self.wants_beds = False
+        self.ward = ""  # what this screen sounds for; empty: the whole site
+        self.wall: WallWish | None = None
+        self.bed = ""
+        self.shown: frozenset[str] = frozenset()  # beds on its page
+        self.told_wall = ""
         self.dropped = 0
+        self.compose: Callable[[set[str]], str] = lambda _: ""
+        self._beds: set[str] = set()
         self._latest: dict[str, str] = {}
         self._events: deque[str] = deque()
         self._traces: deque[bytes] = deque()
@@ -140,6 +90,16 @@ class Connection:
         """Queue a state: an older one of the same key that still waits is replaced."""
         self._latest[key] = text
         self._ready.set()
+
+    def put_beds(self, bed_ids: set[str]) -> None:
+        """Queue beds: their latest state is taken when it is their turn."""
+        if bed_ids:
+            self._beds |= bed_ids
+            self._ready.set()
+
+    def wants(self, changed: set[str]) -> set[str]:
+        """Return those of `changed` that this browser shows."""
+        return changed if self.wants_beds else changed & self.shown
 
     def put_event(self, text: str) -> None:
         """Queue an event; when too many wait they are all replaced by one ``resync``."""
@@ -166,9 +126,12 @@ class Connection:
             events, self._events = self._events, deque()
             latest, self._latest = self._latest, {}
             traces, self._traces = self._traces, deque()
+            beds, self._beds = self._beds, set()
             async with asyncio.timeout(SEND_TIMEOUT_S):
                 for text in (*events, *latest.values()):
                     await self.socket.send_text(text)
+                if beds:
+                    await self.socket.send_text(self.compose(beds))
                 for frame in traces:
                     await self.socket.send_bytes(frame)
 
@@ -191,6 +154,8 @@ class Hub:
         self._build = build
         self._connections: set[Connection] = set()
         self._view_changed = asyncio.Event()
+        self._walls_changed = False
+        self._cells: dict[str, bytes] = {}  # beds as JSON, made once for all browsers
         self._presence = Presence()
         self.closing = False
 
@@ -200,6 +165,7 @@ class Hub:
         """Subscribe, once for everybody."""
         await self._bus.subscribe(subjects.STATE_BEDS, Beds, self._on_beds)
         await self._bus.subscribe(subjects.ALARM_ALL, Alarm, self._on_alarm)
+        await self._bus.subscribe(subjects.ALARM_SYSTEM, AlarmSystemState, self._on_alarm_system)
         await self._bus.subscribe(subjects.FINDING_ALL, ItemSummary, self._on_finding)
         await self._bus.subscribe(subjects.ITEM_STATE_ALL, ItemSummary, self._on_item)
         await self._bus.subscribe(subjects.ROLE_STATE_ALL, RoleState, self._on_role)
@@ -208,15 +174,48 @@ class Hub:
         await self._bus.subscribe_raw(subjects.TRACE_ALL, self._on_trace)
 
     async def _on_beds(self, _: str, beds: Beds) -> None:
-        self._watch.take_beds(beds)
-        wanting = [connection for connection in self._connections if connection.wants_beds]
-        if wanting:
-            text = _json({"k": "beds", "at": beds.at_ns // 1_000_000, "beds": [bed_view(bed) for bed in beds.beds]})
-            for connection in wanting:
-                connection.put_latest("beds", text)
+        self._changed(self._watch.take_beds(beds))
 
     async def _on_alarm(self, _: str, alarm: Alarm) -> None:
         self._event({"k": "alarm", "alarm": alarm_view(alarm)})
+        if bed_id := self._watch.take_alarm(alarm):
+            self._changed({bed_id})
+            self._view_changed.set()  # the screens sound now, not at the next pulse
+
+    async def _on_alarm_system(self, _: str, state: AlarmSystemState) -> None:
+        self._watch.take_alarm_system(state)
+        answer = Hearing(
+            receiver=f"console-{os.getpid()}", number=state.number, at_ns=time.time_ns(), screens=len(self._connections)
+        )
+        try:
+            await self._bus.publish(subjects.MONITOR_HEARING, answer)
+        except BusError as error:
+            _log.info("the monitor was not answered: %s", error)
+
+    def _changed(self, bed_ids: set[str]) -> None:
+        """Beds changed: tell the browsers that show them."""
+        for bed_id in bed_ids:
+            self._cells.pop(bed_id, None)
+        self._walls_changed = True
+        for connection in self._connections:
+            connection.put_beds(connection.wants(bed_ids))
+
+    def compose(self, bed_ids: set[str]) -> str:
+        """Return the message with the latest state of some beds; those that are gone are named."""
+        cells: list[bytes] = []
+        gone: list[str] = []
+        for bed_id in sorted(bed_ids):
+            cell = self._cells.get(bed_id)
+            if cell is None:
+                bed = self._watch.bed(bed_id)
+                if bed is None:
+                    gone.append(bed_id)
+                    continue
+                cell = self._cells[bed_id] = msgspec.json.encode(bed_view(bed))
+            cells.append(cell)
+        at_ms = (self._watch.beds.at_ns if self._watch.beds else 0) // 1_000_000
+        head = b'{"k":"beds","at":%d,"gone":%b,"beds":[' % (at_ms, msgspec.json.encode(gone))
+        return (head + b",".join(cells) + b"]}").decode()
 
     async def _on_finding(self, _: str, item: ItemSummary) -> None:
         self._on_new_finding(item.item_id)
@@ -256,21 +255,27 @@ class Hub:
 
     # ------------------------------------ to the browsers
 
-    def tick(self) -> dict[str, Any]:
-        """Return the pulse of the console: whether what the browser shows is live, and how loud the site is."""
-        age = self._watch.beds_age_s()
-        alarms = [alarm for _, alarm in self._watch.alarms()]
-        waiting = [alarm for alarm in alarms if not alarm.acknowledged]
-        troubled = sum(view.status not in ("ready", "starting", "running") for view in self._watch.role_views())
+    def tick(self, ward: str = "") -> dict[str, Any]:
+        """Return the pulse of the console: whether what the browser shows is live, and how loud its ward is."""
+        watch = self._watch
+        age = watch.beds_age_s()
+        system = watch.alarm_system
+        now_ns = time.time_ns()
         return {
             "k": "tick",
             "build": self._build,
-            "bus": self._watch.connected(),
+            "now": now_ns // 1_000_000,
+            "bus": watch.connected(),
             "beds_age": None if age is None else round(age * 1000),
-            "beds_live": self._watch.beds_live(),
-            "alarms": {p: sum(a.priority.value == p for a in waiting) for p in ("high", "medium", "low")},
-            "acknowledged": len(alarms) - len(waiting),
-            "troubled": troubled,
+            "beds_live": watch.beds_live(),
+            **loudness(watch.by_id.values(), ward, now_ns),
+            "troubled": sum(view.status not in ("ready", "starting", "running") for view in watch.role_views()),
+            "alarm_system": {
+                "fails": watch.alarms_may_fail(),
+                "age": round(watch.alarm_system_age_s() * 1000),
+                "problems": system.problems if system else [],
+                "flood": bool(system and system.flood),
+            },
         }
 
     async def pulse(self) -> None:
@@ -279,21 +284,49 @@ class Hub:
         next_viewing = 0.0
         while True:
             if self._connections:
-                text = _json(self.tick())
                 self._tell_presence()
+                self._tell_walls()
+                ticks: dict[str, str] = {}
                 for connection in tuple(self._connections):
                     if self._session_valid(connection.session_id):
-                        connection.put_latest("tick", text)
+                        if connection.ward not in ticks:
+                            ticks[connection.ward] = _json(self.tick(connection.ward))
+                        connection.put_latest("tick", ticks[connection.ward])
                     else:
                         await self._close(connection, CLOSE_LOGIN, "session over")
             if self._view_changed.is_set() or loop.time() >= next_viewing:
                 self._view_changed.clear()
                 next_viewing = loop.time() + VIEWING_S
                 await self._tell_viewing()
+            await asyncio.sleep(COALESCE_S)
             try:
-                await asyncio.wait_for(self._view_changed.wait(), TICK_S)
+                async with asyncio.timeout(TICK_S - COALESCE_S):
+                    await self._view_changed.wait()
             except TimeoutError:
                 continue
+
+    def _tell_walls(self) -> None:
+        if not self._walls_changed:
+            return
+        self._walls_changed = False
+        pages: dict[WallWish, dict[str, Any]] = {}
+        for connection in self._connections:
+            if connection.wall is not None:
+                self._tell_wall(connection, connection.wall, pages)
+
+    def _tell_wall(self, connection: Connection, wish: WallWish, pages: dict[WallWish, dict[str, Any]]) -> None:
+        if self._watch.beds is None:
+            return
+        page = pages.get(wish)
+        if page is None:
+            page = pages[wish] = choose(self._watch.by_id.values(), wish)
+        text = _json(page)
+        if text != connection.told_wall:
+            connection.told_wall = text
+            connection.put_latest("wall", text)
+        shown = frozenset(page["ids"])
+        connection.put_beds(set(shown - connection.shown))
+        connection.shown = shown
 
     def _tell_presence(self) -> None:
         people = self._presence.take()
@@ -314,6 +347,7 @@ class Hub:
     def join(self, socket: Socket, session_id: str, user: str = "") -> Connection:
         """Add a browser; it gets a tick, and who looks at what, at once."""
         connection = Connection(socket, session_id, user)
+        connection.compose = self.compose
         connection.put_latest("tick", _json(self.tick()))
         if people := self._presence.now():
             connection.put_latest("presence", _json({"k": "presence", "items": people}))
@@ -326,17 +360,24 @@ class Hub:
         self._presence.leave(connection)
 
     def hear(self, connection: Connection, text: str) -> None:
-        """Take what a browser says: ``{"view": [device ids], "beds": bool, "item": id}``. Anything else is ignored."""
+        """Take what a browser says (`_Wish`): what it shows. Anything else is ignored."""
         try:
             wish = msgspec.json.decode(text, type=_Wish)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return
+        if wish.ward is not None:
+            connection.ward = wish.ward[:64]
+            self._view_changed.set()
         if wish.beds is not None:
-            if wish.beds and not connection.wants_beds and self._watch.beds is not None and self._watch.beds_live():
-                beds = self._watch.beds
-                view = {"k": "beds", "at": beds.at_ns // 1_000_000, "beds": [bed_view(bed) for bed in beds.beds]}
-                connection.put_latest("beds", _json(view))
+            if wish.beds and not connection.wants_beds:
+                connection.put_beds(set(self._watch.by_id))
             connection.wants_beds = wish.beds
+        if wish.wall is not None:
+            connection.wall = wish.wall
+            self._tell_wall(connection, wish.wall, {})
+        if wish.bed is not None:
+            connection.shown = frozenset({wish.bed})
+            connection.put_beds(set(connection.shown))
         if wish.item is not None and connection in self._connections:
             self._presence.look(connection, connection.user, wish.item)
         if wish.view is not None:
@@ -368,6 +409,9 @@ class Hub:
 
 
 class _Wish(msgspec.Struct):
-    view: list[str] | None = None
-    beds: bool | None = None
+    view: list[str] | None = None  # sources whose traces are in sight
+    beds: bool | None = None  # every bed of the site
+    wall: WallWish | None = None  # one page of a wall
+    bed: str | None = None  # one bed
+    ward: str | None = None  # what the screen sounds for
     item: str | None = None

@@ -73,6 +73,10 @@ def _percent(value: float | None) -> str:
     return ">99\u202f%" if value > 0.99 else f"{value * 100:.0f}\u202f%"
 
 
+def _unit(code: str) -> str:
+    return languages.UNITS.get(code, code)
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
@@ -81,7 +85,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, when=_when, iso=_iso, ms=_ms, percent=_percent)
+    environment.filters.update(number=_number, when=_when, iso=_iso, ms=_ms, percent=_percent, unit=_unit)
     return environment
 
 

@@ -13,9 +13,11 @@ from typing import TypeVar, cast
 
 from PIL import Image
 
+from edgeward.bedside import AlarmPause, AlarmQuery, BedInfo, Numerics, SetBed, Strip, StripQuery, Trend, TrendQuery
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus, BusError
 from edgeward.messages import (
+    Alarm,
     AlarmAck,
     Alarms,
     Ask,
@@ -44,6 +46,7 @@ Answer = TypeVar("Answer", bound=Message)
 
 TIMEOUT_S = 2.0
 FRAME_TIMEOUT_S = 8.0  # an engine may have to decode it first, behind more urgent work
+RECORDER_TIMEOUT_S = 6.0  # it reads from disk and decrypts
 FRAMES_AT_ONCE = 8  # a cine loop that somebody plays must not fill the engines' queue
 THUMB_PX = (192, 144)
 _CACHE_BYTES = 24 * 1024 * 1024
@@ -68,9 +71,11 @@ class Site:
         self._cached_bytes = 0
         self._frames = asyncio.Semaphore(FRAMES_AT_ONCE)
 
-    async def _ask(self, role: str, subject: str, message: Message, kind: type[Answer]) -> Answer:
+    async def _ask(
+        self, role: str, subject: str, message: Message, kind: type[Answer], timeout_s: float = TIMEOUT_S
+    ) -> Answer:
         try:
-            reply = await self._bus.request(subject, message, kind | Refused, TIMEOUT_S)
+            reply = await self._bus.request(subject, message, kind | Refused, timeout_s)
         except (BusError, MessageError) as error:
             raise Unavailable(role, str(error)) from error
         if isinstance(reply, Refused):
@@ -172,6 +177,52 @@ class Site:
             If the monitor did not take it.
         """
         await self._ask("monitor", subjects.MONITOR_ACK, AlarmAck(alarm_id=alarm_id, by=by, at_ns=at_ns), Ok)
+
+    async def pause(self, wish: AlarmPause) -> None:
+        """Pause the sound of a bed or of one alarm, or end the pause.
+
+        Raises
+        ------
+        Unavailable
+            If the monitor did not take it.
+        """
+        await self._ask("monitor", subjects.MONITOR_PAUSE, wish, Ok)
+
+    async def events(self, query: AlarmQuery) -> list[Alarm]:
+        """Return transitions of alarms from the log, newest first."""
+        return (await self._ask("monitor", subjects.MONITOR_EVENTS, query, Alarms)).recent
+
+    async def bed(self, bed_id: str) -> BedInfo:
+        """Return a bed's settings, what its profile says, and who changed what."""
+        return await self._ask("monitor", subjects.MONITOR_BED, Ask(argument=bed_id), BedInfo)
+
+    async def set_bed(self, wish: SetBed) -> None:
+        """Change a bed.
+
+        Raises
+        ------
+        Unavailable
+            If the monitor did not take it; the reason says why.
+        """
+        await self._ask("monitor", subjects.MONITOR_SET_BED, wish, Ok)
+
+    async def enter(self, numerics: Numerics) -> None:
+        """Hand over what a person entered at a bed.
+
+        Raises
+        ------
+        Unavailable
+            If the monitor did not take it; the reason says why.
+        """
+        await self._ask("monitor", subjects.MONITOR_NUMERICS, numerics, Ok)
+
+    async def strip(self, query: StripQuery) -> Strip:
+        """Return waveforms as they arrived."""
+        return await self._ask("recorder", subjects.RECORDER_STRIP, query, Strip, RECORDER_TIMEOUT_S)
+
+    async def trend(self, query: TrendQuery) -> Trend:
+        """Return trends of a bed."""
+        return await self._ask("recorder", subjects.RECORDER_TREND, query, Trend, RECORDER_TIMEOUT_S)
 
     async def preview(self, item_id: str, *, thumb: bool) -> bytes:
         """Return the JPEG of the analysed frame, or a small one; empty if there is none yet."""

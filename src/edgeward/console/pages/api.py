@@ -11,9 +11,9 @@ from fastapi.responses import JSONResponse, Response
 from edgeward.console import access, languages
 from edgeward.console.access import Visitor, console_of
 from edgeward.console.filters import Filter
-from edgeward.console.live import bed_view
 from edgeward.console.pages import system
 from edgeward.console.pages.worklist import searched
+from edgeward.console.wire import bed_view
 from edgeward.messages import ItemSummary
 
 router = APIRouter()

@@ -58,7 +58,7 @@ async def gather(console: Console) -> dict[str, Any]:
 
 def seen(device: DeviceInfo, watch: Watch) -> DeviceInfo:
     """Return `device` with the time of its last packet if it is monitored: the gateway knows when it connected."""
-    bed = watch.bed(device.device_id)
+    bed = watch.source(device.device_id)
     if bed is None or watch.beds is None:
         return device
     last = watch.beds.at_ns - int(bed.age_ms * 1e6)

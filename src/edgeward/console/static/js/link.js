@@ -21,6 +21,10 @@ let lastTick = null;
 let lastTickAt = 0;
 let bedsAt = 0;
 let leaving = false;
+let ahead = 0; // the site's clock minus this browser's, milliseconds
+
+/** What the site's clock shows now: times of alarms and pauses are the site's. */
+export const siteNow = () => Date.now() + ahead;
 
 export let state = "connecting";
 
@@ -47,6 +51,7 @@ function connect() {
     const message = JSON.parse(event.data);
     if (message.k === "tick") {
       if (message.build && message.build !== root.dataset.build) { location.reload(); return; }
+      if (message.now) ahead = message.now - Date.now();
       lastTick = message;
       lastTickAt = heardAt;
     } else if (message.k === "beds") bedsAt = heardAt;
@@ -112,6 +117,9 @@ function show() {
 
 /** This page is about to log out: its socket will be closed, and that is no news. */
 export function leave() { leaving = true; }
+
+/** The last pulse of the console; null before the first. */
+export const pulse = () => lastTick;
 
 /** Age of the last message, milliseconds. */
 export const silence = () => (heardAt ? performance.now() - heardAt : Infinity);

@@ -5,6 +5,7 @@ import { t, ready, alarmText } from "./texts.js";
 import { localise } from "./times.js";
 import "./preferences.js";
 import "./refresh.js";
+import "./alarmsystem.js";
 
 localise(document);
 
@@ -40,7 +41,7 @@ export function inPhase(element) {
 
 function announce({ detail: { alarm } }) {
   if (alarm.ended || alarm.acknowledged || !alarm.present) return;
-  const text = t("live.announce", { bed: alarm.device, alarm: alarmText(alarm) });
+  const text = t("live.announce", { bed: alarm.label || alarm.bed, alarm: alarmText(alarm) });
   (alarm.priority === "high" ? high : polite).textContent = text;
 }
 

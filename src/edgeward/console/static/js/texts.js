@@ -23,11 +23,18 @@ export const t = (key, values = {}) => (has(key) ? fill(catalogue[key], values) 
 /** Text of a code, or the code itself when there are no words for it. */
 export const word = (section, code) => (has(`${section}.${code}`) ? t(`${section}.${code}`) : code);
 
+const UNITS = { "/min": "/min", "mm[Hg]": "mmHg", Cel: "°C", "1": "" };
+
+/** UCUM as people read it. */
+export const unitText = (unit) => UNITS[unit] ?? unit;
+
+const readable = (args) => ({ ...args, ...("parameter" in args ? { parameter: word("parameter", args.parameter) } : {}), ...("unit" in args ? { unit: unitText(args.unit) } : {}) });
+
 /** What an alarm says; an unknown code is shown as it is, never hidden. */
 export function alarmText(alarm) {
   const key = `alarm.${alarm.code}`;
   let text = alarm.code;
-  if (has(key)) text = t(key, alarm.args);
+  if (has(key)) text = t(key, readable(alarm.args));
   else {
     const details = Object.entries(alarm.args).map(([name, value]) => `${name} ${value}`).join(", ");
     if (details) text = `${alarm.code} (${details})`;

@@ -58,8 +58,8 @@ export class Sweep {
     this.ratio = Math.min(3, window.devicePixelRatio || 1);
     this.canvas.width = Math.round(this.width * this.ratio);
     this.canvas.height = Math.round(this.height * this.ratio);
-    this.mm = Math.max(2.4, Math.min(this.height > 220 ? 6.5 : 4.6, this.height / 34)); // 34 mm high: about -1.3 to +2.1 mV
-    this.mm = Math.max(2.2, Math.min(this.mm, this.width / (25 * 3.8 + 7))); // and nearly four seconds wide
+    this.mm = Math.max(1.6, Math.min(this.height > 220 ? 6.5 : 4.6, this.height / 34)); // 34 mm high: about -1.3 to +2.1 mV
+    this.mm = Math.max(1.4, Math.min(this.mm, this.width / (25 * 3.8 + 7))); // and nearly four seconds wide
     this.baseline = this.height * 0.61;
     this.left = 6 + 7 * this.mm; // the calibration mark stands before the trace
     this.span = Math.max(20, this.width - this.left);

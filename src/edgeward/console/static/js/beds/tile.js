@@ -1,0 +1,151 @@
+// One bed on a wall or, large, on its own page: label, alarm, trace, values. Responsible for showing one state of one bed;
+// which beds are shown, and where, is the wall's business.
+
+import { t, has, word, alarmText, duration } from "../texts.js";
+import { Sweep } from "../trace.js";
+import { inPhase } from "../main.js";
+import { acknowledge, pause } from "../actions.js";
+import { NONE, beyond, byName, heart, isValue, news2, number, pressure } from "./values.js";
+
+const RANK = { high: 0, medium: 1, low: 2 };
+export const alarmOrder = (a, b) => (a.acknowledged - b.acknowledged) || (RANK[a.priority] - RANK[b.priority]) || (b.raised - a.raised);
+const shortRhythm = (code) => (has(`alarm_short.${code}`) ? t(`alarm_short.${code}`) : word("rhythm", code));
+
+export class Tile {
+  constructor(element, id) {
+    this.element = element;
+    this.id = id;
+    this.source = "";
+    this.found = new Map();
+    this.sweep = new Sweep(this.find("canvas"), {
+      onBeat: () => this.beat(),
+      onLead: (lead) => { this.set("lead", t("bed.lead", { name: lead })); },
+    });
+    this.find("ack")?.addEventListener("click", () => this.acknowledge());
+    const anchor = this.find("link");
+    if (anchor) anchor.href = `/beds/${encodeURIComponent(id)}`;
+    this.set("scale", t("bed.scale", { speed: 25, gain: 10 }));
+    this.alarmKey = "";
+  }
+
+  find(name) {
+    if (!this.found.has(name)) this.found.set(name, this.element.querySelector(`[data-${name}]`));
+    return this.found.get(name);
+  }
+
+  beat() {
+    const mark = this.find("beat");
+    mark.classList.add("on");
+    clearTimeout(this.beatTimer);
+    this.beatTimer = setTimeout(() => mark.classList.remove("on"), 140);
+  }
+
+  set(name, text) {
+    const target = this.find(name);
+    if (target && target.textContent !== text) target.textContent = text;
+  }
+
+  /** One value: its text, the sign of a limit passed, and the colour of the alarm that it has. */
+  value(name, text, { pr = "", sign = "", none = false } = {}) {
+    const target = this.find(name);
+    if (!target) return;
+    if (target.textContent !== text) target.textContent = text;
+    if ((target.dataset.sign ?? "") !== sign) { if (sign) target.dataset.sign = sign; else delete target.dataset.sign; }
+    const box = target.closest("[data-value]") ?? target;
+    for (const priority of Object.keys(RANK)) box.classList.toggle(`value-${priority}`, pr === priority);
+    target.classList.toggle("none", none);
+  }
+
+  show(bed, now) {
+    this.bed = bed;
+    this.shownAt = now;
+    if (bed.source !== this.source) {
+      if (this.source) this.sweep.clear();
+      this.source = bed.source;
+    }
+    const vitals = byName(bed);
+    const rate = heart(bed, vitals);
+    this.set("label", bed.label || bed.id);
+    const pulse = !isValue(rate) && isValue(vitals.pulse_rate) ? vitals.pulse_rate : null;
+    const main = pulse ?? rate;
+    this.set("hr-label", pulse ? t("bed.pr") : t("bed.hr"));
+    this.value("hr", isValue(main) ? number("heart_rate", main.v) : NONE, { pr: main.pr, sign: beyond(main), none: !isValue(main) });
+    for (const [name, key] of [["spo2", "spo2"], ["rr", "respiratory_rate"], ["temp", "temperature"]]) {
+      const vital = vitals[key];
+      this.value(name, isValue(vital) ? number(key, vital.v) : vital ? NONE : "", { pr: vital?.pr, sign: beyond(vital), none: !isValue(vital) });
+    }
+    const bp = pressure(vitals);
+    this.set("bp-label", t(`bed.${bp.kind}`));
+    this.value("bp", bp.text, { pr: bp.pr, sign: bp.sign, none: !bp.there });
+    const score = news2(bed.news2);
+    this.value("news2", score.text, { none: !score.text });
+    this.find("news2")?.classList.toggle("score-strong", score.level === "urgent" || score.level === "emergency");
+    this.ageing(now);
+    this.element.classList.toggle("old", bed.stale || !isValue(main));
+    this.element.classList.toggle("standby", bed.standby);
+    const bars = bed.quality === null || bed.stale ? 0 : Math.ceil(Math.max(0, Math.min(1, bed.quality)) * 4);
+    const quality = this.find("quality");
+    if (quality && quality.dataset.bars !== String(bars)) {
+      quality.dataset.bars = String(bars);
+      [...quality.children].forEach((bar, i) => bar.classList.toggle("on", i < bars));
+    }
+    const paused = this.find("paused");
+    if (paused) paused.hidden = !(bed.paused > now);
+    this.alarms(bed.alarms);
+  }
+
+  /** What grows older by itself, between the messages. */
+  ageing(now) {
+    const { bed } = this;
+    if (!bed) return;
+    const age = bed.age + (bed.stale ? now - this.shownAt : 0);
+    this.set("rhythm", bed.standby ? "" : bed.stale ? t("bed.age", { age: duration(age) }) : bed.rhythm ? shortRhythm(bed.rhythm) : "");
+    let over = "";
+    if (bed.standby || bed.rhythm === "standby") over = word("rhythm", "standby");
+    else if (!bed.source) over = t("bed.no_trace");
+    else if (bed.stale) over = t("bed.stale", { age: duration(age) });
+    else if (bed.off) over = t("bed.lead_off");
+    else if (!this.sweep.playout.rate) over = t("bed.waiting_trace");
+    const veil = this.find("veil");
+    veil.hidden = !over;
+    if (veil.textContent !== over) veil.textContent = over;
+    const faded = bed.stale || bed.off || bed.standby;
+    if (faded !== this.sweep.faded) { this.sweep.faded = faded; this.sweep.redraw(); }
+  }
+
+  alarms(alarms) {
+    const first = alarms[0];
+    const waiting = alarms.filter((alarm) => !alarm.acknowledged);
+    const key = JSON.stringify(alarms.map((a) => [a.id, a.acknowledged, a.present, a.args, a.by, a.level]));
+    if (key === this.alarmKey) return;
+    this.alarmKey = key;
+    const strip = this.find("alarm");
+    strip.hidden = !first;
+    const looks = ["alarm-high", "alarm-medium", "alarm-low", "acknowledged"];
+    const wanted = first ? [`alarm-${first.priority}`, ...(first.acknowledged ? ["acknowledged"] : [])] : [];
+    for (const name of looks) strip.classList.toggle(name, wanted.includes(name));
+    // The priority is told by the number of marks too: !!! high, !! medium, ! low (IEC 60601-1-8:2020, 6.3.2.2).
+    this.set("alarm-marks", first ? "!".repeat(3 - RANK[first.priority]) : "");
+    this.set("alarm-text", first ? alarmText(first) : "");
+    strip.title = alarms.map(alarmText).join("\n");
+    this.set("alarm-more", first?.acknowledged && first.by ? t("bed.acknowledged_by", { name: first.by }) : alarms.length > 1 ? `+${alarms.length - 1}` : "");
+    for (const priority of Object.keys(RANK)) this.element.classList.toggle(`alarmed-${priority}`, waiting[0]?.priority === priority);
+    this.element.setAttribute("aria-label", [this.bed.label || this.id, ...alarms.map(alarmText)].join(". "));
+    const button = this.find("ack");
+    if (button) { button.hidden = !waiting.length; button.disabled = false; }
+    inPhase(this.element);
+  }
+
+  async acknowledge() {
+    const ids = this.bed.alarms.filter((alarm) => !alarm.acknowledged).map((alarm) => alarm.id);
+    const button = this.find("ack");
+    if (!ids.length) return;
+    if (button) button.disabled = true;
+    const done = await acknowledge(this.id, ids);
+    if (button && !done) button.disabled = false;
+    setTimeout(() => { if (button?.isConnected) button.disabled = false; }, 3000);
+  }
+
+  /** Pause the sound of this bed, or end the pause. */
+  pause(now) { return pause(this.id, { seconds: this.bed.paused > now ? 0 : 120 }); }
+}
