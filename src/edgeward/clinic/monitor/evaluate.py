@@ -200,7 +200,8 @@ def evaluate_ecg(directory: str | Path) -> dict[str, Any]:
         ``qrs``, ``ventricular`` and ``supraventricular`` with ``se``, ``ppv``, ``f1`` (gross, percent) and ``tp``,
         ``fn``, ``fp``;
         ``report_latency_ms`` with ``p50``, ``p99``: from the annotated beat to the sample at which it was known;
-        ``records``: the same per record; ``errors``: record → why it could not be scored; ``n``: records scored.
+        ``rhythm``: see ``rhythm_score.sum_up``; ``records``: the same per record;
+        ``errors``: record → why it could not be scored; ``n``: records scored.
 
     Raises
     ------
@@ -213,12 +214,15 @@ def evaluate_ecg(directory: str | Path) -> dict[str, Any]:
     names = sorted({p.stem for p in folder.iterdir() if p.suffix in {".atr", ".hea"}})
     if not names:
         raise RecordError(f"{folder}: there is no WFDB record (.hea with .atr) in it")
+    from edgeward.clinic.monitor.rhythm_score import score_rhythm, sum_up  # it builds on this module
+
     records: dict[str, Any] = {}
     errors: dict[str, str] = {}
     delays: list[NDArray[np.float64]] = []
     for name in names:
         try:
             records[name], delay = score_record(folder / name)
+            records[name]["rhythm"] = score_rhythm(folder / name)
             delays.append(delay)
         except RecordError as error:
             errors[name] = str(error)
@@ -232,6 +236,7 @@ def evaluate_ecg(directory: str | Path) -> dict[str, Any]:
         "qrs": percentages(**total),
         "ventricular": percentages(**ventricular),
         "supraventricular": percentages(**supraventricular),
+        "rhythm": sum_up({name: record["rhythm"] for name, record in records.items()}),
         "report_latency_ms": {
             "p50": round(float(np.percentile(every, 50)), 1) if len(every) else None,
             "p99": round(float(np.percentile(every, 99)), 1) if len(every) else None,

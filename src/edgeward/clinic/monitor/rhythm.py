@@ -303,7 +303,7 @@ def on_beat(
         rate = 60.0 * (beats - 1) / span if span > 0.0 else 0.0
         if rate >= p.ventricular_tachycardia_rate and p.active[VF] == 0:
             count = switch(p, who, block, VT, True, p.run_onset, at, rate, out, count)
-    if run >= RUN_BEATS:
+    if run >= RUN_BEATS and p.active[VF] == 0:
         count = switch(p, who, block, V_RUN, True, p.run_onset, at, float(run), out, count)
     if p.normals >= VT_OVER_BEATS:
         count = switch(p, who, block, VT, False, fiducial, at, 0.0, out, count)
