@@ -35,6 +35,7 @@ PACE_NS = 30_000_000_000
 #: A stream that is so much behind what was there began anew: a device keeps at most so much of what it could not send.
 ANEW_S = 30.0
 BURST_NS = 2_000_000_000
+CLOCKS_NS = 1_000_000_000  # devices' clocks drift slowly: a look a second is plenty
 
 
 @dataclass(slots=True)
@@ -104,6 +105,7 @@ class Intake:
         self.shown: set[str] = set()  # sources with something new to show
         self._pace: dict[str, Pace] = {}
         self._numbers: dict[str, tuple[HeartNumbers, int]] = {}  # of the last look, and when that was
+        self._clocks_looked = 0
         self.counts: dict[str, int] = {}
 
     def has_signal(self, source_id: str) -> bool:
@@ -265,12 +267,11 @@ class Intake:
         self.signals.give_values(self.watch)
         self._values(self.vitals.expire(now))
         self.watch.tick()
-        return [
-            *self.bank.tick(now),
-            *self.signals.tick(now),
-            *self.clocks.conditions(now),
-            *self.watch.take_events(),
-        ]
+        found = [*self.bank.tick(now), *self.signals.tick(now), *self.watch.take_events()]
+        if now - self._clocks_looked >= CLOCKS_NS:
+            self._clocks_looked = now
+            found += self.clocks.conditions(now)
+        return found
 
     # ------------------------------------------------------------------ sources
 
