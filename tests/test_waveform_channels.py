@@ -113,7 +113,7 @@ def test_version_1_is_read_as_ecg_alone():
 
 def test_version_1_keeps_its_bytes():
     text = Path(waveform.__file__).parents[2].joinpath("docs/protocols/waveform.md").read_text()
-    dump = re.findall(r"```hex\n(.*?)```", text, re.DOTALL)
+    dump = re.findall(r"```hex(?:dump)?\n(.*?)```", text, re.DOTALL)
 
     first = read(bytes.fromhex(dump[0])).ecg
     second = read(bytes.fromhex(dump[1]))
