@@ -320,6 +320,8 @@ class _Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.door._connections.discard(self)  # noqa: SLF001
         super().connection_lost(exc)
+        # uvicorn forgets this after a reset, and its timer would hold the request and its answer for another 30 s.
+        self._unset_keepalive_if_required()
 
     def data_received(self, data: bytes) -> None:
         self._moved = time.monotonic()
