@@ -126,6 +126,63 @@ def test_lost_packets_are_told_and_cause_neither_false_beats_nor_a_false_asystol
     assert abs(bank.numerics("d", 120 * SECOND).heart_rate - bpm) < 5
 
 
+def feed(bank, samples, rate, seconds):
+    changes = []
+    for second in seconds:
+        piece = np.ascontiguousarray(samples[:, second * rate : (second + 1) * rate])
+        bank.push("d", piece, first_sample=second * rate, sequence=second, received_ns=0)
+        changes += bank.process(0)
+    return changes
+
+
+@pytest.mark.parametrize("rate", [250, 360])
+def test_a_bank_resumed_from_a_snapshot_goes_on_exactly_as_the_one_that_gave_it(rate):
+    samples = eventful(rate)
+    one = enrolled(leads=2, rate=rate)
+    feed(one, samples, rate, range(12))
+    state = one.snapshot("d")
+    one.take_beats()
+    other = enrolled(leads=2, rate=rate)
+    other.resume("d", state)
+    expected = feed(one, samples, rate, range(12, 40))
+    got = feed(other, samples, rate, range(12, 40))
+    np.testing.assert_array_equal(one.take_beats(), other.take_beats())
+    begun = [change for change in told(expected) if change[2] > 12 * rate]
+    assert [change for change in told(got) if change[2] > 12 * rate] == begun
+    assert begun
+
+
+def test_a_snapshot_of_something_else_is_refused():
+    state = enrolled(leads=2).snapshot("d")
+    for other in (state[:-1], b"", b"x" + state[1:]):
+        with pytest.raises(ValueError, match="state"):
+            enrolled(leads=2).resume("d", other)
+    with pytest.raises(ValueError, match="state"):
+        enrolled(leads=1).resume("d", state)
+    with pytest.raises(ValueError, match="360"):
+        enrolled(leads=2, rate=360).resume("d", state)
+
+
+@pytest.mark.parametrize("begin", [5, 17, 33])
+def test_forty_five_seconds_of_packets_teach_a_fresh_bank_what_the_old_one_knew(begin):
+    rng = np.random.default_rng(begin)
+    times = 0.6 + np.cumsum(rng.uniform(0.55, 1.1, 150))
+    times = times[times < 118]
+    early = times[7::11] - 0.2
+    x = ecg.beats_at(np.setdiff1d(times, times[7::11]), 250, 120) + ecg.wide_beats_at(early, 250, 120)
+    samples = codes([x + ecg.noise(250, 120, 0.05), 0.5 * x + ecg.noise(250, 120, 0.03, seed=5)])
+    old, fresh = enrolled(leads=2), enrolled(leads=2)
+    feed(old, samples, 250, range(120))
+    feed(fresh, samples, 250, range(begin, 120))
+
+    def later(bank):
+        beats = bank.take_beats()
+        return np.sort(beats["sample"][(beats["counted"] == 1) & (beats["sample"] > (begin + 45) * 250)])
+
+    np.testing.assert_array_equal(later(fresh), later(old))
+    assert fresh.numerics("d", 0).heart_rate == pytest.approx(old.numerics("d", 0).heart_rate)
+
+
 def test_repeated_and_overtaken_packets_are_not_used_twice():
     x = codes(ecg.regular(75, 250, 30))
     bank = enrolled()

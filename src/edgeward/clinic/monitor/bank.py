@@ -8,6 +8,7 @@ passes the time in. Not responsible for alarms (``alarms``), transport, decoding
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,8 @@ GAP_MOST_S = 6 * 3600.0
 #: The packets-missing alarm ends after this long without a loss.
 MISSING_CLEAR_NS = 15_000_000_000
 BLOCKS_AT_ONCE = 256
+#: Tells snapshots of one memory layout from those of another.
+_STAMP = b"EWM1" + zlib.crc32(repr((PATIENT.descr, CHANNEL.descr, RING)).encode()).to_bytes(4, "big")
 _EVENTS_PER_HOP = 48
 _QUEUE_MOST = 1 << 22  # samples queued before `push` processes by itself
 
@@ -428,6 +431,63 @@ class MonitorBank:
         for condition, code in CODES.items():
             if code in codes:
                 self._rows[patient.row]["active"][condition] = 1
+
+    # ------------------------------------------------------------------ starting again
+
+    def snapshot(self, device_id: str) -> bytes:
+        """Return everything that the signal has taught about a patient, about 25 kB a lead.
+
+        A bank that resumes from it and is given the packets that followed goes on exactly as this one does. Packets
+        still queued are not in it: call `process` first. Only the same version can read it.
+
+        Raises
+        ------
+        KeyError
+            If the device is not enrolled.
+        RuntimeError
+            If packets are queued.
+        """
+        if self._queue:
+            raise RuntimeError("packets are queued; a snapshot without them would lose them: call process first")
+        patient = self._patients[device_id]
+        row = self._rows[patient.row]
+        first = int(row["row"])
+        leads = slice(first, first + len(patient.leads))
+        parts = (self._rows[patient.row : patient.row + 1], self._channels[leads], self._traces[leads],
+                 self._bands[leads])  # fmt: skip
+        counts = np.array([patient.sequence, patient.next_sample, patient.packets, patient.missing], dtype=np.int64)
+        return _STAMP + counts.tobytes() + b"".join(part.tobytes() for part in parts)
+
+    def resume(self, device_id: str, state: bytes) -> None:
+        """Put back what `snapshot` gave; the device must be enrolled with the same rate and leads. Limits stay.
+
+        Raises
+        ------
+        KeyError
+            If the device is not enrolled.
+        ValueError
+            If the state is of another version, or of a device with another rate or number of leads.
+        """
+        patient = self._patients[device_id]
+        row = self._rows[patient.row]
+        first, leads = int(row["row"]), len(patient.leads)
+        ring = RING * 4
+        sizes = [len(_STAMP), 32, PATIENT.itemsize, leads * CHANNEL.itemsize, leads * ring, leads * ring]
+        if len(state) != sum(sizes) or not state.startswith(_STAMP):
+            raise ValueError(f"a state of {len(state)} bytes is not of this version and these {leads} leads")
+        edges = np.cumsum(sizes)
+        parts = [state[a:b] for a, b in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)]
+        kept = np.frombuffer(parts[1], dtype=PATIENT)
+        if float(kept["rate"][0]) != patient.rate_hz or int(kept["leads"][0]) != leads:
+            raise ValueError(f"a state at {kept['rate'][0]} Hz does not fit a device at {patient.rate_hz} Hz")
+        self._rows[patient.row] = kept[0]
+        self._rows[patient.row]["row"] = first
+        self._channels[first : first + leads] = np.frombuffer(parts[2], dtype=CHANNEL)
+        self._traces[first : first + leads] = np.frombuffer(parts[3], dtype=np.float32).reshape(leads, RING)
+        self._bands[first : first + leads] = np.frombuffer(parts[4], dtype=np.float32).reshape(leads, RING)
+        counts = np.frombuffer(parts[0], dtype=np.int64)
+        patient.sequence, patient.next_sample, patient.packets, patient.missing = (int(v) for v in counts)
+        self.set_limits(device_id, patient.limits)
 
     # ------------------------------------------------------------------ numbers and pictures
 
