@@ -162,3 +162,11 @@ def test_beds_are_put_back_and_a_lost_profile_falls_back(beds):
     again.restore([beds["room"], beds["c"]])
     assert again.bed_of("b") == "room"
     assert again.profile("room") == "adult"
+
+
+def test_a_bed_that_nobody_put_into_a_ward_is_in_the_sites() -> None:
+    icu = Ward(name="icu", profile="child")
+    found = Beds(Profiles(Monitor()), [icu], ward="icu")
+    found.add_source("patch-1")
+    assert found["patch-1"].ward == "icu"
+    assert found.profile("patch-1") == "child"

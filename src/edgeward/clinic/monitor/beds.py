@@ -57,10 +57,13 @@ class Beds:
     ----------
     profiles : Profiles
     wards : list of Ward
+    ward : str
+        Of beds that nobody put into one; empty for none.
     """
 
-    def __init__(self, profiles: Profiles, wards: list[Ward] | None = None) -> None:
+    def __init__(self, profiles: Profiles, wards: list[Ward] | None = None, *, ward: str = "") -> None:
         self.profiles = profiles
+        self.ward = ward
         self.wards = {ward.name: ward for ward in wards or []}
         self._beds: dict[str, BedRecord] = {}
         self._bed_of: dict[str, str] = {}
@@ -99,7 +102,7 @@ class Beds:
             return None
         bed = self._beds.get(source_id)
         if bed is None:
-            bed = self._beds[source_id] = BedRecord(bed_id=source_id)
+            bed = self._beds[source_id] = BedRecord(bed_id=source_id, ward=self.ward)
         bed.sources = [*bed.sources, source_id]
         self._bed_of[source_id] = source_id
         return source_id
@@ -182,7 +185,7 @@ class Beds:
         old = self._beds.get(wanted.bed_id)
         try:
             token(wanted.bed_id)
-            bed = self._changed(old or BedRecord(bed_id=wanted.bed_id, own=True), wanted, known_sources)
+            bed = self._changed(old or BedRecord(bed_id=wanted.bed_id, own=True, ward=self.ward), wanted, known_sources)
         except ValueError as error:
             raise BedError(str(error)) from error
         changes = self._differences(old, bed, wanted)

@@ -64,7 +64,7 @@ class MonitorRole:
         self.clock = clock or SiteClock()
         self.log = AlarmLog(context.home.db("alarms"))
         self.registry = Registry(context.home)
-        self.beds = BedBook(Profiles(section, settings.profile), settings.ward)
+        self.beds = BedBook(Profiles(section, settings.profile), settings.ward, ward=section.ward)
         profile = self.beds.profiles.rhythm[self.beds.profiles.default]
         self.intake = Intake(self.clock, rhythm_limits(profile), self.know)
         self.engine = AlarmEngine(
