@@ -30,6 +30,7 @@ ULTRASOUND_AE = "US1"
 PACS_AE = "SIMPACS"
 EMR = "emr-1"
 MONITORS = "icu-monitors"
+SENSORS = 3  # wearables with pleth, respiration and arterial pressure beside the ECG
 STOP_S = 5.0
 FOLDERS = ("ward", "modalities", "systems")  # of enrolments
 
@@ -277,6 +278,8 @@ class Hospital:
             str(self.home.root / "ward"),
             "--count",
             str(beds),
+            "--sensors",
+            str(min(SENSORS, beds // 4)),
             "--truth",
             str(self.folder / "truth.jsonl"),
             "--json",
