@@ -2,7 +2,7 @@
 
 const GAP = 6;
 const ASPECT = 1.9; // a tile's width by its height at which trace and numbers are both legible
-const LEAST = { width: 196, height: 104 }; // below this a value cannot be read from an arm's length
+const LEAST = { width: 196, height: 88 }; // below this a value cannot be read from an arm's length
 
 /** Columns and height of tiles so that `count` of them fill the room with the largest possible tiles. */
 export function columnsFor(count, width, room) {

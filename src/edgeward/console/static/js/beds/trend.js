@@ -109,7 +109,7 @@ export class Trends {
     const axis = element("div", "", "trend-axis");
     const plot = element("div", "", "trend-ticks");
     for (let i = 0; i <= 4 && series.length; i += 1) {
-      const tick = element("span", localTime(new Date(this.since + ((this.until - this.since) * i) / 4)).slice(-8, -3));
+      const tick = element("span", new Date(this.since + ((this.until - this.since) * i) / 4).toTimeString().slice(0, 5));
       plot.append(tick);
     }
     axis.append(element("span"), plot, this.when = element("b", "", "trend-when"));

@@ -161,7 +161,7 @@ function key(event) {
   const pressed = event.key.toLowerCase();
   const side = { arrowleft: -1, arrowright: 1 }[pressed];
   const up = { arrowup: 1, arrowdown: -1 }[pressed];
-  if (side && chosen()) moveMark(side * (event.shiftKey ? lanes[active].channel.rate / 10 : 1));
+  if (side && chosen()) moveMark(side * (event.shiftKey ? Math.round(lanes[active].channel.rate / 10) : 1));
   else if (side) scroll(side * (event.shiftKey ? span() * 0.9 : 1000));
   else if (up && chosen()) moveLevel(up, event.shiftKey);
   else if (pressed === "c") setCalipers(!marks);

@@ -1,0 +1,161 @@
+"""Limits, observations, pauses and events through the console: who may, what is refused, what arrives at the monitor."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+
+import httpx
+import msgspec
+
+from edgeward.messages import AlarmPriority
+from tests.console.conftest import Served, csrf
+from tests.support.synthetic import make_alarm
+
+PAYLOAD = "<script>alert(1)</script>"
+
+
+async def form(client: httpx.AsyncClient, bed: str, **fields: str) -> dict[str, str]:
+    page = (await client.get(f"/beds/{bed}/settings")).text
+    seen = page.split('name="seen" value="')[1].split('"')[0]
+    return {"csrf": await csrf(client), "seen": seen, **fields}
+
+
+async def test_limits_are_changed_marked_and_recorded_and_wrong_ones_are_not(served: Served) -> None:
+    admin = await served.logged_in()
+    hospital = served.hospital.bedside
+    # One form of the page stays open while somebody else changes the bed.
+    stale = await form(admin, "bed-01", **{"heart_rate.low": "46"})
+
+    wrong = await admin.post("/beds/bed-01/limits", data=await form(admin, "bed-01", **{"heart_rate.low": "fast"}))
+    assert wrong.status_code == 400
+    assert 'aria-invalid="true"' in wrong.text
+    assert 'value="fast"' in wrong.text, "what was typed stays"
+    assert hospital.wishes == []
+
+    good = await admin.post(
+        "/beds/bed-01/limits",
+        data=await form(admin, "bed-01", **{"spo2.low": "92", "spo2.extreme_low": "85", "spo2.delay_s": "10"}),
+    )
+    assert good.status_code == 303
+    wish = hospital.wishes[-1]
+    assert (wish.by, wish.limits["spo2"].low) == ("admin", 92.0)  # type: ignore[index,union-attr]
+    page = (await admin.get("/beds/bed-01/settings")).text
+    assert 'class="own"' in page
+    assert "limits.spo2" in page
+
+    assert (await admin.post("/beds/bed-01/limits", data=stale)).status_code == 409
+    assert len(hospital.wishes) == 1
+    hospital.refuses = PAYLOAD
+    refused = await admin.post("/beds/bed-01/limits", data=await form(admin, "bed-01", **{"spo2.low": "93"}))
+    assert refused.status_code == 400
+    assert PAYLOAD not in refused.text
+    assert "&lt;script&gt;" in refused.text
+    await admin.aclose()
+
+
+async def test_who_only_looks_changes_nothing(served: Served) -> None:
+    admin = await served.logged_in()
+    viewer = await served.person(admin, "wall", "viewer")
+    engineer = await served.person(admin, "tech", "engineer")
+    token = await csrf(viewer, "/beds")
+    bedside = served.hospital.bedside
+
+    assert (await viewer.get("/beds/bed-01/settings")).status_code == 200
+    for path in ("limits", "standby", "discharge", "observations", "pause", "acknowledge", "place"):
+        answer = await viewer.post(f"/beds/bed-01/{path}", data={"csrf": token, "alarm": "x", "sure": "1"})
+        assert answer.status_code == 403, path
+    token = await csrf(engineer, "/beds")
+    for path in ("limits", "standby", "discharge", "observations", "pause"):
+        assert (await engineer.post(f"/beds/bed-01/{path}", data={"csrf": token, "sure": "1"})).status_code == 403
+    assert bedside.wishes == bedside.pauses == bedside.entered == []
+
+    answer = await engineer.post(
+        "/beds/bed-01/place",
+        data={"csrf": token, "label": "Bay 1", "source": "bed-01", "add": "mon-7", "profile": "child"},
+    )
+    assert answer.status_code == 303
+    assert (bedside.wishes[-1].label, bedside.wishes[-1].sources) == ("Bay 1", ["bed-01", "mon-7"])
+    assert bedside.wishes[-1].profile is None, "a profile decides on alarms: a clinician's"
+    for client in (admin, viewer, engineer):
+        await client.aclose()
+
+
+async def test_standby_discharge_pause_and_observations_reach_the_monitor(served: Served) -> None:
+    admin = await served.logged_in()
+    token = await csrf(admin)
+    bedside = served.hospital.bedside
+
+    async def post(path: str, **fields: str) -> int:
+        return (await admin.post(f"/beds/bed-01/{path}", data={"csrf": token, **fields})).status_code
+
+    assert await post("standby", standby="1") == 303
+    assert bedside.wishes[-1].standby is True
+    assert await post("discharge") == 400
+    assert await post("discharge", sure="1") == 303
+    assert bedside.wishes[-1].discharged is True
+    assert await post("pause", seconds="120") == 303
+    assert (bedside.pauses[-1].seconds, bedside.pauses[-1].by) == (120.0, "admin")
+    for seconds in ("-1", "nan", "soon", "1e9"):
+        assert await post("pause", seconds=seconds) == 400
+    assert await post("observations", temperature="36,8", consciousness="0") == 303
+    numerics = bedside.entered[-1]
+    assert (numerics.protocol, numerics.by, len(numerics.vitals)) == ("manual", "admin", 2)
+    assert await post("observations", temperature="99") == 400
+    assert len(bedside.entered) == 1
+    await admin.aclose()
+
+
+async def test_alarms_are_listed_filtered_and_reviewed_with_their_strip(served: Served) -> None:
+    admin = await served.logged_in()
+    hospital = served.hospital
+    onset = time.time_ns() - 60_000_000_000
+    first = msgspec.structs.replace(
+        make_alarm("bed-01", PAYLOAD, AlarmPriority.HIGH, args={"x": PAYLOAD}),
+        alarm_id="bed-01-1", raised_ns=onset, at_ns=onset, onset_ns=onset, label=PAYLOAD,
+    )  # fmt: skip
+    second = msgspec.structs.replace(
+        first, alarm_id="bed-01-2", raised_ns=onset + 9_000_000_000, at_ns=onset + 9_000_000_000
+    )
+    flood = msgspec.structs.replace(
+        make_alarm("site", "signal_flood", AlarmPriority.HIGH, args={"beds": 2.0}),
+        bed_id="site.alarms", members=["bed-01", "bed-02"],
+    )  # fmt: skip
+    hospital.bedside.log = [first, second]
+    hospital.patients[0].alarms.append(flood)
+
+    page = await admin.get("/alarms?bed=bed-01&priority=high&hours=8")
+    assert PAYLOAD not in page.text
+    assert "2 beds fell silent together" in page.text
+    assert hospital.bedside.queries[-1].bed_id == "bed-01"
+    assert hospital.bedside.queries[-1].priority == "high"
+    assert (await admin.get("/alarms?bed=%3Cx&hours=x&priority=y")).status_code == 200
+
+    review = await admin.get(f"/alarms/bed-01-1?bed=bed-01&at={onset // 1_000_000}")
+    assert review.status_code == 200
+    assert PAYLOAD not in review.text
+    assert "/alarms/bed-01-2?" in review.text, "the newer one is a key away"
+    assert (await admin.get("/alarms/bed-01-9?bed=bed-01&at=1")).status_code == 404
+    assert (await admin.get("/alarms/bed-01-1")).status_code == 404
+
+    strip = (await admin.get(f"/api/strip?source=bed-01&start={onset / 1e6}&seconds=30")).json()
+    assert [c["name"] for c in strip["channels"]] == ["II", "V1", "pleth"]
+    assert (await admin.get("/api/strip?source=nobody&start=1&seconds=30")).status_code == 404
+    for query in ("source=a%20b&start=1&seconds=1", "source=a&start=nan&seconds=1", "source=a&start=1&seconds=301"):
+        assert (await admin.get(f"/api/strip?{query}")).status_code == 400
+    trend = (await admin.get("/api/beds/bed-01/trend?hours=4")).json()
+    assert trend["limits"]["spo2"]["low"] == 90
+    assert (await admin.get("/api/beds/bed-01/trend?hours=25")).status_code == 400
+    await admin.aclose()
+
+
+async def test_the_console_answers_that_it_hears(served: Served) -> None:
+    hearings = served.hospital.bedside.hearings
+    async with asyncio.timeout(10):
+        while not hearings:
+            await asyncio.sleep(0.02)
+
+    assert hearings[-1].receiver == f"console-{os.getpid()}"
+    assert hearings[-1].number >= 1
+    assert hearings[-1].screens == 0

@@ -1,0 +1,167 @@
+"""Monitoring in a real browser: the wall of 64 beds, sound, keys, calipers, and the alarm system's failure.
+
+One browser and one console for the whole file: each step leaves the hospital as the next one needs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from playwright.async_api import async_playwright, expect
+
+from edgeward.messages import AlarmPriority
+from tests.peers.test_browser import CHROMIUM, FLAGS, Visit
+from tests.support.synthetic import make_alarm, synthetic_console
+
+pytestmark = pytest.mark.peer
+
+PAYLOAD = "<img src=x onerror=alert(1)>"
+LISTEN = """async (kind) => {
+  const base = [...document.scripts].find((s) => s.src.includes('/js/main.js')).src.replace('main.js', 'sound/');
+  const { scheduleBurst } = await import(base + 'player.js');
+  const { burst, period } = await import(base + 'burst.js');
+  const rate = 24000, context = new OfflineAudioContext(1, rate * 5, rate);
+  scheduleBurst(context, context.destination, kind, 0.2);
+  const data = (await context.startRendering()).getChannelData(0);
+  const level = [];  // envelope, every millisecond, over 6 ms: more than a period of the lowest pulse
+  for (let i = 0; i + 144 < data.length; i += 24) { let most = 0; for (let k = i; k < i + 144; k += 1) most = Math.max(most, Math.abs(data[k])); level.push(most); }
+  const peak = Math.max(...level), pulses = [];
+  let on = -1;
+  level.forEach((v, i) => { if (v > peak / 2 && on < 0) on = i; else if (v <= peak / 2 && on >= 0) { pulses.push([on, i]); on = -1; } });
+  const first = burst(kind)[0], from = Math.round(rate * (0.2 + first.duration * 0.2)), count = Math.round(rate * first.duration * 0.6);
+  const power = (f) => { let re = 0, im = 0; for (let i = 0; i < count; i += 1) { const w = 0.5 - 0.5 * Math.cos(2 * Math.PI * i / count); re += w * data[from + i] * Math.cos(2 * Math.PI * f * i / rate); im += w * data[from + i] * Math.sin(2 * Math.PI * f * i / rate); } return 10 * Math.log10(re * re + im * im); };
+  const fundamental = power(first.frequency);
+  const harmonics = [2, 3, 4, 5, 6, 7, 8].map((n) => n * first.frequency).filter((f) => f >= 300 && f <= 4000).map((f) => power(f) - fundamental);
+  return { pulses, frequency: first.frequency, harmonics, gap: (period(kind) - (burst(kind).at(-1).at + burst(kind).at(-1).duration)) };
+}"""
+
+
+@contextlib.asynccontextmanager
+async def opened(home: Path) -> AsyncIterator[Visit]:
+    async with synthetic_console(home, beds=64) as (hospital, url), async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        context = await browser.new_context(locale="en-GB", viewport={"width": 1920, "height": 1080})
+        context.set_default_timeout(30_000)
+        page = await context.new_page()
+        visit = Visit(hospital, url, context, page)
+        visit.watch(page)
+        await visit.log_in()
+        yield visit
+        await browser.close()
+
+
+async def a_wall_of_64_beds_fits_one_screen_and_is_live(visit: Visit) -> None:
+    page, hospital = visit.page, visit.hospital
+    hospital.patients[63].label = PAYLOAD
+    await page.goto(visit.url + "/beds")
+    await visit.live()
+    await expect(page.locator("[data-tile]")).to_have_count(64)
+    assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert await page.evaluate("[...document.querySelectorAll('[data-tile]')].every(e => e.getBoundingClientRect().bottom <= innerHeight)")  # fmt: skip
+    await expect(page.locator("[data-device=bed-64] [data-label]")).to_have_text(PAYLOAD)
+
+    hospital.patients[0].rate = 77.0
+
+    await expect(page.locator("[data-device=bed-01] [data-hr]")).to_have_text("77")
+
+
+async def an_alarm_is_paused_and_acknowledged_by_keys(visit: Visit) -> None:
+    page, hospital = visit.page, visit.hospital
+    await hospital.raise_alarm("bed-01", make_alarm("bed-01", "asystole", AlarmPriority.HIGH, args={"seconds": 4.0}))
+    tile = page.locator("[data-device=bed-01]")
+    await expect(tile.locator("[data-alarm-marks]")).to_have_text("!!!")
+    await tile.focus()
+    await page.keyboard.press("ArrowRight")
+    await expect(page.locator("[data-device=bed-02]")).to_be_focused()
+    await page.keyboard.press("ArrowLeft")
+
+    await page.keyboard.press("p")
+    await expect(tile.locator("[data-paused]")).to_be_visible()
+    await expect(page.locator("#sound-state")).to_contain_text("paused")
+    await page.keyboard.press("a")
+
+    await expect(tile.locator("[data-alarm-more]")).to_contain_text("admin")
+    assert hospital.bedside.pauses[-1].seconds == 120
+    assert hospital.acknowledged[-1].by == "admin"
+
+
+async def bursts_are_as_the_standard_says(visit: Visit) -> None:
+    """IEC 60601-1-8:2020, tables 3 and 4, measured on what would be played."""
+    for kind, count, (shortest, longest), (least, most) in (
+        ("high", 10, (75, 200), (2.5, 15)),
+        ("medium", 3, (125, 250), (2.5, 30)),
+        ("low", 2, (125, 250), (15, 600)),
+        ("failure", 3, (125, 250), (2.5, 30)),
+    ):
+        heard = await visit.page.evaluate(LISTEN, kind)
+        pulses = heard["pulses"]
+        gaps = [b[0] - a[1] for a, b in itertools.pairwise(pulses)]
+
+        assert len(pulses) == count, kind
+        assert all(shortest <= end - begin <= longest + 60 for begin, end in pulses), kind  # here at half height
+        assert 150 <= heard["frequency"] <= 1000
+        assert sum(abs(level) <= 15 for level in heard["harmonics"]) >= 4, heard["harmonics"]
+        assert all(abs(level) <= 15 or level < -40 for level in heard["harmonics"]), "there, or not there at all"
+        assert least <= heard["gap"] <= most
+        if kind == "high":
+            assert max(gaps) == gaps[4], "five and five"
+            assert gaps[2] > 2 * gaps[0]
+
+
+async def calipers_measure_time_rate_and_amplitude(visit: Visit) -> None:
+    page, hospital = visit.page, visit.hospital
+    at = time.time_ns() - 40_000_000_000
+    alarm = msgspec.structs.replace(
+        make_alarm("bed-01", "pause", AlarmPriority.MEDIUM), alarm_id="bed-01-7", raised_ns=at, at_ns=at, onset_ns=at
+    )
+    hospital.bedside.log = [alarm]
+    await page.goto(f"{visit.url}/alarms/bed-01-7?bed=bed-01&at={at // 1_000_000}")
+    await expect(page.locator("[data-paper] canvas")).to_have_count(3)
+    await page.keyboard.press("c")
+    said = page.locator("[data-said]")
+    await expect(said).to_contain_text(re.compile(r"\d+ ms .*/min .*II: -?\d+\.\d\d mV"))
+    before = int((await said.text_content() or "").split(" ms")[0])
+
+    await page.keyboard.press("b")
+    await page.keyboard.press("Shift+ArrowRight")
+
+    await expect(said).to_contain_text(f"{before + 104} ms")  # a tenth of a second: 13 samples of 8 ms
+    numbers = await page.evaluate(
+        """async () => { const base = [...document.scripts].find((s) => s.src.includes('/js/main.js')).src.replace('main.js', 'review/');
+        const c = await import(base + 'calipers.js'); const ch = { start: 1000, rate: 500, values: Float32Array.of(0, 1, NaN, 4) };
+        return [c.interval(2000, 1000), c.interval(5, 5), c.valueAt(ch, 1001), c.valueAt(ch, 1004), c.valueAt(ch, 999), c.snap(ch, 1002.9), c.snap(ch, 9e9)]; }"""
+    )
+    assert numbers == [{"ms": 1000, "perMinute": 60}, {"ms": 0, "perMinute": 0}, 0.5, None, None, 1002, 1006]
+
+
+async def a_failing_alarm_system_is_shown_and_would_be_heard(visit: Visit) -> None:
+    page, hospital = visit.page, visit.hospital
+    failure = page.locator("#alarm-failure")
+    await expect(failure).to_be_hidden()
+    hospital.bedside.problems = ["the alarm log cannot be written"]
+    await expect(failure).to_contain_text("the alarm log cannot be written")
+    await expect(page.locator("[data-now]")).to_contain_text(re.compile("failure|high"))
+    hospital.bedside.problems = []
+    await expect(failure).to_be_hidden()
+
+    hospital.bedside.well = False  # the monitor says nothing of the alarm path any more, though its numbers go on
+    await expect(failure).to_contain_text("has not said for", timeout=20_000)
+    hospital.bedside.well = True
+    await expect(failure).to_be_hidden()
+
+
+async def test_monitoring_in_a_browser(tmp_path: Path) -> None:
+    async with opened(tmp_path / "home") as visit:
+        await a_wall_of_64_beds_fits_one_screen_and_is_live(visit)
+        await an_alarm_is_paused_and_acknowledged_by_keys(visit)
+        await bursts_are_as_the_standard_says(visit)
+        await calipers_measure_time_rate_and_amplitude(visit)
+        await a_failing_alarm_system_is_shown_and_would_be_heard(visit)
+        assert visit.problems == []
