@@ -48,7 +48,7 @@ $(VENV)/.run: requirements.lock requirements-setup.lock pyproject.toml | $(BIN)/
 	@echo "[2/3] installing packages (about 250 MB on a fresh machine)"
 	$(call install,requirements.lock)
 	@echo "[3/3] compiling the signal processing"
-	@$(BIN)/python -c "from edgeward.clinic.monitor.bank import warm_up; warm_up()"
+	@$(BIN)/python -c "from edgeward.clinic.monitor import bank, signals; bank.warm_up(); signals.warm_up()"
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock $(VENV)/.run
