@@ -9,6 +9,7 @@ import { Trends } from "./trend.js";
 
 const id = document.getElementById("main").dataset.one;
 const find = (name) => document.querySelector(`[data-${name}]`);
+await ready; // the tile has words of its own
 const tile = new Tile(find("tile"), id);
 tile.element.dataset.device = id;
 let bed = null;
