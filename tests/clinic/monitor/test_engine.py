@@ -385,3 +385,51 @@ def test_a_saved_state_of_the_version_before_is_taken_up():
     }  # fmt: skip
     alarms = BedAlarms.from_dict(old, source_id="bed-1")
     assert {record.key for record in alarms.active} == {("asystole", ""), ("lead_off", "bed-1")}
+
+
+# ---------------------------------------- what comes and goes
+
+
+def wait(site: Site, seconds: float) -> None:
+    site.hands.pass_s(seconds)
+    site.told += site.engine.tick()
+
+
+def test_what_comes_and_goes_is_one_alarm_until_it_has_stayed_away():
+    site = Site("a")
+    (begun,) = site.begin("a", "couplet")
+    for _ in range(5):
+        assert site.end("a", "couplet") == []
+        wait(site, 20)
+        assert site.begin("a", "couplet") == []
+    assert [one.number for one in site.engine.active("a")] == [begun.change.alarm.number]
+    site.end("a", "couplet")
+    wait(site, RULES["couplet"].hold_s + 1)
+    assert site.codes("a") == []
+    assert site.begin("a", "couplet"), "then it is a new one"
+
+
+def test_an_acknowledged_one_that_comes_back_soon_does_not_sound_again():
+    site = Site("a")
+    (begun,) = site.begin("a", "trigeminy")
+    site.engine.acknowledge(f"a-{begun.change.alarm.number}", by="Li")
+    site.end("a", "trigeminy")
+    wait(site, 10)
+    assert site.begin("a", "trigeminy") == []
+    assert site.engine.active("a")[0].acknowledged
+
+
+@pytest.mark.parametrize("code", sorted(code for code, of in RULES.items() if of.fixed or of.latching))
+def test_no_end_of_a_lethal_or_fixed_alarm_is_held_back(code):
+    assert RULES[code].hold_s == 0
+
+
+def test_a_bed_that_is_discharged_forgets_what_was_held_back():
+    site = Site("a")
+    site.begin("a", "bigeminy")
+    site.end("a", "bigeminy")
+    site.engine.discharge("a")
+    assert site.codes("a") == []
+    assert site.begin("a", "bigeminy")
+    wait(site, 120)
+    assert site.codes("a") == ["bigeminy"], "it holds, and the old end is not its end"

@@ -15,7 +15,7 @@ from edgeward.clinic.monitor.alarms import AlarmChange, AlarmRecord, BedAlarms, 
 from edgeward.clinic.monitor.beds import Beds
 from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.floods import FloodWatch
-from edgeward.clinic.monitor.rules import UNCONFIRMED
+from edgeward.clinic.monitor.rules import RULES, UNCONFIRMED
 from edgeward.clinic.monitor.site_clock import SiteClock
 
 #: The bed of alarms that are no single bed's. Not a token, so that no device or bed can have this name.
@@ -84,6 +84,7 @@ class AlarmEngine:
         self._alarms: dict[str, BedAlarms] = {}
         self._holding: dict[str, dict[Key, ConditionEvent]] = {}  # per source: what holds now
         self._doubted: dict[tuple[str, str], ConditionEvent] = {}  # (bed, code): lethal rhythms kept back
+        self._ending: dict[tuple[str, Key], tuple[int, ConditionEvent]] = {}  # ended, but not long enough ago to say so
         self._folded: dict[str, str] = {}  # source -> bed, of the flood
         self._flood_changed = False
 
@@ -153,6 +154,7 @@ class AlarmEngine:
         if self._kept_out(bed_id, event.code):
             return []
         code = event.code
+        self._ending.pop((bed_id, key), None)  # it is the same alarm still
         joined = self._join(event) if code == _LOST else []
         folded = event.source_id in self._folded if code == _LOST else False
         if self._check is not None and code in UNCONFIRMED:
@@ -209,8 +211,28 @@ class AlarmEngine:
         at_ns = self._clock.wall_ns()
         if self._doubted.pop((bed_id, code), None) is not None:
             changes += self._tell(bed_id, self.alarms(bed_id).end(UNCONFIRMED[code], at_ns=at_ns))
+        if (hold_s := RULES[code].hold_s) > 0 and not self._kept_out(bed_id, code):
+            self._ending[bed_id, key] = (self._clock.now_ns() + int(hold_s * 1e9), event)
+            return changes
         ended = self.alarms(bed_id).end(code, at_ns=at_ns, sample=event.decisive_sample, scope=key[1])
         return changes + self._tell(bed_id, ended)
+
+    def _end_held(self) -> list[BedChange]:
+        """Tell the ends that were held back for long enough."""
+        if not self._ending:
+            return []
+        changes: list[BedChange] = []
+        now = self._clock.now_ns()
+        for (bed_id, key), (due, event) in list(self._ending.items()):
+            if due > now:
+                continue
+            del self._ending[bed_id, key]
+            if bed_id in self._alarms and not self._held_elsewhere(bed_id, key, event.source_id):
+                ended = self._alarms[bed_id].end(
+                    key[0], at_ns=self._clock.wall_ns(), sample=event.decisive_sample, scope=key[1]
+                )
+                changes += self._tell(bed_id, ended)
+        return changes
 
     def _held_elsewhere(self, bed_id: str, key: Key, source_id: str) -> bool:
         if bed_id == SITE or bed_id not in self.beds:
@@ -230,8 +252,12 @@ class AlarmEngine:
         return self._check(event, sources, self._clock.now_ns())
 
     def tick(self) -> list[BedChange]:
-        """Look again at lethal rhythms that were kept back: what is not spoken against any more is raised at once."""
-        changes: list[BedChange] = []
+        """Take the passing of time.
+
+        Lethal rhythms that were kept back and are not spoken against any more are raised at once; ends that were held
+        back are told.
+        """
+        changes = self._end_held()
         for (bed_id, code), event in list(self._doubted.items()):
             if self._ask(bed_id, event).verdict == "suppress":
                 continue

@@ -34,6 +34,9 @@ class Rule:
         What there can be one alarm of: the bed, each of its sources, or each parameter.
     fixed
         Nobody may switch it off.
+    hold_s
+        Its end is told only after so long without it: what comes and goes is one alarm, not one a minute. Never of a
+        lethal one.
     """
 
     priority: AlarmPriority
@@ -42,6 +45,7 @@ class Rule:
     superseded_by: tuple[str, ...] = ()
     scope: Scope = "bed"
     fixed: bool = False
+    hold_s: float = 0.0
 
 
 HIGH, MEDIUM, LOW = AlarmPriority.HIGH, AlarmPriority.MEDIUM, AlarmPriority.LOW
@@ -51,6 +55,9 @@ _VF = "ventricular_fibrillation"
 _VT = "ventricular_tachycardia"
 _LETHAL_FAST = (_VF, _VT)
 _NO_SIGNAL = ("signal_lost", "all_leads_off")
+
+#: Ectopic beats come in crowds, and values hover about a limit. Makers call this a time-out or a re-arm time.
+_ECTOPY_S, _PASSING_S, _HOVER_S = 60.0, 30.0, 10.0
 
 
 def _lethal(*superseded_by: str) -> Rule:
@@ -66,14 +73,15 @@ RULES: dict[str, Rule] = {
     "extreme_tachycardia": Rule(HIGH, superseded_by=(_VT, _VF, "asystole"), fixed=True),
     "no_pulse": _lethal("asystole", _VF, _VT),  # pulse gone in every pulsatile signal while they are good
     # -- other rhythms
-    "ventricular_run": Rule(MEDIUM, superseded_by=_LETHAL_FAST),  # 3 beats or more, short of a tachycardia
-    "pause": Rule(MEDIUM, superseded_by=("asystole", _VF)),
-    "atrial_fibrillation": Rule(MEDIUM, superseded_by=_LETHAL_FAST),
-    "couplet": Rule(LOW, superseded_by=(*_LETHAL_FAST, "ventricular_run")),
-    "bigeminy": Rule(LOW, superseded_by=_LETHAL_FAST),
-    "trigeminy": Rule(LOW, superseded_by=_LETHAL_FAST),
-    "frequent_ventricular_beats": Rule(LOW, superseded_by=_LETHAL_FAST),
-    "irregular": Rule(LOW, superseded_by=(*_LETHAL_FAST, "atrial_fibrillation")),
+    # three ventricular beats or more, short of a tachycardia
+    "ventricular_run": Rule(MEDIUM, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
+    "pause": Rule(MEDIUM, superseded_by=("asystole", _VF), hold_s=_PASSING_S),
+    "atrial_fibrillation": Rule(MEDIUM, superseded_by=_LETHAL_FAST, hold_s=_PASSING_S),
+    "couplet": Rule(LOW, superseded_by=(*_LETHAL_FAST, "ventricular_run"), hold_s=_ECTOPY_S),
+    "bigeminy": Rule(LOW, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
+    "trigeminy": Rule(LOW, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
+    "frequent_ventricular_beats": Rule(LOW, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
+    "irregular": Rule(LOW, superseded_by=(*_LETHAL_FAST, "atrial_fibrillation"), hold_s=_ECTOPY_S),
     # -- breathing
     "apnea": Rule(HIGH, latching=True, fixed=True),
     # -- limits of parameters; priority of low and high: the limit's own
@@ -85,9 +93,13 @@ RULES: dict[str, Rule] = {
         MEDIUM,
         superseded_by=("parameter_extreme_low", "asystole", "extreme_bradycardia", "no_pulse", "apnea", _VF),
         scope="parameter",
+        hold_s=_HOVER_S,
     ),
     "parameter_high": Rule(
-        MEDIUM, superseded_by=("parameter_extreme_high", "extreme_tachycardia", *_LETHAL_FAST), scope="parameter"
+        MEDIUM,
+        superseded_by=("parameter_extreme_high", "extreme_tachycardia", *_LETHAL_FAST),
+        scope="parameter",
+        hold_s=_HOVER_S,
     ),
     # -- early warning
     "news2_emergency": Rule(HIGH),
@@ -104,8 +116,8 @@ RULES: dict[str, Rule] = {
     "all_leads_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source", fixed=True),
     "lead_off": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
     "lead_swapped": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
-    "noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
-    "pulse_noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
+    "noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
+    "pulse_noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
     "sensor_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source"),
     "packets_missing": Rule(LOW, technical=True, superseded_by=("signal_lost",), scope="source"),
     "clock_offset": Rule(LOW, technical=True, superseded_by=("signal_lost",), scope="source"),
