@@ -84,7 +84,7 @@ imports:
 	$(BIN)/lint-imports
 
 unit:
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --durations=15 $(ARGS)
 
 faults: setup-dev peers
 	$(BIN)/python -m pytest tests/faults --campaign $(ARGS)

@@ -98,8 +98,9 @@ def cpu_of(pids: dict[str, int]) -> dict[str, float]:
     return used
 
 
-async def one(home: Home, devices: int, seconds: int, events: int, folder: Path) -> dict[str, Any]:
+async def one(home: Home, devices: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run one size on a fresh start of the site."""
+    seconds, events = arguments.seconds, arguments.events
     environment = {**os.environ, "EDGEWARD_HOME": str(home.path)}
     site = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "edgeward.cli", "up", env=environment,
@@ -121,7 +122,7 @@ async def one(home: Home, devices: int, seconds: int, events: int, folder: Path)
         load_process = await asyncio.create_subprocess_exec(
             sys.executable, str(HERE / "wearables.py"), "--folder", str(folder / "devices"),
             "--port", str(load(home.path).bus.mqtt_port), "--count", str(devices), "--seconds", str(seconds),
-            "--events", str(events), "--out", str(out),
+            "--events", str(events), "--ectopic", str(arguments.ectopic), "--out", str(out),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
         assert load_process.stdin is not None
@@ -167,6 +168,7 @@ def account(
     sent_ns = truth["sent_ns"]
     rate = 250
     latencies, seen = [], set()
+    by_code: dict[str, list[float]] = {}
     for heard_ns, alarm in watch.alarms:
         row = names.get(alarm.device_id)
         if row is None or alarm.state != "raised" or not alarm.present or alarm.technical or alarm.decisive_sample < 0:
@@ -174,6 +176,7 @@ def account(
         second = max(0, alarm.decisive_sample - 1) // rate  # it is the end of what was needed
         if second < sent_ns.shape[1] and sent_ns[row, second]:
             latencies.append((heard_ns - sent_ns[row, second]) / 1e6)
+            by_code.setdefault(alarm.code, []).append(latencies[-1])
         if alarm.code == "asystole":
             seen.add(row)
     due = {int(row) for row in truth["event_devices"]}
@@ -194,6 +197,10 @@ def account(
         "p50_ms": round(at[len(at) // 2], 1),
         "p99_ms": round(at[min(len(at) - 1, int(len(at) * 0.99))], 1),
         "max_ms": round(at[-1], 1),
+        "by_code_count_p50_max_ms": {
+            code: (len(ms), round(sorted(ms)[len(ms) // 2], 1), round(max(ms), 1))
+            for code, ms in sorted(by_code.items())
+        },
         "late_alarms": monitor.budgets.get("alarm", 0),
         "load_late_p99_ms": round(float(np.percentile(truth["late_ms"], 99)), 1),
         "cpu_percent": {name: round(value, 1) for name, value in sorted(cpu.items())},
@@ -364,6 +371,9 @@ def main() -> int:
     parser.add_argument("--devices", type=int, default=5000)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--events", type=int, default=100, help="asystoles")
+    parser.add_argument(
+        "--ectopic", type=float, default=0.1, help="share of patients with many ventricular beats (default 0.1)"
+    )
     parser.add_argument("--knee", type=int, nargs="+", metavar="N", help="these sizes one after the other")
     parser.add_argument("--peers", action="store_true", help="only the comparison with peers")
     parser.add_argument("--paho", type=int, default=500, metavar="N", help="devices of the paho pipeline (default 500)")
@@ -385,7 +395,7 @@ def main() -> int:
             sizes = arguments.knee or [arguments.devices]
             home = new_site(folder, max(sizes))
             for size in sizes:
-                result = asyncio.run(one(home, size, arguments.seconds, arguments.events, folder))
+                result = asyncio.run(one(home, size, arguments, folder))
                 say(json.dumps(result))
                 raw["sizes"].append(result)
                 for name in ("alarms", "journal"):  # the next size starts without patients

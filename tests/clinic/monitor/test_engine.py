@@ -433,3 +433,14 @@ def test_a_bed_that_is_discharged_forgets_what_was_held_back():
     assert site.begin("a", "bigeminy")
     wait(site, 120)
     assert site.codes("a") == ["bigeminy"], "it holds, and the old end is not its end"
+
+
+@pytest.mark.parametrize("order", [("asystole", "pause"), ("pause", "asystole")])
+def test_a_pause_that_became_an_asystole_does_not_come_up_when_both_are_over(order):
+    site = Site("a")
+    site.begin("a", "pause", args={"seconds": 3.0})
+    site.begin("a", "asystole", args={"seconds": 4.0})
+    site.told.clear()
+    site.take(*(site.event("a", code, False) for code in order))
+    wait(site, 120)
+    assert [one.change.alarm.code for one in site.told if one.change.alarm.present] == []

@@ -119,7 +119,7 @@ class AlarmEngine:
     def take(self, events: Iterable[ConditionEvent]) -> list[BedChange]:
         """Take conditions that begin or end, in order. One that is told twice counts once."""
         changes: list[BedChange] = []
-        for event in events:
+        for event in _hidden_ends_first(events):
             bed_id = self._bed_of(event.source_id)
             if not bed_id:
                 continue
@@ -211,7 +211,10 @@ class AlarmEngine:
         at_ns = self._clock.wall_ns()
         if self._doubted.pop((bed_id, code), None) is not None:
             changes += self._tell(bed_id, self.alarms(bed_id).end(UNCONFIRMED[code], at_ns=at_ns))
-        if (hold_s := RULES[code].hold_s) > 0 and not self._kept_out(bed_id, code):
+        told = (
+            self.alarms(bed_id).get(key) is not None
+        )  # what another alarm hides ends at once, or it would come up later
+        if (hold_s := RULES[code].hold_s) > 0 and told and not self._kept_out(bed_id, code):
             self._ending[bed_id, key] = (self._clock.now_ns() + int(hold_s * 1e9), event)
             return changes
         ended = self.alarms(bed_id).end(code, at_ns=at_ns, sample=event.decisive_sample, scope=key[1])
@@ -460,3 +463,31 @@ class AlarmEngine:
         if self._folded or self.alarms(SITE).get((FLOOD, "")) is not None:
             self._flood_changed = True
         return self._tell_flood()
+
+
+def _hidden_ends_first(events: Iterable[ConditionEvent]) -> list[ConditionEvent]:
+    """Return the events, but of ends that come together those first that other alarms hide.
+
+    A beat ends an asystole and the pause before it. Were the asystole ended first, the pause would come up once more.
+    """
+    found = list(events)
+    if len(found) < 2:
+        return found
+    ordered: list[ConditionEvent] = []
+    ends: list[ConditionEvent] = []
+    for event in found:
+        if not event.present and (not ends or ends[0].source_id == event.source_id):
+            ends.append(event)
+            continue
+        ordered += sorted(ends, key=_hiders, reverse=True)
+        ends = []
+        if event.present:
+            ordered.append(event)
+        else:
+            ends.append(event)
+    return ordered + sorted(ends, key=_hiders, reverse=True)
+
+
+def _hiders(event: ConditionEvent) -> int:
+    rule = RULES.get(event.code)
+    return len(rule.superseded_by) if rule else 0
