@@ -289,14 +289,20 @@ def test_killed_while_accepting_and_settling_nothing_accepted_is_lost(bus_site, 
         f"""
         import itertools, sys
         from pathlib import Path
-        from tests.clinic.notices.test_messages import notice
+        from edgeward.bedside import Notice
         from edgeward.clinic.notices.store import NoticeStore
         from edgeward.home import Home
+        from edgeward.messages import Alarm, AlarmPriority
         from edgeward.privacy.keys import SiteKey
+        alarm = Alarm(
+            alarm_id="bed-7-3", device_id="patch-7", code="asystole", priority=AlarmPriority.HIGH, technical=False,
+            latching=True, state="raised", present=True, raised_ns=1, at_ns=1,
+        )
         store = NoticeStore(Path({str(path)!r}), SiteKey.load(Home(Path({str(bus_site.home.path)!r}))))
         first = int(sys.argv[1])
         for number in itertools.count(first):
-            store.accept(notice("update", number), [("a", ""), ("b/webhook", "b")], number)
+            told = Notice(notice_id=f"bed-7-3/{{number}}", phase="update", alarm=alarm, at_ns=number)
+            store.accept(told, [("a", ""), ("b/webhook", "b")], number)
             print("took", number, flush=True)
             if number % 3 == 0:
                 owed = store.next("a")
