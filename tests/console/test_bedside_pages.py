@@ -99,6 +99,9 @@ async def test_standby_discharge_pause_and_observations_reach_the_monitor(served
     assert (bedside.pauses[-1].seconds, bedside.pauses[-1].by) == (120.0, "admin")
     for seconds in ("-1", "nan", "soon", "1e9"):
         assert await post("pause", seconds=seconds) == 400
+    async with asyncio.timeout(10):  # until the console has heard of the bed
+        while (await admin.get("/beds/bed-01/observations")).status_code == 404:
+            await asyncio.sleep(0.05)
     assert await post("observations", temperature="36,8", consciousness="0") == 303
     numerics = bedside.entered[-1]
     assert (numerics.protocol, numerics.by, len(numerics.vitals)) == ("manual", "admin", 2)
