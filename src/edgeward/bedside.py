@@ -139,7 +139,7 @@ class AlarmQuery(Message, frozen=True, kw_only=True, tag="alarm-query.1"):
 class AlarmSystemState(Message, frozen=True, kw_only=True, tag="alarm-system.1"):
     """The monitor's word that the alarm path works, at least every five seconds, after it has tried it on itself.
 
-    Nobody hearing this for ten seconds must signal that alarms may not come (IEC 60601-1-8, 6.9).
+    Whoever does not hear this for ten seconds must signal that alarms may not come (IEC 60601-1-8, 6.11.2.2).
     """
 
     at_ns: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -128,7 +127,7 @@ async def site(bus_site: TestSite) -> AsyncIterator[Site]:
     found = Site(bus_site)
     await found.listen()
     yield found
-    with contextlib.suppress(Exception):
+    if found.task is not None and not found.task.done():
         await found.stop()
 
 

@@ -99,7 +99,7 @@ async def opened(path: Path, monkeypatch: pytest.MonkeyPatch, **sections: dict[s
         room = Room(site, devices, await site.bus("monitor"), await site.bus("console"))
         await room.start()
         yield room
-        with contextlib.suppress(Exception):
+        if room.task is not None and not room.task.done():
             await room.stop()
 
 

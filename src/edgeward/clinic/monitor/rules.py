@@ -81,7 +81,6 @@ RULES: dict[str, Rule] = {
     "bigeminy": Rule(LOW, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
     "trigeminy": Rule(LOW, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
     "frequent_ventricular_beats": Rule(LOW, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
-    "irregular": Rule(LOW, superseded_by=(*_LETHAL_FAST, "atrial_fibrillation"), hold_s=_ECTOPY_S),
     # -- breathing
     "apnea": Rule(HIGH, latching=True, fixed=True),
     # -- limits of parameters; priority of low and high: the limit's own
@@ -110,12 +109,10 @@ RULES: dict[str, Rule] = {
     "ventricular_tachycardia_unconfirmed": Rule(LOW, technical=True, superseded_by=(_VT, _VF)),
     "extreme_bradycardia_unconfirmed": Rule(LOW, technical=True, superseded_by=("extreme_bradycardia",)),
     "extreme_tachycardia_unconfirmed": Rule(LOW, technical=True, superseded_by=("extreme_tachycardia",)),
-    "no_pulse_unconfirmed": Rule(LOW, technical=True, superseded_by=("no_pulse",)),
     # -- technical, of a source
     "signal_lost": Rule(MEDIUM, technical=True, scope="source", fixed=True),
     "all_leads_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source", fixed=True),
     "lead_off": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
-    "lead_swapped": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
     "noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
     "pulse_noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
     "sensor_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source"),
