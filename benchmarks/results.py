@@ -144,7 +144,7 @@ def measure(images: int) -> dict[str, Any]:
     from pydicom.dataset import Dataset
     from tests.support.imaging import breast_image, finding_for, pixels_of
 
-    from edgeward.clinic.imaging.header import INHERITED, read_source
+    from edgeward.clinic.imaging.source import INHERITED, read_source
 
     pool = []
     for n in range(8):

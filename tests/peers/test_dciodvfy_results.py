@@ -17,10 +17,10 @@ from tests.support.imaging import breast_image, finding_for, not_analysed, test_
 from tests.support.peers import require
 
 from edgeward.clinic.imaging.capture import build_capture
-from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.presentation import build_presentation
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.segmentation import build_segmentation
+from edgeward.clinic.imaging.source import read_source
 from edgeward.messages import Finding, FrameFinding
 
 pytestmark = pytest.mark.peer

@@ -18,13 +18,13 @@ from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.peers import require
 
 from edgeward.clinic.imaging.capture import build_capture
-from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.pacs import PacsSink
 from edgeward.clinic.imaging.presentation import build_presentation
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.report_text import as_text, walk
 from edgeward.clinic.imaging.segmentation import build_segmentation
 from edgeward.clinic.imaging.sink import Result
+from edgeward.clinic.imaging.source import read_source
 from edgeward.messages import Finding
 
 pytestmark = pytest.mark.peer

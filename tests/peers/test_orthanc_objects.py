@@ -23,11 +23,12 @@ from tests.support.orthanc import Orthanc, running_orthanc
 from tests.support.peers import require
 
 from edgeward.clinic.imaging.capture import build_capture
-from edgeward.clinic.imaging.header import encode_dataset, read_source
+from edgeward.clinic.imaging.header import encode_dataset
 from edgeward.clinic.imaging.lesions import mask
 from edgeward.clinic.imaging.presentation import build_presentation
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.segmentation import build_segmentation
+from edgeward.clinic.imaging.source import read_source
 from edgeward.compute.decode import decode_frame
 from edgeward.messages import Finding
 

@@ -12,8 +12,9 @@ from highdicom import sr
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from edgeward.clinic.imaging.header import Source, derived_uid, local_time
+from edgeward.clinic.imaging.header import local_time
 from edgeward.clinic.imaging.lesions import outline_points, sightings
+from edgeward.clinic.imaging.source import Source, derived_uid
 from edgeward.messages import Finding, FrameFinding, Verdict
 
 BREAST = Code("76752008", "SCT", "Breast")

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from tests.support.imaging import breast_image, finding_for, pixels_of
 
 from edgeward.clinic.imaging.capture import build_capture, scale, size_text
-from edgeward.clinic.imaging.header import read_source
+from edgeward.clinic.imaging.source import read_source
 from edgeward.messages import Finding
 
 

@@ -17,8 +17,8 @@ from tests.support.pacs import mute_listener
 from tests.support.site import free_port, new_home
 
 from edgeward.clinic.imaging.fhir import FhirSink, tls_context
-from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.sink import Interrupted, Rejected, Result, Unreachable
+from edgeward.clinic.imaging.source import read_source
 from edgeward.config import Fhir
 from edgeward.privacy.identity import client_context
 

@@ -14,7 +14,7 @@ from tests.support.fhir import FhirServer, Refuse, validate
 from tests.support.imaging import breast_image, finding_for, not_analysed
 
 from edgeward.clinic.imaging.fhir_bundle import Addresses, build_bundle
-from edgeward.clinic.imaging.header import read_source
+from edgeward.clinic.imaging.source import read_source
 from edgeward.messages import DeliverRequest, Finding, ObjectRef, Verdict
 
 OURS = Addresses("https://emr.example/fhir")

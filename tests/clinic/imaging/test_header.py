@@ -12,16 +12,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UltrasoundImageStorage
 from tests.support.imaging import CREATED_NS, as_file, breast_image, finding_for
 
-from edgeward.clinic.imaging.header import (
-    INHERITED,
-    SERIES,
-    derived_uid,
-    local_time,
-    new_instance,
-    read_source,
-    series_uid,
-    widen_charset,
-)
+from edgeward.clinic.imaging.header import SERIES, local_time, new_instance, series_uid, widen_charset
+from edgeward.clinic.imaging.source import INHERITED, derived_uid, read_source
 
 
 def result_of(image: Dataset, **changes):

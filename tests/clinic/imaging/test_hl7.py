@@ -13,9 +13,9 @@ from tests.support.imaging import breast_image, finding_for
 from tests.support.pacs import mute_listener
 from tests.support.site import free_port, new_home
 
-from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.hl7 import Hl7Sink
 from edgeward.clinic.imaging.sink import Interrupted, Rejected, Result, Unreachable
+from edgeward.clinic.imaging.source import read_source
 from edgeward.config import Hl7
 from edgeward.privacy.identity import client_context, server_context
 

@@ -12,8 +12,8 @@ from tests.clinic.imaging.test_fhir_bundle import request, unscaled
 from tests.support.hl7 import read
 from tests.support.imaging import breast_image, finding_for, not_analysed
 
-from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.oru import Parties, build_oru, control_id
+from edgeward.clinic.imaging.source import read_source
 
 PARTIES = Parties("hospital", "EMR", "HOSPITAL")
 IMAGE = breast_image()

@@ -14,10 +14,10 @@ from tests.support.pacs import OK, mute_listener, scripted_pacs
 from tests.support.site import free_port, new_home
 
 from edgeward.clinic.imaging.capture import build_capture
-from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.pacs import PacsSink
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.sink import Interrupted, Rejected, Result, Unreachable
+from edgeward.clinic.imaging.source import read_source
 from edgeward.config import Pacs
 from edgeward.privacy.identity import client_context, server_context
 

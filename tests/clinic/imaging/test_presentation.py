@@ -20,9 +20,10 @@ from tests.clinic.imaging.test_segmentation import LOOP, lesion, loop_finding
 from tests.support.imaging import as_file, breast_image, finding_for, not_analysed
 
 from edgeward.clinic.imaging.colour import srgb_profile
-from edgeward.clinic.imaging.header import encode_dataset, read_source
+from edgeward.clinic.imaging.header import encode_dataset
 from edgeward.clinic.imaging.lesions import outline_points, tracking_uid
 from edgeward.clinic.imaging.presentation import build_presentation
+from edgeward.clinic.imaging.source import read_source
 from edgeward.messages import Finding
 
 

@@ -14,10 +14,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ComprehensiveSRStorage
 from tests.support.imaging import breast_image, ellipse, finding_for, not_analysed, test_file
 
-from edgeward.clinic.imaging.header import read_source
 from edgeward.clinic.imaging.lesions import outline_points
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.report_text import as_text, walk
+from edgeward.clinic.imaging.source import read_source
 from edgeward.messages import Finding, Lesion
 
 

@@ -13,9 +13,10 @@ from pydicom.dataset import Dataset
 from tests.support.highdicom_report import reference_report
 from tests.support.imaging import breast_image, finding_for, not_analysed, verdict
 
-from edgeward.clinic.imaging.header import encode_dataset, read_source
+from edgeward.clinic.imaging.header import encode_dataset
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.report_text import as_text
+from edgeward.clinic.imaging.source import read_source
 from edgeward.messages import Finding, FrameFinding, Lesion, Verdict
 
 COLUMNS, ROWS = 400, 300

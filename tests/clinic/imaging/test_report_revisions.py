@@ -12,9 +12,10 @@ import pytest
 from pydicom.dataset import Dataset
 from tests.support.imaging import CREATED_NS, breast_image, finding_for, not_analysed, verdict
 
-from edgeward.clinic.imaging.header import encode_dataset, read_source
+from edgeward.clinic.imaging.header import encode_dataset
 from edgeward.clinic.imaging.report import MAX_OTHER_FRAMES, build_report
 from edgeward.clinic.imaging.report_text import as_text, walk
+from edgeward.clinic.imaging.source import read_source
 from edgeward.messages import Finding, FrameFinding, Verdict
 
 IMAGE = breast_image()

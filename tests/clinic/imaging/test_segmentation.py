@@ -14,11 +14,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import SegmentationStorage
 from tests.support.imaging import breast_image, ellipse, finding_for, not_analysed, test_file
 
-from edgeward.clinic.imaging.header import encode_dataset, read_source
+from edgeward.clinic.imaging.header import encode_dataset
 from edgeward.clinic.imaging.lesions import mask, tracking_uid
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.report_text import walk
 from edgeward.clinic.imaging.segmentation import build_segmentation
+from edgeward.clinic.imaging.source import read_source
 from edgeward.messages import Finding, FrameFinding, Lesion
 
 LOOP = "1.2.840.10008.5.1.4.1.1.3.1"

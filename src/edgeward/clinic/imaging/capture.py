@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import Dataset
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from edgeward.clinic.imaging.header import Source, new_instance
+from edgeward.clinic.imaging.header import new_instance
+from edgeward.clinic.imaging.source import Source
 from edgeward.messages import Finding, Lesion
 
 WARNING = "AI, preliminary, not verified"

@@ -25,8 +25,9 @@ import httpx
 import msgspec
 
 from edgeward.clinic.imaging.fhir_bundle import Addresses, Resource, build_bundle, patient_identifier
-from edgeward.clinic.imaging.header import Source, host_zone
+from edgeward.clinic.imaging.header import host_zone
 from edgeward.clinic.imaging.sink import Interrupted, Receipt, Rejected, Result, Sink, Unreachable
+from edgeward.clinic.imaging.source import Source
 from edgeward.config import Fhir
 from edgeward.messages import DeliverRequest
 

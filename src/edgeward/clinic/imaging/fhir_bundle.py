@@ -25,7 +25,8 @@ import msgspec
 
 from edgeward.clinic.imaging import codes
 from edgeward.clinic.imaging.codes import Code
-from edgeward.clinic.imaging.header import MANUFACTURER, Source, derived_uid, local_time
+from edgeward.clinic.imaging.header import MANUFACTURER, local_time
+from edgeward.clinic.imaging.source import Source, derived_uid
 from edgeward.clinic.imaging.standing import Judged, Standing, judge, model_name, statement
 from edgeward.messages import DeliverRequest, Lesion
 

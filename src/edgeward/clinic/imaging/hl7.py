@@ -17,9 +17,10 @@ import ssl
 import time
 from collections import deque
 
-from edgeward.clinic.imaging.header import Source, host_zone
+from edgeward.clinic.imaging.header import host_zone
 from edgeward.clinic.imaging.oru import Parties, build_oru, control_id
 from edgeward.clinic.imaging.sink import Interrupted, Receipt, Rejected, Result, Sink, Unreachable
+from edgeward.clinic.imaging.source import Source
 from edgeward.config import Hl7
 from edgeward.hl7 import er7
 from edgeward.hl7.er7 import Message, NotHl7

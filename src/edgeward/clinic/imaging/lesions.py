@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import UID
 
-from edgeward.clinic.imaging.header import derived_uid
+from edgeward.clinic.imaging.source import derived_uid
 from edgeward.compute.geometry import polygon_mask
 from edgeward.messages import Finding, FrameFinding, Lesion
 

@@ -17,7 +17,8 @@ from datetime import datetime, tzinfo
 
 from edgeward.clinic.imaging import codes
 from edgeward.clinic.imaging.codes import Code
-from edgeward.clinic.imaging.header import Source, derived_uid, local_time
+from edgeward.clinic.imaging.header import local_time
+from edgeward.clinic.imaging.source import Source, derived_uid
 from edgeward.clinic.imaging.standing import Judged, Standing, judge, model_name, statement
 from edgeward.hl7 import er7
 from edgeward.messages import DeliverRequest, Lesion

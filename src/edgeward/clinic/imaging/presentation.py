@@ -17,8 +17,9 @@ from pydicom.uid import ColorSoftcopyPresentationStateStorage, GrayscaleSoftcopy
 from edgeward.clinic.imaging.colour import srgb_profile
 from edgeward.clinic.imaging.content import decimal
 from edgeward.clinic.imaging.greyscale import Grey, Table
-from edgeward.clinic.imaging.header import Source, image_reference, new_instance
+from edgeward.clinic.imaging.header import image_reference, new_instance
 from edgeward.clinic.imaging.lesions import Sighting, outline_points, sightings, tracking_uid
+from edgeward.clinic.imaging.source import Source
 from edgeward.messages import Finding, FrameFinding
 
 LAYER = "AI_LESIONS"

@@ -25,8 +25,6 @@ from edgeward.clinic.imaging.codes import Code
 from edgeward.clinic.imaging.content import CONTAINS, MODIFIES, OBSERVATION, ImageReference, Item
 from edgeward.clinic.imaging.header import (
     MANUFACTURER,
-    Source,
-    derived_uid,
     image_reference,
     instance_uid,
     local_time,
@@ -36,6 +34,7 @@ from edgeward.clinic.imaging.header import (
     widen_charset,
 )
 from edgeward.clinic.imaging.lesions import Sighting, outline_points, sightings, tracking_uid
+from edgeward.clinic.imaging.source import Source, derived_uid
 from edgeward.messages import Finding, FrameFinding, Lesion, Verdict
 
 DISCLAIMER = "Preliminary result of an AI algorithm; not verified by a clinician."

@@ -25,12 +25,13 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage
 
 from edgeward.clinic.imaging.capture import build_capture
-from edgeward.clinic.imaging.header import INHERITED, Source, derived_uid, encode_dataset, host_zone, read_source
+from edgeward.clinic.imaging.header import encode_dataset, host_zone
 from edgeward.clinic.imaging.presentation import build_presentation
 from edgeward.clinic.imaging.report import build_report
 from edgeward.clinic.imaging.report_text import as_text
 from edgeward.clinic.imaging.segmentation import build_segmentation
 from edgeward.clinic.imaging.sink import DICOM_KINDS, Result
+from edgeward.clinic.imaging.source import INHERITED, Source, derived_uid, read_source
 from edgeward.compute.decode import DecodeError, decode_frame
 from edgeward.messages import DeliverRequest, Finding, Lesion, StageTime
 from edgeward.privacy import vault

@@ -21,8 +21,9 @@ from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 
 from edgeward.clinic.imaging import codes
-from edgeward.clinic.imaging.header import MANUFACTURER, Source, derived_uid, image_reference, new_instance
+from edgeward.clinic.imaging.header import MANUFACTURER, image_reference, new_instance
 from edgeward.clinic.imaging.lesions import Sighting, mask, sightings, tracking_uid
+from edgeward.clinic.imaging.source import Source, derived_uid
 from edgeward.messages import Finding
 
 _OUTLINE_LAB = (51118, 25186, 26214)  # the blue of the capture as scaled CIELab, PS3.3 C.10.7.1.1

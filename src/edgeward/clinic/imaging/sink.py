@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydicom.dataset import Dataset
 
-from edgeward.clinic.imaging.header import Source
+from edgeward.clinic.imaging.source import Source
 from edgeward.messages import DeliverRequest
 
 DICOM_KINDS = ("sr", "seg", "gsps", "capture")  # in the order in which they are sent
