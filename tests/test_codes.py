@@ -47,6 +47,9 @@ def test_loinc_codes_carry_their_check_digit():
         ("", "mdc_puls_oxim_sat_o2", "spo2"),
         ("150021", "", "nibp_systolic"),
         ("188496", "MDC_TEMP_AXIL", "temperature"),
+        ("0002-4182", "HR", "heart_rate"),  # Philips' MDIL
+        ("0002-4bb8", "SpO2", "spo2"),
+        ("MDC_ECG_HEART_RATE", "", "heart_rate"),
         ("151594", "MDC_CO2_RESP_RATE", "respiratory_rate"),
         ("tt-0005-07", "MDC_PULS_RATE_NON_INV", "pulse_rate"),  # a private number with a reference identifier
         ("147842", "MDC_ECG_CARD_BEAT_RATE", "heart_rate"),

@@ -36,6 +36,17 @@ from edgeward.parameters import PARAMETERS
         (72.0, "bpm", "pulse_rate", 72.0),
         (72.0, "", "pulse_rate", 72.0),
         (1.0, "1", "supplemental_oxygen", 1.0),
+        (37.2, "℃", "temperature", 37.2),  # one character, as Asian monitors write it
+        (98.6, "℉", "temperature", 37.0),
+        (120.0, "Torr", "nibp_systolic", 120.0),
+        (0.12, "m[Hg]", "nibp_systolic", 120.0),
+        (72.0, "beats/minute", "heart_rate", 72.0),  # Quantity.unit of many FHIR servers
+        (14.0, "breaths/minute", "respiratory_rate", 14.0),
+        (72.0, "次/分", "heart_rate", 72.0),
+        (72.0, "0004-0aa0", "heart_rate", 72.0),  # Philips' MDIL: hexadecimal
+        (97.0, "0004-0220", "spo2", 97.0),
+        (99.0, "MG/DL", "glucose", 99.0),
+        (5500.0, "umol/L", "glucose", 99.0858),
     ],
 )
 def test_units_are_converted(value, unit, parameter, expected):
@@ -53,6 +64,7 @@ def test_units_are_converted(value, unit, parameter, expected):
         ("", "cvp_mean"),  # 1 could be kPa as well
         ("", "etco2"),
         ("", "perfusion_index"),
+        ("", "glucose"),  # 12 is a coma by mass and a diabetic by substance
         ("mm[Hg]", "consciousness"),
         ("{beats}", "heart_rate"),
         ("MDC_DIM_DIMLESS", "spo2"),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeward import units
 from edgeward.parameters import PARAMETERS, Parameter
 
 
@@ -140,9 +141,11 @@ BY_NAME: dict[str, Meaning] = {name: Meaning(parameter) for name, parameter in P
 def mdc(number: str, reference: str = "") -> Meaning | None:
     """Return what an MDC code stands for; the reference identifier counts where both are given.
 
-    None if neither is known, and if they are two parameters: which one is meant cannot be told.
+    None if neither is known, and if they are two parameters: which one is meant cannot be told. The number may be
+    written in hexadecimal (Philips' MDIL), or be the reference identifier.
     """
-    by_reference, by_number = BY_REFERENCE.get(reference.upper()), BY_NUMBER.get(number)
+    by_reference = BY_REFERENCE.get(reference.upper())
+    by_number = BY_NUMBER.get(units.decimal(number)) or BY_REFERENCE.get(number.upper())
     if by_reference and by_number and by_reference.parameter is not by_number.parameter:
         return None
     return by_reference or by_number

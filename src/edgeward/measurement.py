@@ -96,6 +96,8 @@ def measured(
 def _read(parameter: Parameter, value: float | str | None, unit: str) -> tuple[float | None, str]:
     if value is None:
         return None, "no_value"
+    if isinstance(value, bool) and parameter.plausible != (0, 1):
+        return None, "not_a_number"  # yes and no are no heart rates of 1 and 0
     if isinstance(value, str):
         word = " ".join(value[: _LONGEST + 1].lower().split())
         if parameter.name == "consciousness" and word in _LEVELS:

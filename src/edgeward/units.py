@@ -46,13 +46,14 @@ _EXACT: dict[str, _Unit] = {
     "Hz": _Unit("rate", 60.0), "/s": _Unit("rate", 60.0), "1/s": _Unit("rate", 60.0),
     "MDC_DIM_HZ": _Unit("rate", 60.0), "264640": _Unit("rate", 60.0),
     "%": _PERCENT, "MDC_DIM_PERCENT": _PERCENT, "262688": _PERCENT, "/": _Unit("fraction", 100.0),
+    "cm[Hg]": _Unit("pressure", 10.0), "m[Hg]": _Unit("pressure", 1000.0),
     "mm[Hg]": _MMHG, "mmHg": _MMHG, "mm Hg": _MMHG, "MDC_DIM_MMHG": _MMHG, "266016": _MMHG,
     "kPa": _KPA, "MDC_DIM_KILO_PASCAL": _KPA, "265987": _KPA, "hPa": _HPA, "mbar": _HPA,
     "MDC_DIM_HECTO_PASCAL": _HPA, "265986": _HPA, "Pa": _Unit("pressure", 1 / _MMHG_PA),
     "cm[H2O]": _CMH2O, "cmH2O": _CMH2O, "MDC_DIM_CM_H2O": _CMH2O, "266048": _CMH2O,
-    "Cel": _CEL, "MDC_DIM_DEGC": _CEL, "268192": _CEL, "degC": _CEL, "°C": _CEL, "C": _CEL, "DegC": _CEL,
+    "Cel": _CEL, "MDC_DIM_DEGC": _CEL, "268192": _CEL, "degC": _CEL, "°C": _CEL, "℃": _CEL, "C": _CEL, "DegC": _CEL,
     "[degF]": _FAHRENHEIT, "MDC_DIM_FAHR": _FAHRENHEIT, "266560": _FAHRENHEIT, "degF": _FAHRENHEIT,
-    "°F": _FAHRENHEIT, "F": _FAHRENHEIT, "K": _KELVIN,
+    "°F": _FAHRENHEIT, "℉": _FAHRENHEIT, "F": _FAHRENHEIT, "K": _KELVIN,
     "mg/dL": _MG_DL, "mg/dl": _MG_DL, "MDC_DIM_MILLI_G_PER_DL": _MG_DL, "264274": _MG_DL, "mg%": _MG_DL,
     "mmol/L": _MMOL_L, "mmol/l": _MMOL_L, "MDC_DIM_MILLI_MOLE_PER_L": _MMOL_L, "266866": _MMOL_L, "mol/m3": _MMOL_L,
     "g/L": _Unit("glucose", 100.0), "g/l": _Unit("glucose", 100.0), "kg/m3": _Unit("glucose", 100.0),
@@ -61,13 +62,19 @@ _EXACT: dict[str, _Unit] = {
 _LOOSE: dict[str, _Unit] = {
     "bpm": _PER_MIN, "rpm": _PER_MIN, "brpm": _PER_MIN, "mmhg": _MMHG, "kpa": _KPA, "percent": _PERCENT,
     "pct": _PERCENT, "celsius": _CEL, "fahrenheit": _FAHRENHEIT, "cel": _CEL, "degc": _CEL, "degf": _FAHRENHEIT,
-    "cmh2o": _CMH2O, "/min": _PER_MIN, "mm[hg]": _MMHG,
+    "cmh2o": _CMH2O, "/min": _PER_MIN, "mm[hg]": _MMHG, "torr": _MMHG, "deg c": _CEL, "degrees c": _CEL,
+    "deg f": _FAHRENHEIT, "degrees f": _FAHRENHEIT, "beats/minute": _PER_MIN, "beats per minute": _PER_MIN,
+    "breaths/minute": _PER_MIN, "breaths per minute": _PER_MIN, "/minute": _PER_MIN, "br/min": _PER_MIN,
+    "resp/min": _PER_MIN, "breath/min": _PER_MIN, "次/分": _PER_MIN, "次/min": _PER_MIN, "mmol/l": _MMOL_L,
+    "mg/dl": _MG_DL, "mg/100ml": _MG_DL, "umol/l": _Unit("glucose", _GLUCOSE / 1000.0),
 }  # fmt: skip
 
 _OF = {"/min": "rate", "%": "fraction", "mm[Hg]": "pressure", "Cel": "temperature", "mg/dL": "glucose"}
+# IEEE 11073 numbers as Philips' MDIL writes them: partition and term in hexadecimal (0004-0aa0 = 4 x 65,536 + 2,720).
+_MDIL = re.compile(r"([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})", re.ASCII)
 _ANNOTATION = re.compile(r"\{[^{}]{0,50}\}")  # UCUM, 6: it has no meaning
 # Without its unit such a number could be of another unit and still look right.
-_AMBIGUOUS = frozenset({"cvp_mean", "etco2", "perfusion_index"})
+_AMBIGUOUS = frozenset({"cvp_mean", "etco2", "perfusion_index", "glucose"})
 _LONGEST = 64
 
 
@@ -101,8 +108,14 @@ def convert(value: float, unit: str, parameter: Parameter) -> float | None:
     return round((value + found.shift) * found.factor, 9) if found.factor != 1.0 or found.shift else value
 
 
+def decimal(number: str) -> str:
+    """Return an IEEE 11073 number in decimal, also where it is written in hexadecimal (0002-4182 is 147842)."""
+    found = _MDIL.fullmatch(number)
+    return str((int(found[1], 16) << 16) + int(found[2], 16)) if found else number
+
+
 def _find(unit: str) -> _Unit | None:
-    unit = unit.strip()
+    unit = decimal(unit.strip())
     if len(unit) > _LONGEST:
         return None
     plain = _ANNOTATION.sub("", unit) if "{" in unit else unit

@@ -111,6 +111,12 @@ def test_flags_of_the_measurement(flags, value, validity):
     assert (found.value, found.validity) == (value, validity)
 
 
+@pytest.mark.parametrize(("processing", "validity"), [("P", "valid"), ("T", "test"), ("D", "test"), ("", "valid")])
+def test_a_training_message_is_no_patient(processing, validity):
+    found = vital(oru(obx("spo2", 97)).replace("|P|2.6", f"|{processing}|2.6"))
+    assert found.validity == validity
+
+
 @pytest.mark.parametrize(
     ("value", "expected", "why"),
     [
@@ -136,6 +142,8 @@ def test_structured_numbers(value, expected, why):
         ("150456^^MDC", "spo2"),
         ("^MDC_PULS_OXIM_SAT_O2^MDC", "spo2"),
         ("MDC_PULS_OXIM_SAT_O2", "spo2"),
+        ("MDC_PULS_OXIM_SAT_O2^^MDC", "spo2"),
+        ("0002-4bb8^SpO2^MDIL", "spo2"),  # Philips: the same number in hexadecimal
         ("150456", "spo2"),
         ("59408-5^SpO2^LN", "spo2"),
         ("59408-5", "spo2"),

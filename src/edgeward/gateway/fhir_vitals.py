@@ -167,7 +167,7 @@ def _vital(part: dict[str, Any], coded_as: tuple[codes.Meaning, str], at_ns: int
         if isinstance(value, bool) or not isinstance(value, int):
             raise FhirError(422, "value", "the value must be an integer", f"{where}.valueInteger")
     elif "valueBoolean" in part:
-        value, unit = float(part["valueBoolean"] is True), "1"
+        value, unit = part["valueBoolean"] is True, "1"
     elif "valueCodeableConcept" in part:
         value = _words(part["valueCodeableConcept"])
     elif "valueString" in part:

@@ -101,6 +101,8 @@ def read(message: Message, device_id: str, received_ns: int, pseudonym: Callable
     """
     zone = _ZONE.search(message.header.text(7))
     reader = _Reader(device_id, received_ns, pseudonym, zone.group() if zone else "", _time(message.header, 7))
+    if message.header.text(11).upper() in ("T", "D"):  # table 0103: training, debugging
+        reader.validity = "test"
     for segment in message.segments[1:]:
         if segment.name == "PID":
             reader.patient(segment)
@@ -129,6 +131,7 @@ class _Reader:
         self._placed = True  # the present patient has a place, or is the only one
         self._now: _Group | None = None
         self._at_ns = sent_ns
+        self.validity: Validity = "valid"
         self.counts: Counter[str] = Counter()
         self.observed = 0
 
@@ -170,7 +173,7 @@ class _Reader:
         if self._now is None:
             self._now = self._group(self._device_id, "")
         at_ns = _time(obx, 14, self._zone) or self._at_ns
-        vital = _vital(obx, kind, meaning, code, at_ns)
+        vital = _vital(obx, kind, meaning, code, at_ns, self.validity)
         if vital.value is None:
             self.counts["hl7_no_value"] += 1
         # Of several measurements of one time the best one counts: a value before none, then by the code's rank.
@@ -231,7 +234,7 @@ def _meaning(obx: Segment) -> tuple[codes.Meaning | None, str]:
         name = system.upper()
         if name in ("LN", "LOINC"):
             found = codes.BY_LOINC.get(code)
-        elif name in ("MDC", "ISO/IEEE 11073", "11073", "ISO11073"):
+        elif name in ("MDC", "MDIL", "ISO/IEEE 11073", "11073", "ISO11073"):
             found = codes.mdc(code, text)
         else:  # a private table, or none: only what cannot be mistaken
             found = codes.BY_REFERENCE.get(text.upper()) or codes.BY_REFERENCE.get(code.upper())
@@ -241,10 +244,11 @@ def _meaning(obx: Segment) -> tuple[codes.Meaning | None, str]:
     return None, ""
 
 
-def _vital(obx: Segment, kind: str, meaning: codes.Meaning, code: str, at_ns: int) -> Vital:
+def _vital(  # noqa: PLR0917 - one observation and what holds for it
+    obx: Segment, kind: str, meaning: codes.Meaning, code: str, at_ns: int, validity: Validity
+) -> Vital:
     status = obx.text(11).upper()
     why = _WITHDRAWN.get(status, "") or _NO_RESULT.get(status, "")
-    validity: Validity = "valid"
     for row in range(1, min(obx.repetitions(8), 20) + 1):
         flag = obx.text(8, 1, row).upper()
         why = why or _NOT_A_VALUE.get(flag, "")

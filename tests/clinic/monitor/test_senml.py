@@ -94,6 +94,16 @@ def test_no_value_may_be_said_in_other_ways(record):
     assert read(as_cbor([{"n": "spo2", "u": "%", **record}])) == {"spo2": (None, NOW)}
 
 
+@pytest.mark.parametrize(("name", "yes"), [("spo2", None), ("heart_rate", None), ("supplemental_oxygen", 1.0)])
+def test_yes_is_a_value_only_of_what_can_be_answered_so(name, yes):
+    assert read(as_json([{"n": name, "vb": True}])) == {name: (yes, NOW)}
+
+
+def test_a_code_without_a_unit_does_not_say_by_what_glucose_is_measured():
+    assert read(as_json([{"n": "15074-8", "v": 12}])) == {"glucose": (None, NOW)}
+    assert read(as_json([{"n": "glucose", "v": 120}])) == {"glucose": (120.0, NOW)}
+
+
 def test_decimal_fractions_are_numbers():
     assert read(as_cbor([{"n": "temperature", "u": "Cel", "v": Decimal("36.6")}])) == {"temperature": (36.6, NOW)}
 
@@ -130,6 +140,7 @@ def test_a_pack_about_something_else_is_no_numerics():
         (b'[{"n":"\xff","v":97}]', "not JSON"),
         (as_json([{"n": "spo2", "v": "97"}]), "v is not a number"),
         (as_json([{"n": "spo2", "v": True}]), "v is not a number"),
+        (as_json([{"n": "supplemental_oxygen", "vb": "no"}]), "vb is not true or false"),
         (as_json([{"n": 3, "v": 97}]), "n is not text"),
         (as_json([{"v": 97}]), "name"),
         (as_json([{"n": "spo2 left", "v": 97}]), "name"),

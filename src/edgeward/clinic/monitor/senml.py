@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 
@@ -72,7 +72,7 @@ class _Record:
     name: str
     unit: str
     time_s: float
-    value: float | str | None
+    value: float | str | bool | None
 
 
 def decode(data: bytes, device_id: str, received_ns: int) -> Pack:
@@ -107,7 +107,7 @@ def decode(data: bytes, device_id: str, received_ns: int) -> Pack:
     for record in records:
         at_ns = round(record.time_s * 1e9) + (0 if absolute else received_ns)
         word, attribute = _word(record.name)
-        if word == "sequence" and isinstance(record.value, (int, float)) and 0 <= record.value < 2**53:
+        if word == "sequence" and _is_number(record.value) and 0 <= record.value < 2**53:
             sequence = int(record.value)
             continue
         meaning = codes.find(word)
@@ -119,7 +119,9 @@ def decode(data: bytes, device_id: str, received_ns: int) -> Pack:
             if (quality := _ratio(record)) is not None:
                 qualities[key] = quality
             continue
-        vital = measured(meaning.parameter, record.value, record.unit or meaning.parameter.unit, at_ns=at_ns, code=word)
+        # Our own name says the unit; another's code does not say whether glucose is by mass or by substance.
+        unit = record.unit or (meaning.parameter.unit if word == meaning.parameter.name else "")
+        vital = measured(meaning.parameter, record.value, unit, at_ns=at_ns, code=word)
         rank = (vital.value is None, meaning.rank)
         if key not in taken:
             taken[key] = (rank, len(vitals))
@@ -154,8 +156,12 @@ def _word(name: str) -> tuple[str, str]:
     return (parts[-1] if parts else ""), ""
 
 
+def _is_number(value: float | str | bool | None) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _ratio(record: _Record) -> float | None:
-    if not isinstance(record.value, (int, float)) or not math.isfinite(record.value):
+    if not _is_number(record.value) or not math.isfinite(record.value):
         return None
     ratio = record.value / 100.0 if record.unit == "%" else record.value
     return ratio if 0.0 <= ratio <= 1.0 else None
@@ -200,6 +206,8 @@ def _labelled(row: Any) -> dict[str, Any]:
             if label == "v" and value is None:
                 continue  # no number at all, as some encoders write "no value"
             raise SenmlError(f"the label {label} is not a number")
+        if label == "vb" and not isinstance(value, bool):
+            raise SenmlError("the label vb is not true or false")
         if label in _TEXTS and not isinstance(value, str):
             raise SenmlError(f"the label {label} is not text")
     return named
@@ -241,14 +249,14 @@ def _record(row: dict[str, Any], base: dict[str, Any], kind: str) -> _Record:
         raise SenmlError("a time is not one")
     if _FUTURE_S < time_s < _RELATIVE:
         raise SenmlError("a relative time is in the future")
-    value: float | str | None = None
+    value: float | str | bool | None = None
     if kind == "v":
         number = row["v"]
         value = None if number is None else _float(number) + _float(base["bv"])
     elif kind == "vs":
         value = row["vs"]
     elif kind == "vb":
-        value = float(bool(row["vb"]))
+        value = row["vb"]
     return _Record(name, row.get("u", base["bu"]), time_s, value)
 
 
