@@ -13,7 +13,6 @@ import json
 import logging
 import random
 import signal
-import ssl
 import sys
 import time
 from collections import deque
@@ -23,20 +22,16 @@ from pathlib import Path
 import aiomqtt
 import uvloop
 
-from edgeward import log as logs
 from edgeward.device import process
 from edgeward.device.backoff import Backoff
 from edgeward.device.enrolment import Enrolment, EnrolmentError, load, load_all
+from edgeward.device.mllp_line import BROKEN, Line
 from edgeward.device.vital_signs import Patient, Place, pcd01, senml
-from edgeward.hl7 import er7
-from edgeward.hl7.frames import Deframer, TooLarge, frame
 
 KINDS = ("wearable", "monitor")
 # A wearable sends its ECG beside this: the rate is counted there.
 _BESIDE_ECG = frozenset({"heart_rate"})
 _KEEP = 60  # packs or messages that wait; older ones are dropped
-_ANSWER_S = 15.0
-_LARGEST = 1 << 20
 _FAMILIES = ("Abend", "Bruyn", "Costa", "Dahl", "Engel", "Fabre", "Gallo", "Holm", "Ivers", "Jonas")
 
 log = logging.getLogger("edgeward.device.bedside_monitor")  # also when run as __main__
@@ -122,8 +117,11 @@ class Gateway:
     beds: list[tuple[Place, Patient]]
     count: Count
     every_s: float = 5.0
-    _stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
     _number: int = 0
+    _line: Line = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._line = Line(self.enrolment)
 
     async def run(self) -> None:
         """Send until cancelled."""
@@ -138,15 +136,15 @@ class Gateway:
                 due = max(due + self.every_s, loop.time())
                 await asyncio.sleep(due - loop.time())
         finally:
-            self._hang_up()
+            self._line.hang_up()
 
     async def _send(self, text: str) -> None:
         backoff = Backoff(most=5.0)
         while True:
             try:
-                answer = await self._ask(text)
-            except (OSError, TimeoutError, ssl.SSLError, er7.NotHl7, TooLarge) as error:
-                self._hang_up()
+                answer = await self._line.ask(text)
+            except BROKEN as error:
+                self._line.hang_up()
                 if not backoff.failed:
                     log.warning("the site takes no numerics (%s); they wait", type(error).__name__)
                 await asyncio.sleep(backoff.delay())
@@ -155,34 +153,10 @@ class Gateway:
                 self.count.messages += 1
                 return
             self.count.refused += 1
-            if answer in ("AR", "CR"):
+            if answer in ("AR", "CR", ""):
                 log.warning("the site rejected a message")
                 return
             await asyncio.sleep(backoff.delay())  # it has not taken it: the duty is still ours
-
-    async def _ask(self, text: str) -> str:
-        async with asyncio.timeout(_ANSWER_S):
-            if self._stream is None:
-                address = self.enrolment.require_mllp()
-                self._stream = await asyncio.open_connection(
-                    address.host, address.port, ssl=self.enrolment.context(), server_hostname=address.host
-                )
-            reader, writer = self._stream
-            writer.write(frame(text.encode()))
-            await writer.drain()
-            deframer = Deframer(_LARGEST)
-            while True:
-                data = await reader.read(1 << 16)
-                if not data:
-                    raise ConnectionResetError("the site hung up")
-                for encoded in deframer.feed(data):
-                    told = er7.parse(encoded.decode("utf-8", "replace")).first("MSA")
-                    return told.text(1) if told else "AR"
-
-    def _hang_up(self) -> None:
-        if self._stream is not None:
-            self._stream[1].close()
-            self._stream = None
 
 
 def invented(number: int, seed: int, unit: str) -> tuple[Place, Patient]:
@@ -262,9 +236,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--beds {arguments.beds}: allowed are 1 to 200")
     if arguments.devices is None and arguments.enrolment is None:
         parser.error("name --devices, --enrolment or both")
-    logs.configure("device.bedside_monitor", arguments.log_level)
-    if arguments.die_with_parent:
-        process.die_with_parent()
+    process.begin(arguments, "bedside_monitor")
     count = Count()
     try:
         sensors = []

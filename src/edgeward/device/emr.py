@@ -27,11 +27,11 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from edgeward import log as logs
 from edgeward.device import process
 from edgeward.device.backoff import Backoff
 from edgeward.device.emr_results import Record, application
 from edgeward.device.enrolment import Enrolment, EnrolmentError, load
+from edgeward.device.mllp_line import BROKEN, Line
 from edgeward.hl7 import er7
 from edgeward.hl7.frames import Deframer, TooLarge, frame
 
@@ -71,7 +71,6 @@ _PROCEDURES = (
     ("USBB", "Breast ultrasound both"),
 )
 _LARGEST = 8 << 20
-_ANSWER_S = 15.0
 _STATE_S = 0.5
 
 log = logging.getLogger("edgeward.device.emr")  # also when run as __main__
@@ -162,10 +161,10 @@ class Placer:
         keep: int,
         count: int | None = None,
     ) -> None:
-        self._enrolment, self._record, self._orders = enrolment, record, orders
+        self._record, self._orders = record, orders
         self._every_s, self._keep, self._count = every_s, keep, count
         self._open: OrderedDict[str, Placed] = OrderedDict()
-        self._stream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._line = Line(enrolment)
 
     def resulted(self, order: str, accession: str) -> None:
         """A result has come for an order."""
@@ -192,16 +191,16 @@ class Placer:
                 # The worklist is filled at once, and then kept filled.
                 await asyncio.sleep(self._every_s if len(self._open) >= self._keep // 2 else min(0.05, self._every_s))
         finally:
-            self._hang_up()
+            self._line.hang_up()
 
     async def _send(self, text: str) -> bool:
         """Send a message until it is answered; return whether it was accepted."""
         backoff = Backoff(first=0.5, most=10.0)
         while True:
             try:
-                answer = await self._ask(text)
-            except (OSError, TimeoutError, ssl.SSLError, asyncio.IncompleteReadError, er7.NotHl7, TooLarge) as error:
-                self._hang_up()
+                answer = await self._line.ask(text)
+            except BROKEN as error:
+                self._line.hang_up()
                 if not backoff.failed:
                     log.warning("the site takes no orders (%s); they wait", type(error).__name__)
                 await asyncio.sleep(backoff.delay())
@@ -210,33 +209,9 @@ class Placer:
                 log.info("the site takes orders again")
             if answer in ("AA", "CA"):
                 return True
-            log.warning("the site answered %s to an order", answer)
+            log.warning("the site answered %s to an order", answer or "without MSA")
             self._record.counts.orders_refused += 1
             return False
-
-    async def _ask(self, text: str) -> str:
-        async with asyncio.timeout(_ANSWER_S):
-            if self._stream is None:
-                address = self._enrolment.require_mllp()
-                self._stream = await asyncio.open_connection(
-                    address.host, address.port, ssl=self._enrolment.context(), server_hostname=address.host
-                )
-            reader, writer = self._stream
-            writer.write(frame(text.encode()))
-            await writer.drain()
-            deframer = Deframer(_LARGEST)
-            while True:
-                data = await reader.read(1 << 16)
-                if not data:
-                    raise asyncio.IncompleteReadError(b"", None)
-                for encoded in deframer.feed(data):
-                    acknowledged = er7.parse(encoded.decode("utf-8", "replace")).first("MSA")
-                    return acknowledged.text(1) if acknowledged else "no MSA"
-
-    def _hang_up(self) -> None:
-        if self._stream is not None:
-            self._stream[1].close()
-            self._stream = None
 
 
 async def listen(
@@ -275,7 +250,7 @@ async def serve(arguments: argparse.Namespace, enrolment: Enrolment | None) -> N
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    record, tls = Record(), _server_context(*arguments.tls) if arguments.tls else None
+    record, tls = Record(), process.server_context(*arguments.tls) if arguments.tls else None
     placer = None
     if enrolment is not None:
         seed = arguments.seed if arguments.seed is not None else secrets.randbits(40)
@@ -325,15 +300,6 @@ def _write_state(record: Record, path: Path | None) -> None:
 
 def _now() -> dt.datetime:
     return dt.datetime.now().astimezone()
-
-
-def _server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(authority)
-    return context
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -387,9 +353,7 @@ def main(argv: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)}: allowed are 0 to 65535")
     if not 0.001 <= arguments.every <= 86_400 or arguments.keep < 1:
         parser.error("--every must be between 0.001 and 86400 seconds, --keep at least 1")
-    logs.configure("device.emr", arguments.log_level)
-    if arguments.die_with_parent:
-        process.die_with_parent()
+    process.begin(arguments, "emr")
     try:
         enrolment = load(arguments.enrolment) if arguments.enrolment else None
         if enrolment is not None:

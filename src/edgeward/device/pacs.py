@@ -27,7 +27,6 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
-from edgeward import log as logs
 from edgeward.device import process
 
 _TAGS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -184,15 +183,6 @@ def _no_delay(event: evt.Event) -> None:
         wrapped.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(certificate, key)
-    context.load_verify_locations(authority)
-    return context
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edgeward device simulate pacs",
@@ -226,12 +216,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not 0 <= arguments.port <= 65535:
         parser.error(f"--port {arguments.port}: allowed are 0 to 65535")
-    logs.configure("device.pacs", arguments.log_level)
-    if arguments.die_with_parent:
-        process.die_with_parent()
+    process.begin(arguments, "pacs")
     stopping = process.stop_on_signal()
     try:
-        context = _server_context(*arguments.tls) if arguments.tls else None
+        context = process.server_context(*arguments.tls) if arguments.tls else None
         archive = Archive(arguments.dir, arguments.json)
         server = serve(archive, arguments.host, arguments.port, arguments.ae_title, context)
     except OSError as error:

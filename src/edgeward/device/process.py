@@ -10,10 +10,14 @@ import argparse
 import ctypes
 import os
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
+
+from edgeward import log
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 _PARENT_AT_START = os.getppid()
@@ -27,6 +31,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="stop when the process that started this one is gone (Linux only), so that no orphan remains",
     )
     parser.add_argument("--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+
+
+def begin(arguments: argparse.Namespace, name: str) -> None:
+    """Do what `add_arguments` offers: log as `name`, and die with the parent if asked to."""
+    log.configure(f"device.{name}", arguments.log_level)
+    if arguments.die_with_parent:
+        die_with_parent()
+
+
+def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
+    """Return a context that serves TLS 1.3 to clients whose certificate the authority issued; all are PEM files."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(certificate, key)
+    context.load_verify_locations(authority)
+    return context
 
 
 def die_with_parent() -> None:

@@ -29,7 +29,6 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
 from pynetdicom.association import Association
 
-from edgeward import log as logs
 from edgeward.device import process
 from edgeward.device.backoff import Backoff
 from edgeward.device.enrolment import Enrolment, EnrolmentError, load
@@ -390,9 +389,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--rate {arguments.rate:g}: allowed are 0.01 to 1000 images a second")
     if arguments.burst < 1 or arguments.repeat_every < 0 or (arguments.count is not None and arguments.count < 1):
         parser.error("--burst and --count must be at least 1, --repeat-every at least 0")
-    logs.configure("device.ultrasound", arguments.log_level)
-    if arguments.die_with_parent:
-        process.die_with_parent()
+    process.begin(arguments, "ultrasound")
     seed = arguments.seed if arguments.seed is not None else secrets.randbits(48)
     try:
         enrolment = load(arguments.enrolment)

@@ -24,7 +24,6 @@ from typing import TextIO
 import numpy as np
 import uvloop
 
-from edgeward import log as logs
 from edgeward.device import process, recordings, schedule
 from edgeward.device.enrolment import Enrolment, EnrolmentError, load_all
 from edgeward.device.recordings import Recording, RecordingError
@@ -211,9 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--sensors {arguments.sensors}: at least 0")
     if arguments.count is not None and arguments.count < 1:
         parser.error(f"--count {arguments.count}: at least 1")
-    logs.configure("device.ward", arguments.log_level)
-    if arguments.die_with_parent:
-        process.die_with_parent()
+    process.begin(arguments, "ward")
     try:
         enrolments = load_all(arguments.devices, KINDS)[: arguments.count]
         for enrolment in enrolments:
