@@ -1,4 +1,4 @@
-"""Trains the network that tells QRS from noise (``detector.likelihood``), and says how it does on records left out.
+"""Trains the network that tells QRS from noise (``candidate.likelihood``), and says how it does on records left out.
 
     python models/qrs/train.py ../shared/data/mitdb                     # cross-validate, then write the shipped weights
     python models/qrs/train.py ../shared/data/mitdb --without 203,208   # weights that have never seen these records
@@ -11,6 +11,7 @@ twice after a change of the rules.
 Needs: pip install -e '.[evaluate]' scikit-learn
 """
 
+# ruff: noqa: PLR0917 - compiled kernels take their arrays by position
 from __future__ import annotations
 
 import argparse
@@ -25,8 +26,10 @@ from sklearn.model_selection import GroupKFold
 from sklearn.neural_network import MLPClassifier
 
 from edgeward.clinic.monitor import qrs_model
-from edgeward.clinic.monitor.detector import BEAT_FIELDS, CANDIDATE, detect, front_end, restart
+from edgeward.clinic.monitor.candidate import CANDIDATE, SHIPPED
+from edgeward.clinic.monitor.detector import BEAT_FIELDS, detect
 from edgeward.clinic.monitor.evaluate import reference_of
+from edgeward.clinic.monitor.front_end import front_end, restart
 from edgeward.clinic.monitor.records import GAIN_UV, read_annotations, read_recording
 from edgeward.clinic.monitor.state import FACTS, MAX_STEP, RING, Tuning, new_channel
 
@@ -34,11 +37,11 @@ SECONDS = 600
 CONDITIONS = (("clean", 99), ("muscle", 12), ("muscle", 6), ("muscle", 0), ("motion", 12), ("motion", 6), ("motion", 0))
 #: Nothing is vetoed while examples are gathered.
 OPEN = Tuning(odds_noisy=-1e9, odds_quiet=-1e9)
-LIMIT = 4.0  # ``detector.likelihood`` limits the facts likewise
+LIMIT = 4.0  # ``candidate.likelihood`` limits the facts likewise
 
 
 @njit
-def walk(c: Any, trace: Any, band: Any, raw: NDArray[np.int16], out: NDArray[np.float64]) -> int:
+def walk(c: Any, trace: Any, band: Any, raw: NDArray[np.int16], net: Any, out: NDArray[np.float64]) -> int:
     """Take one lead sample by sample; write time and facts of every candidate that was judged; return how many."""
     codes = np.zeros((2, 2048), dtype=np.int16)
     phases = np.zeros((MAX_STEP + 1, 2048), dtype=np.float32)
@@ -50,7 +53,7 @@ def walk(c: Any, trace: Any, band: Any, raw: NDArray[np.int16], out: NDArray[np.
         made = front_end(c, raw[a : a + 360], codes, phases, work)
         at = 0
         while at < made:
-            at, _ = detect(c, trace, band, work, at, at + 1, work[4], beats)
+            at, _ = detect(c, trace, band, work, at, at + 1, work[4], beats, net)
             if c.looked_at != before and count < out.shape[0]:
                 before = c.looked_at
                 out[count, 0] = c.start_raw + (work[4, 2] - c.start_n) * c.decimation - c.trace_delay
@@ -80,7 +83,7 @@ def gather(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArra
                 rows = np.zeros((6000, 1 + FACTS))
                 rings = np.zeros((2, RING), dtype=np.float32)
                 raw = np.clip(np.rint(x), -32768, 32767).astype(np.int16)
-                rows = rows[: walk(new_channel(rate, GAIN_UV, OPEN)[0], rings[0], rings[1], raw, rows)]
+                rows = rows[: walk(new_channel(rate, GAIN_UV, OPEN)[0], rings[0], rings[1], raw, SHIPPED, rows)]
                 facts.append(np.clip(rows[:, 1:], -LIMIT, LIMIT))
                 truth.append(nearest(beats, rows[:, 0], 0.15 * rate))
                 group.append(np.full(len(rows), int(path.stem)))
@@ -115,7 +118,7 @@ def write(path: Path, net: Any, mean: NDArray[np.float64], spread: NDArray[np.fl
         return np.array2string(np.round(a, 4), separator=", ", threshold=1000, max_line_width=110)
 
     path.write_text(
-        '"""Weights of the network that tells QRS from noise (``detector.likelihood``); written by '
+        '"""Weights of the network that tells QRS from noise (``candidate.likelihood``); written by '
         '``models/qrs/train.py``."""\n\nimport numpy as np\n\n'
         f"CENTRE = np.array({text(mean)})\nSPREAD = np.array({text(spread)})\n"
         f"WEIGHT_1 = np.array({text(net.coefs_[0])})\nBIAS_1 = np.array({text(net.intercepts_[0])})\n"

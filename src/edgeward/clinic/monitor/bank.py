@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.beat_model import BeatModel, shipped
+from edgeward.clinic.monitor.candidate import SHIPPED, Network
 from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.ectopy import HISTORY
 from edgeward.clinic.monitor.kernel import BEAT, BLOCK, advance
@@ -103,6 +104,8 @@ class MonitorBank:
         Judges beats instead of the one that ships (cross-validation).
     tuning : Tuning, optional
         Other parameters of the QRS detector (selection).
+    network : Network, optional
+        Tells QRS from noise instead of the one that ships (cross-validation).
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class MonitorBank:
         collect_beats: bool = False,
         model: BeatModel | None = None,
         tuning: Tuning | None = None,
+        network: Network | None = None,
     ) -> None:
         self._model = model if model is not None else shipped()
         self._limits = limits or Limits()
@@ -127,6 +131,7 @@ class MonitorBank:
         self._pending: list[ConditionEvent] = []
         self._collect = collect_beats
         self._tuning = tuning
+        self._network = network if network is not None else SHIPPED
         self._beats: list[NDArray[Any]] = []
         self._no_beats = np.zeros(0, dtype=BEAT)
 
@@ -335,7 +340,16 @@ class MonitorBank:
             out = np.empty(hops * _EVENTS_PER_HOP, dtype=TRANSITION)
             told = np.zeros(hops * 8 * MAX_LEADS, dtype=BEAT) if self._collect else self._no_beats
             found, heard = advance(
-                self._rows, self._channels, self._traces, self._bands, flat, blocks, out, told, self._model
+                self._rows,
+                self._channels,
+                self._traces,
+                self._bands,
+                flat,
+                blocks,
+                out,
+                told,
+                self._model,
+                self._network,
             )
             if heard:
                 self._beats.append(told[:heard].copy())

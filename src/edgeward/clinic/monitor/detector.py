@@ -1,8 +1,8 @@
-"""Finds heart beats in one lead, causally, sample by sample.
+"""Decides which peak of the QRS energy is a heart beat, in one lead, causally, sample by sample.
 
-Responsible for the front end (pacing spikes out, 0.5 - 40 Hz trace at the analysis rate, QRS energy) and for deciding
-which peak of the energy is a QRS. It works for any block length with identical results, because nothing
-happens at the end of a block. Not responsible for what kind of beat it is (``beats``) or what it means (``rhythm``).
+Responsible for that decision and for what a lead learns from it: thresholds, intervals, search-back. It works for any
+block length with identical results. Not responsible for filtering (``front_end``), for describing a peak
+(``candidate``), for what kind of beat it is (``beats``) or what it means (``rhythm``).
 
 Method: 5 - 16 Hz band-pass, difference, rectify, moving mean (after Pan & Tompkins 1985 and docs/findings.md "QRS
 detection"), thresholds from the median of the last eight beats, search-back. Three things are different, because the
@@ -20,10 +20,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.qrs_model import BIAS_1, BIAS_2, CENTRE, SPREAD, WEIGHT_1, WEIGHT_2
-from edgeward.clinic.monitor.state import CANDIDATES, FACTS, MASK, NEVER, PATTERN, SHIFTS
+from edgeward.clinic.monitor.candidate import CANDIDATE, describe, gather, learn_pattern, likelihood
+from edgeward.clinic.monitor.state import CANDIDATES, MASK, NEVER
 
-RAIL = 32700  # a code beyond this is the end of the converter's range
 #: Not counted below: 0.15 mV must not, 0.5 mV must be counted (IEC 60601-2-27, 201.12.1.101.15 b).
 FLOOR_MV = 0.22
 #: A patient whose beats are low (median height below 0.35 mV) may have some that are lower; never as low as 0.15 mV.
@@ -35,182 +34,13 @@ REFRACTORY_S = 0.165  # 300/min is 200 ms; two bumps of one wide QRS are closer 
 VETO_MOST_S = 2.5
 OWN = 0.93  # so like a known pattern, a candidate needs no other argument; its height may have changed at once
 SURE = 8.0  # log-odds of a beat that nothing speaks against
-POINT_S = 0.012  # between the points of a pattern
-LEARN_S = 1.5
-SETTLE_S = 0.3
 CREST_MV = 0.5
 T_EARLIEST_S = 0.25  # the ventricle is refractory until then in a slow rhythm
 T_EXCESS = 2.5
-SHARP_LAG_S = 0.016
-SHARP_HALF_S = 0.08
-FIDUCIAL_HALF_S = 0.05
 
-CANDIDATE, BEAT_FIELDS = 5, 9
+BEAT_FIELDS = 9
 #: Columns of a detected beat.
 B_FIDUCIAL, B_REPORT, B_ENERGY, B_HEIGHT, B_SHARP, B_RESTART, B_INTERVAL, B_SHARP_REF, B_ODDS = range(BEAT_FIELDS)
-
-
-@njit
-def restart(c: Any, first_index: int) -> None:
-    """Begin anew after a gap: filters at rest on the next sample, thresholds kept, no candidate across the gap."""
-    c.running = 0
-    c.start_raw = first_index
-    c.start_n = c.n
-    c.phase = 0
-    c.band_1 = 0.0
-    c.band_2 = 0.0
-    for k in range(2):
-        c.high_z[k] = c.qrs_high_z[k] = c.qrs_low_z[k] = 0.0
-    for k in range(c.slopes.size):
-        c.slopes[k] = 0.0
-    c.slope_sum = 0.0
-    c.rising = 0
-    c.last_energy = 0.0
-    c.rejected_count = 0
-    c.back_from = NEVER
-    c.settled_n = c.n + np.int64(SETTLE_S * c.analysis_rate)
-    c.learned_n = c.n + np.int64(LEARN_S * c.analysis_rate)
-    c.mean_gain = 1.0 / (2.0 * c.analysis_rate)
-    c.same = 0
-    c.railed = 0
-
-
-@njit
-def runs(c: Any, raw: NDArray[np.int16]) -> None:
-    """Count how long the signal has been unchanged, and at the end of its range, up to the last sample of `raw`."""
-    size = raw.size
-    last = raw[size - 1]
-    i = size - 1
-    while i > 0 and raw[i - 1] == last:
-        i -= 1
-    if i == 0 and last == c.last_raw:
-        c.same += size
-    else:
-        c.same = size - 1 - i
-    i = size
-    while i > 0 and (raw[i - 1] >= RAIL or raw[i - 1] <= -RAIL):
-        i -= 1
-    c.railed = c.railed + size if i == 0 else size - i
-    c.last_raw = last
-
-
-@njit
-def without_spikes(c: Any, raw: NDArray[np.int16], work: NDArray[np.int16], out: NDArray[np.int16]) -> None:
-    """Write the median of three samples one pulse width apart: what is narrower than that vanishes, the rest stays."""
-    lag, size = c.spike_lag, raw.size
-    work[: 2 * lag] = c.before[: 2 * lag]
-    work[2 * lag : 2 * lag + size] = raw
-    x, y, z = work[:size], work[lag : lag + size], work[2 * lag : 2 * lag + size]
-    for i in range(size):
-        out[i] = max(min(x[i], z[i]), min(y[i], max(x[i], z[i])))
-    c.before[: 2 * lag] = work[size : size + 2 * lag]
-
-
-@njit
-def low_pass(c: Any, clean: NDArray[np.int16], size: int, phases: NDArray[np.float32], out: NDArray[np.float32]) -> int:
-    """Low-pass and decimate the last `size` of the ``taps - 1 + size`` samples; return how many results.
-
-    Every result is the same sum in the same order wherever a block begins. The samples are dealt into one row per
-    phase of the decimation, so that the inner loops run over neighbours and become vector instructions.
-    """
-    step, taps = c.decimation, c.taps
-    first = step - 1 - c.phase
-    c.phase = (c.phase + size) % step
-    if first >= size:
-        return 0
-    count = (size - 1 - first) // step + 1
-    length = count + (taps - 1) // step
-    origin = c.origin
-    for p in range(step):
-        row = phases[p]
-        at = first + p
-        for j in range(min(length, (clean.size - 1 - at) // step + 1)):
-            row[j] = np.float32(np.int32(clean[at + j * step]) - origin)
-    total = out[:count]
-    middle = taps // 2
-    weight = c.low[middle]
-    centre = phases[middle % step, middle // step : middle // step + count]
-    for j in range(count):
-        total[j] = weight * centre[j]
-    for k in range(middle):
-        weight = c.low[k]
-        far = taps - 1 - k
-        early = phases[k % step, k // step : k // step + count]
-        late = phases[far % step, far // step : far // step + count]
-        for j in range(count):
-            total[j] += weight * (early[j] + late[j])
-    return count
-
-
-@njit
-def front_end(
-    c: Any,
-    raw: NDArray[np.int16],
-    codes: NDArray[np.int16],
-    phases: NDArray[np.float32],
-    work: NDArray[np.float64],
-) -> int:
-    """Filter `raw`; write analysis samples to the rows of `work`; return how many.
-
-    Rows: trace (mV), band (mV), QRS energy (mV/s), mean energy of the last two seconds.
-    """
-    size, taps = raw.size, c.taps
-    if c.running == 0:
-        c.running = 1
-        c.origin = raw[0]
-        c.last_raw = np.int32(raw[0])
-        c.before[:] = raw[0]
-        c.clean[:] = raw[0]
-    runs(c, raw)
-    clean = codes[1, : taps - 1 + size]
-    clean[: taps - 1] = c.clean[: taps - 1]
-    without_spikes(c, raw, codes[0], clean[taps - 1 :])
-    c.clean[: taps - 1] = clean[size:]
-    smooth = phases[phases.shape[0] - 1]
-    count = low_pass(c, clean, size, phases, smooth)
-    scale = c.scale
-    s0, s1, s2, s3, s4 = c.high[0], c.high[1], c.high[2], c.high[3], c.high[4]
-    a0, a1, a2, a3, a4 = c.qrs_high[0], c.qrs_high[1], c.qrs_high[2], c.qrs_high[3], c.qrs_high[4]
-    b0, b1, b2, b3, b4 = c.qrs_low[0], c.qrs_low[1], c.qrs_low[2], c.qrs_low[3], c.qrs_low[4]
-    h0, h1 = c.high_z[0], c.high_z[1]
-    p0, p1 = c.qrs_high_z[0], c.qrs_high_z[1]
-    q0, q1 = c.qrs_low_z[0], c.qrs_low_z[1]
-    band_1, band_2 = c.band_1, c.band_2
-    slopes, total, at, window = c.slopes, c.slope_sum, c.slope_at, c.window
-    slope_scale = 0.5 * c.analysis_rate / window
-    mean, keep_part = c.mean_energy, 1.0 - c.mean_gain
-    gain = c.mean_gain
-    trace, band, energy, means = work[0], work[1], work[2], work[3]
-    for i in range(count):
-        # each line of the three sections is arranged so that the next sample waits for as little as possible
-        y = smooth[i] * scale
-        shown = s0 * y + h0
-        h0 = (s1 * y + h1) - s3 * shown
-        h1 = s2 * y - s4 * shown
-        t = a0 * y + p0
-        p0 = (a1 * y + p1) - a3 * t
-        p1 = a2 * y - a4 * t
-        b = b0 * t + q0
-        q0 = (b1 * t + q1) - b3 * b
-        q1 = b2 * t - b4 * b
-        slope = abs(b - band_2) * slope_scale
-        band_2 = band_1
-        band_1 = b
-        total += slope - slopes[at]
-        slopes[at] = slope
-        at += 1
-        at = 0 if at == window else at
-        mean = mean * keep_part + total * gain
-        trace[i] = shown
-        band[i] = b
-        energy[i] = total
-        means[i] = mean
-    c.high_z[0], c.high_z[1] = h0, h1
-    c.qrs_high_z[0], c.qrs_high_z[1] = p0, p1
-    c.qrs_low_z[0], c.qrs_low_z[1] = q0, q1
-    c.band_1, c.band_2 = band_1, band_2
-    c.slope_sum, c.slope_at, c.mean_energy = total, at, mean
-    return count
 
 
 @njit
@@ -223,144 +53,6 @@ def sort_into(values: NDArray[np.float64], count: int, out: NDArray[np.float64])
             out[j + 1] = out[j]
             j -= 1
         out[j + 1] = v
-
-
-@njit
-def describe(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], out: NDArray[np.float64]) -> None:
-    """Describe the candidate at ``c.peak_n``: write peak_n, energy, fiducial, height (mV) and sharpness (mV) to `out`.
-
-    Sharpness is the second difference over 16 ms at a true turning point: a QRS turns within a few samples, a T wave of
-    the same height does not.
-    """
-    centre = c.peak_n
-    best = -1.0
-    for j in range(c.peak_n - c.window - 2, c.peak_n + 1):
-        v = abs(band[j & MASK])
-        if v > best:
-            best = v
-            centre = j
-    centre -= c.qrs_delay
-    half = int(SHARP_HALF_S * c.analysis_rate + 0.5)
-    lag = max(1, int(SHARP_LAG_S * c.analysis_rate + 0.5))
-    top, bottom = -1e30, 1e30
-    top_at = bottom_at = centre
-    for j in range(centre - half, centre + half + 1):
-        w = trace[j & MASK]
-        if w > top:
-            top = w
-            top_at = j
-        if w < bottom:
-            bottom = w
-            bottom_at = j
-    left = trace[(centre - half) & MASK]
-    right = trace[(centre + half) & MASK]
-    height = top - bottom
-    sharp = 0.0
-    if top - max(left, right) > 0.25 * height:
-        sharp = max(sharp, 2.0 * trace[top_at & MASK] - trace[(top_at - lag) & MASK] - trace[(top_at + lag) & MASK])
-    if min(left, right) - bottom > 0.25 * height:
-        sharp = max(
-            sharp, trace[(bottom_at - lag) & MASK] + trace[(bottom_at + lag) & MASK] - 2.0 * trace[bottom_at & MASK]
-        )
-    # The fiducial is the turning point nearest in time to the QRS energy that leads away from the baseline.
-    level = 0.5 * (left + right)
-    half = int(FIDUCIAL_HALF_S * c.analysis_rate + 0.5)
-    top, bottom = -1e30, 1e30
-    for j in range(centre - half, centre + half + 1):
-        w = trace[j & MASK]
-        if w > top:
-            top = w
-            top_at = j
-        if w < bottom:
-            bottom = w
-            bottom_at = j
-    out[0] = c.peak_n
-    out[1] = c.peak
-    out[2] = top_at if top - level > level - bottom else bottom_at
-    out[3] = height
-    out[4] = sharp
-
-
-@njit
-def pattern_at(c: Any, band: NDArray[np.float32], fiducial: float, out: NDArray[np.float64]) -> None:
-    """Write the band around a candidate, 12 ms apart, `SHIFTS` points longer at each end than a pattern."""
-    step = max(1, int(POINT_S * c.analysis_rate + 0.5))
-    first = np.int64(fiducial) + c.qrs_delay - step * (PATTERN // 2 + SHIFTS)
-    for k in range(PATTERN + 2 * SHIFTS):
-        out[k] = band[(first + k * step) & MASK]
-
-
-@njit
-def resemblance(shape: NDArray[np.float64], pattern: NDArray[np.float64]) -> tuple[float, int]:
-    """Return the best correlation of a candidate with a pattern over small shifts, and that shift."""
-    norm = 1e-12
-    for k in range(PATTERN):
-        norm += pattern[k] * pattern[k]
-    best, where = -1.0, SHIFTS
-    for shift in range(2 * SHIFTS + 1):
-        cross, power = 0.0, 1e-12
-        for k in range(PATTERN):
-            cross += shape[shift + k] * pattern[k]
-            power += shape[shift + k] * shape[shift + k]
-        r = cross / math.sqrt(norm * power)
-        if r > best:
-            best, where = r, shift
-    return best, where
-
-
-@njit
-def learn_pattern(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) -> None:
-    """Remember what an accepted beat looks like: two patterns, the more usual one is kept longer."""
-    shape = c.around
-    pattern_at(c, band, cand[2], shape)
-    best, which, where = -1.0, 0, SHIFTS
-    for t in range(2):
-        c.pattern_weight[t] *= 0.95
-        if c.pattern_weight[t] > 0.0:
-            r, shift = resemblance(shape, c.patterns[t])
-            if r > best:
-                best, which, where = r, t, shift
-    if best < 0.75:
-        which = 0 if c.pattern_weight[0] <= c.pattern_weight[1] else 1
-        where = SHIFTS
-        c.pattern_weight[which] = 0.0
-    gain = max(0.125, 1.0 / (1.0 + c.pattern_weight[which]))
-    c.pattern_weight[which] += 1.0
-    for k in range(PATTERN):
-        c.patterns[which, k] += gain * (shape[where + k] - c.patterns[which, k])
-
-
-@njit
-def gather(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    """Write what is known of a candidate: logs of energy, noise, sharpness, height, crest; likeness; earliness."""
-    shape = c.around
-    pattern_at(c, band, cand[2], shape)
-    like = -1.0
-    for t in range(2):
-        if c.pattern_weight[t] > 1.5:
-            r, _ = resemblance(shape, c.patterns[t])
-            like = max(like, r)
-    since = (cand[2] - c.beat_n) / c.interval
-    out[0] = math.log(max(cand[1], 1e-6) / c.signal)
-    out[1] = math.log(max(c.noise, 0.02 * c.signal) / c.signal)
-    out[2] = like
-    out[3] = math.log(max(cand[4], 0.05 * c.sharpness, 1e-6) / max(c.sharpness, 1e-6))
-    out[4] = math.log(cand[3] / max(c.height, 1e-6))
-    out[5] = max(0.0, 1.0 - since)
-    out[6] = min(max(0.0, since - 1.0), 2.0)
-    out[7] = math.log(cand[1] / max(c.mean_energy_now, 1e-9))
-
-
-@njit
-def likelihood(x: NDArray[np.float64]) -> float:
-    """Return the log-odds that a candidate with these facts is a QRS: one hidden layer, tanh."""
-    total = BIAS_2
-    for h in range(BIAS_1.size):
-        v = BIAS_1[h]
-        for k in range(FACTS):
-            v += WEIGHT_1[k, h] * (min(max(x[k], -4.0), 4.0) - CENTRE[k]) / SPREAD[k]
-        total += WEIGHT_2[h] * math.tanh(v)
-    return total
 
 
 @njit
@@ -522,6 +214,7 @@ def judge_peak(
     cand: NDArray[np.float64],
     beats: NDArray[np.float64],
     count: int,
+    net: Any,
 ) -> int:
     """Judge the peak of energy that has just become final; return the new count of beats."""
     describe(c, trace, band, cand)
@@ -534,7 +227,7 @@ def judge_peak(
     if why == 0 and c.beats >= 4:
         gather(c, band, cand, cand[CANDIDATE:])
         c.looked_at += 1
-        odds = likelihood(cand[CANDIDATE:])
+        odds = likelihood(net, cand[CANDIDATE:])
         noisy = c.noise > c.noisy * c.signal
         overdue = (cand[0] - c.beat_peak_n) / c.analysis_rate > VETO_MOST_S
         odds -= c.odds_noisy if noisy else c.odds_quiet
@@ -582,6 +275,7 @@ def detect(
     stop: int,
     cand: NDArray[np.float64],
     beats: NDArray[np.float64],
+    net: Any,
 ) -> tuple[int, int]:
     """Put analysis samples `start` to `stop` into the rings and search them, up to the first sample that gives a beat.
 
@@ -612,7 +306,7 @@ def detect(
             # rare: only here is the state written back and read again
             c.n, c.peak, c.peak_n, c.mean_energy_now = n, peak, peak_n, means[i - 1]
             if final:
-                count = judge_peak(c, trace, band, cand, beats, count)
+                count = judge_peak(c, trace, band, cand, beats, count, net)
             if c.learned == 0:
                 if now >= learned_n:
                     count = learn(c, band, beats, count)

@@ -25,10 +25,9 @@ from edgeward.clinic.monitor.detector import (
     B_REPORT,
     BEAT_FIELDS,
     detect,
-    front_end,
-    restart,
 )
 from edgeward.clinic.monitor.ectopy import HISTORY, UNKNOWN, chance_of
+from edgeward.clinic.monitor.front_end import front_end, restart
 from edgeward.clinic.monitor.rhythm import on_beat, on_tick
 from edgeward.clinic.monitor.state import CHANNEL, HELD, MASK, MAX_LEADS, MAX_STEP, RING
 from edgeward.clinic.monitor.voting import is_supported
@@ -59,8 +58,8 @@ BEAT = np.dtype(
 
 _PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
 
-_SOURCES = ("state", "filters", "qrs_model", "detector", "beats", "beat_model", "ectopy", "atrial", "fibrillation",
-            "voting", "rhythm", "kernel")  # fmt: skip
+_SOURCES = ("state", "filters", "qrs_model", "front_end", "candidate", "detector", "beats", "beat_model", "ectopy",
+            "atrial", "fibrillation", "voting", "rhythm", "kernel")  # fmt: skip
 
 
 def _stamp() -> int:
@@ -83,6 +82,7 @@ def advance_lead(
     beats: NDArray[np.float64],
     extra: NDArray[np.float64],
     model: Any,
+    net: Any,
 ) -> int:
     """Take one lead through `raw`; return how many beats were reported (rows of `beats` and `extra`)."""
     if c.running == 0:
@@ -97,7 +97,7 @@ def advance_lead(
     count, at = 0, 0
     made = front_end(c, raw, codes, phases, work)
     while at < made:
-        at, more = detect(c, trace, band, work, at, made, work[4], beats[count:])
+        at, more = detect(c, trace, band, work, at, made, work[4], beats[count:], net)
         for k in range(count, count + more):
             judge(c, trace, beats[k], work[5], model, extra[k])
         count += more
@@ -171,6 +171,7 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
         out: Any,
         told: Any,
         model: Any,
+        net: Any,
     ) -> tuple[int, int]:
         found, heard = 0, 0
         if stamp == -1:  # the stamp is in the cache key because it is used
@@ -230,6 +231,7 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
                             beats[k],
                             extra[k],
                             model,
+                            net,
                         )
                 found, heard = take_beats(
                     p, channels, bands, who, b, beats, extra, counts, out, found, told, heard, work[0]

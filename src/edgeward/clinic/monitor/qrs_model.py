@@ -1,4 +1,4 @@
-"""Weights of the network that tells QRS from noise (``detector.likelihood``); written by ``models/qrs/train.py``."""
+"""Weights of the network that tells QRS from noise (``candidate.likelihood``); written by ``models/qrs/train.py``."""
 
 import numpy as np
 

@@ -1,0 +1,183 @@
+"""Filters one lead, causally: from raw samples to the trace and the QRS energy at the analysis rate.
+
+Responsible for pacing spikes (out, by a median), the 0.5 - 40 Hz trace, the 5 - 16 Hz band, the energy of the QRS, and
+for beginning anew after a gap. Nothing happens at the end of a block, so any block length gives the same results.
+Not responsible for which peak of the energy is a beat (``detector``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from edgeward.clinic.monitor.state import NEVER
+
+RAIL = 32700  # a code beyond this is the end of the converter's range
+LEARN_S = 1.5
+SETTLE_S = 0.3
+
+
+@njit
+def restart(c: Any, first_index: int) -> None:
+    """Begin anew after a gap: filters at rest on the next sample, thresholds kept, no candidate across the gap."""
+    c.running = 0
+    c.start_raw = first_index
+    c.start_n = c.n
+    c.phase = 0
+    c.band_1 = 0.0
+    c.band_2 = 0.0
+    for k in range(2):
+        c.high_z[k] = c.qrs_high_z[k] = c.qrs_low_z[k] = 0.0
+    for k in range(c.slopes.size):
+        c.slopes[k] = 0.0
+    c.slope_sum = 0.0
+    c.rising = 0
+    c.last_energy = 0.0
+    c.rejected_count = 0
+    c.back_from = NEVER
+    c.settled_n = c.n + np.int64(SETTLE_S * c.analysis_rate)
+    c.learned_n = c.n + np.int64(LEARN_S * c.analysis_rate)
+    c.mean_gain = 1.0 / (2.0 * c.analysis_rate)
+    c.same = 0
+    c.railed = 0
+
+
+@njit
+def runs(c: Any, raw: NDArray[np.int16]) -> None:
+    """Count how long the signal has been unchanged, and at the end of its range, up to the last sample of `raw`."""
+    size = raw.size
+    last = raw[size - 1]
+    i = size - 1
+    while i > 0 and raw[i - 1] == last:
+        i -= 1
+    if i == 0 and last == c.last_raw:
+        c.same += size
+    else:
+        c.same = size - 1 - i
+    i = size
+    while i > 0 and (raw[i - 1] >= RAIL or raw[i - 1] <= -RAIL):
+        i -= 1
+    c.railed = c.railed + size if i == 0 else size - i
+    c.last_raw = last
+
+
+@njit
+def without_spikes(c: Any, raw: NDArray[np.int16], work: NDArray[np.int16], out: NDArray[np.int16]) -> None:
+    """Write the median of three samples one pulse width apart: what is narrower than that vanishes, the rest stays."""
+    lag, size = c.spike_lag, raw.size
+    work[: 2 * lag] = c.before[: 2 * lag]
+    work[2 * lag : 2 * lag + size] = raw
+    x, y, z = work[:size], work[lag : lag + size], work[2 * lag : 2 * lag + size]
+    for i in range(size):
+        out[i] = max(min(x[i], z[i]), min(y[i], max(x[i], z[i])))
+    c.before[: 2 * lag] = work[size : size + 2 * lag]
+
+
+@njit
+def low_pass(c: Any, clean: NDArray[np.int16], size: int, phases: NDArray[np.float32], out: NDArray[np.float32]) -> int:
+    """Low-pass and decimate the last `size` of the ``taps - 1 + size`` samples; return how many results.
+
+    Every result is the same sum in the same order wherever a block begins. The samples are dealt into one row per
+    phase of the decimation, so that the inner loops run over neighbours and become vector instructions.
+    """
+    step, taps = c.decimation, c.taps
+    first = step - 1 - c.phase
+    c.phase = (c.phase + size) % step
+    if first >= size:
+        return 0
+    count = (size - 1 - first) // step + 1
+    length = count + (taps - 1) // step
+    origin = c.origin
+    for p in range(step):
+        row = phases[p]
+        at = first + p
+        for j in range(min(length, (clean.size - 1 - at) // step + 1)):
+            row[j] = np.float32(np.int32(clean[at + j * step]) - origin)
+    total = out[:count]
+    middle = taps // 2
+    weight = c.low[middle]
+    centre = phases[middle % step, middle // step : middle // step + count]
+    for j in range(count):
+        total[j] = weight * centre[j]
+    for k in range(middle):
+        weight = c.low[k]
+        far = taps - 1 - k
+        early = phases[k % step, k // step : k // step + count]
+        late = phases[far % step, far // step : far // step + count]
+        for j in range(count):
+            total[j] += weight * (early[j] + late[j])
+    return count
+
+
+@njit
+def front_end(
+    c: Any,
+    raw: NDArray[np.int16],
+    codes: NDArray[np.int16],
+    phases: NDArray[np.float32],
+    work: NDArray[np.float64],
+) -> int:
+    """Filter `raw`; write analysis samples to the rows of `work`; return how many.
+
+    Rows: trace (mV), band (mV), QRS energy (mV/s), mean energy of the last two seconds.
+    """
+    size, taps = raw.size, c.taps
+    if c.running == 0:
+        c.running = 1
+        c.origin = raw[0]
+        c.last_raw = np.int32(raw[0])
+        c.before[:] = raw[0]
+        c.clean[:] = raw[0]
+    runs(c, raw)
+    clean = codes[1, : taps - 1 + size]
+    clean[: taps - 1] = c.clean[: taps - 1]
+    without_spikes(c, raw, codes[0], clean[taps - 1 :])
+    c.clean[: taps - 1] = clean[size:]
+    smooth = phases[phases.shape[0] - 1]
+    count = low_pass(c, clean, size, phases, smooth)
+    scale = c.scale
+    s0, s1, s2, s3, s4 = c.high[0], c.high[1], c.high[2], c.high[3], c.high[4]
+    a0, a1, a2, a3, a4 = c.qrs_high[0], c.qrs_high[1], c.qrs_high[2], c.qrs_high[3], c.qrs_high[4]
+    b0, b1, b2, b3, b4 = c.qrs_low[0], c.qrs_low[1], c.qrs_low[2], c.qrs_low[3], c.qrs_low[4]
+    h0, h1 = c.high_z[0], c.high_z[1]
+    p0, p1 = c.qrs_high_z[0], c.qrs_high_z[1]
+    q0, q1 = c.qrs_low_z[0], c.qrs_low_z[1]
+    band_1, band_2 = c.band_1, c.band_2
+    slopes, total, at, window = c.slopes, c.slope_sum, c.slope_at, c.window
+    slope_scale = 0.5 * c.analysis_rate / window
+    mean, keep_part = c.mean_energy, 1.0 - c.mean_gain
+    gain = c.mean_gain
+    trace, band, energy, means = work[0], work[1], work[2], work[3]
+    for i in range(count):
+        # each line of the three sections is arranged so that the next sample waits for as little as possible
+        y = smooth[i] * scale
+        shown = s0 * y + h0
+        h0 = (s1 * y + h1) - s3 * shown
+        h1 = s2 * y - s4 * shown
+        t = a0 * y + p0
+        p0 = (a1 * y + p1) - a3 * t
+        p1 = a2 * y - a4 * t
+        b = b0 * t + q0
+        q0 = (b1 * t + q1) - b3 * b
+        q1 = b2 * t - b4 * b
+        slope = abs(b - band_2) * slope_scale
+        band_2 = band_1
+        band_1 = b
+        total += slope - slopes[at]
+        slopes[at] = slope
+        at += 1
+        at = 0 if at == window else at
+        mean = mean * keep_part + total * gain
+        trace[i] = shown
+        band[i] = b
+        energy[i] = total
+        means[i] = mean
+    c.high_z[0], c.high_z[1] = h0, h1
+    c.qrs_high_z[0], c.qrs_high_z[1] = p0, p1
+    c.qrs_low_z[0], c.qrs_low_z[1] = q0, q1
+    c.band_1, c.band_2 = band_1, band_2
+    c.slope_sum, c.slope_at, c.mean_energy = total, at, mean
+    return count
