@@ -22,6 +22,7 @@ from edgeward.gateway import association, transport
 
 ULTRASOUND = (UltrasoundImageStorage, ExplicitVRLittleEndian)
 associate_request = partial(request_of, ULTRASOUND)
+_NOISE = bytes(range(7, 247, 6))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +113,8 @@ def test_an_oversized_pdu_within_an_association_is_cut_off(door: Door, device: P
         struct.pack(">LBB", 2, 1, 0x03),  # a command that is empty
         struct.pack(">LBB", 100, 1, 0x03) + bytes(10),  # an item longer than its PDU
         struct.pack(">LBB", 0, 1, 0x03),
-        struct.pack(">LBB", 42, 1, 0x03) + os.urandom(40),
-        struct.pack(">LBB", 42, 99, 0x02) + os.urandom(40),  # data for a context nobody negotiated
+        struct.pack(">LBB", 42, 1, 0x03) + _NOISE,
+        struct.pack(">LBB", 42, 99, 0x02) + _NOISE,  # data for a context nobody negotiated
         b"",
     ],
 )
