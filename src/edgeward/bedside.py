@@ -27,7 +27,7 @@ class Vital(Message, frozen=True, kw_only=True, tag="vital.1"):
 
 
 class Numerics(Message, frozen=True, kw_only=True, tag="numerics.1"):
-    """Measurements of one source that arrived together. Answer: `Ok` (the monitor has taken them) or `Refused`."""
+    """Measurements of one source that arrived together. Answer: `Ok` (taken, and on the disk) or `Refused`."""
 
     source_id: str
     device_id: str  # the enrolled device that brought them
@@ -234,6 +234,44 @@ class Recent(Message, frozen=True, kw_only=True, tag="recent.1"):
 
     packets: list[tuple[str, int, bytes]]  # source_id, received_ns, packet
     after: str = ""  # empty: that was all
+
+
+class Observation(Message, frozen=True, kw_only=True, tag="observation.1"):
+    """One numeric value of a patient as it was taken: what `Ok` to `Numerics` promised to keep."""
+
+    bed_id: str  # whose it was when it came
+    source_id: str
+    parameter: str
+    value: float  # in the parameter's unit
+    at_ns: int  # site time of the measurement
+    device_ns: int = 0  # the same by the device's clock, which tells a repetition; 0: it did not say
+
+
+class Observed(Message, frozen=True, kw_only=True, tag="observed.1"):
+    """`monitor` hands over what it has kept. Answer: `Ok` once the recorder has it on its disk, or `Refused`.
+
+    Batches are numbered without end by the monitor's log; one that the recorder has already is not taken twice.
+    """
+
+    log: str  # identity of that log
+    batches: list[tuple[int, list[Observation]]]
+
+
+class ObservationQuery(Message, frozen=True, kw_only=True, tag="observation-query.1"):
+    """Ask the recorder for the numerics of a bed as they were measured. Answer: `Observations` or `Refused`."""
+
+    bed_id: str
+    since_ns: int
+    until_ns: int = 0  # 0: now
+    parameters: list[str] = []  # empty: all
+    limit: int = 10_000  # at most 50,000
+
+
+class Observations(Message, frozen=True, kw_only=True, tag="observations.1"):
+    """Numerics of a bed by the time of their measurement, oldest first; `more`: the limit cut off what came later."""
+
+    observations: list[Observation]
+    more: bool = False
 
 
 # ---------------------------------------- notices

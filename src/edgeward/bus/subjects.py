@@ -117,6 +117,8 @@ DELIVER_NOTICE = "work.deliver.notice"  # Notice -> Ok | Refused
 RECORDER_STRIP = "work.recorder.strip"  # StripQuery -> Strip | Refused
 RECORDER_TREND = "work.recorder.trend"  # TrendQuery -> Trend | Refused
 RECORDER_RECENT = "work.recorder.recent"  # RecentQuery -> Recent | Refused
+RECORDER_OBSERVED = "work.recorder.observed"  # Observed -> Ok | Refused
+RECORDER_OBSERVATIONS = "work.recorder.observations"  # ObservationQuery -> Observations | Refused
 RECORDERS = "recorders"
 
 STATE_BEDS = "state.beds"

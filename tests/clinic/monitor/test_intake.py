@@ -180,3 +180,76 @@ def test_a_gateway_that_sends_once_a_minute_does_not_alarm_in_between():
             bedside.site.hands.pass_s(0.25)
             bedside.look()
     assert bedside.raised().count("no_value") <= 1, "until its habit is known"
+
+
+# ---------------------------------------- a restart, of a bed with only numerics
+
+
+def restarted(before: Bedside, away_s: float, messages: list[Numerics] | None = None) -> Bedside:
+    """A process that takes up what the one before kept, `away_s` later."""
+    dump = before.intake.vitals.dump(before.site.clock.wall_ns)
+    after = Bedside()
+    after.site.hands.wall = before.site.hands.wall + round(away_s * SECOND)
+    after.site.hands.steady = 5 * SECOND  # another clock: only the wall's goes on
+    after.site.clock = after.intake._clock = after.site.hands.clock()
+    after.intake.watch._clock = after.site.clock.now_ns
+    after.site.engine._clock = after.site.clock
+    after.know("a", "")
+    after.intake.take_up(dump, messages or [])
+    return after
+
+
+def steadily(*, seconds: int = 40, spo2: float = 97.0) -> Bedside:
+    bedside = Bedside()
+    for _ in range(seconds // 10):
+        bedside.site.hands.pass_s(10)
+        bedside.numerics(Vital(parameter="spo2", value=spo2, at_ns=0))
+        bedside.look()
+    return bedside
+
+
+def passing(bedside: Bedside, seconds: float) -> list[str]:
+    for _ in range(round(seconds * 4)):
+        bedside.site.hands.pass_s(0.25)
+        bedside.look()
+    return bedside.raised()
+
+
+def test_a_source_that_fell_silent_while_the_monitor_was_away_is_missed() -> None:
+    after = restarted(steadily(), 300)
+    assert passing(after, 20) == []
+    assert passing(after, 20) == ["signal_lost"], "which says more than that a value is missing"
+    assert after.site.engine.active("a")[0].args["seconds"] <= 40
+
+
+def test_a_value_keeps_its_age_over_a_restart() -> None:
+    after = restarted(steadily(), 20)
+    value = after.intake.watch.values("a")["spo2"]
+    assert value.value == 97.0
+    assert not value.stale(after.site.clock.now_ns())
+    assert passing(after, 12) == ["no_value"], "30 s after it was measured, not after the restart"
+
+
+def test_a_value_that_was_acknowledged_and_never_looked_at_alarms_after_the_restart() -> None:
+    before = steadily()
+    before.site.hands.pass_s(10)
+    now = before.site.clock.now_ns()
+    message = Numerics(
+        source_id="a", device_id="a", protocol="pcd01", received_ns=now,
+        vitals=[Vital(parameter="spo2", value=70.0, at_ns=0)],
+    )  # fmt: skip
+    after = restarted(before, 8, [before.intake.by_wall_clock(message)])
+    after.look()
+    assert after.raised() == ["parameter_extreme_low"]
+    assert after.intake.take_up(None, [before.intake.by_wall_clock(message)]) == 1
+    after.look()
+    assert after.raised() == ["parameter_extreme_low"], "taken up twice it is a repetition"
+
+
+def test_a_spot_check_of_before_is_not_missed() -> None:
+    before = Bedside()
+    before.site.hands.pass_s(10)
+    before.numerics(Vital(parameter="spo2", value=97.0, at_ns=0), Vital(parameter="temperature", value=36.5, at_ns=0))
+    after = restarted(before, 300)
+    assert passing(after, 60) == []
+    assert after.intake.watch.values("a")["temperature"].value == 36.5

@@ -5,94 +5,41 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
+from tests.support.monitoring import Monitored
 from tests.support.site import TestSite
-from tests.support.wearable import Wearable, ecg
+from tests.support.wearable import ecg
 
 from edgeward.bus import subjects
-from edgeward.bus.client import Bus
-from edgeward.bus.role import RoleContext
-from edgeward.clinic.monitor import role as monitor
 from edgeward.gateway import mqtt
-from edgeward.messages import Alarm, AlarmAck, Alarms, Ask, Beds, Ok, Quarantined, Refused, Trace, Viewing
+from edgeward.messages import AlarmAck, Alarms, Ask, Ok, Quarantined, Refused, Trace, Viewing
 from edgeward.privacy.registry import Registry
 from edgeward.waveform import FLAG_LAST
 
 
-class Ward:
-    """A site with the gateway's MQTT door and the monitor, and an operator who listens."""
-
-    def __init__(self, site: TestSite, operator: Bus) -> None:
-        self.site, self.operator = site, operator
-        self.alarms: list[Alarm] = []
-        self.beds: list[Beds] = []
-        self.context: RoleContext | None = None
-        self.task: asyncio.Task[None] | None = None
-
-    async def start_monitor(self) -> None:
-        self.context = await self.site.context("monitor")
-        self.task = asyncio.create_task(monitor.run(self.context))
-        async with asyncio.timeout(60):
-            while self.context._status != "ready":
-                if self.task.done():
-                    self.task.result()
-                await asyncio.sleep(0.02)
-
-    async def stop_monitor(self) -> None:
-        assert self.context is not None
-        assert self.task is not None
-        self.context.stopping.set()
-        await self.task
-        await self.context.bus.close()
-
-    async def until(self, check: Callable[[], object], seconds: float = 12.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not check():
-                await asyncio.sleep(0.02)
-
-    def raised(self, code: str) -> list[Alarm]:
-        return [a for a in self.alarms if a.code == code and a.state == "raised"]
-
-    def ended(self, code: str) -> list[Alarm]:
-        return [a for a in self.alarms if a.code == code and a.state == "ended"]
-
-    async def wearable(self, name: str) -> Wearable:
-        folder = self.site.enrol(name)
-        return await asyncio.to_thread(Wearable, folder)
-
-
 @pytest.fixture
-async def ward(bus_site: TestSite) -> AsyncIterator[Ward]:
+async def ward(bus_site: TestSite) -> AsyncIterator[Monitored]:
     door = await mqtt.start(await bus_site.context("gateway"))
-    ward = Ward(bus_site, await bus_site.bus("operator"))
-
-    async def heard(_: str, alarm: Alarm) -> None:
-        ward.alarms.append(alarm)
-
-    async def seen(_: str, beds: Beds) -> None:
-        ward.beds.append(beds)
-
-    await ward.operator.subscribe(subjects.ALARM_ALL, Alarm, heard)
-    await ward.operator.subscribe(subjects.STATE_BEDS, Beds, seen)
-    await ward.operator.flush()
-    await ward.start_monitor()
+    ward = Monitored(bus_site)
+    await ward.listen()
+    await ward.start()
     yield ward
     with contextlib.suppress(Exception):
-        await ward.stop_monitor()
+        await ward.stop()
     await door.close()
 
 
-async def test_an_asystole_is_told_with_its_samples_and_latency(ward: Ward) -> None:
+async def test_an_asystole_is_told_with_its_samples_and_latency(ward: Monitored) -> None:
     device = await ward.wearable("bed-1")
 
     await asyncio.to_thread(device.play, np.concatenate([ecg(12, 72), ecg(8, 0, seed=1)]))
-    await ward.until(lambda: ward.raised("asystole"))
+    await ward.until(lambda: ward.told("asystole"))
     device.close()
 
-    alarm = ward.raised("asystole")[0]
+    alarm = ward.told("asystole")[0]
     assert alarm.priority == "high"
     assert alarm.latching
     assert not alarm.technical
@@ -102,61 +49,63 @@ async def test_an_asystole_is_told_with_its_samples_and_latency(ward: Ward) -> N
     assert not alarm.late
 
 
-async def test_a_heart_rate_is_shown(ward: Ward) -> None:
+async def test_a_heart_rate_is_shown(ward: Monitored) -> None:
     device = await ward.wearable("bed-1")
 
     await asyncio.to_thread(device.play, ecg(14, 90))
-    await ward.until(lambda: ward.beds and ward.beds[-1].beds and ward.beds[-1].beds[0].heart_rate)
+    await ward.until(lambda: ward.published and ward.published[-1].beds and ward.published[-1].beds[0].heart_rate)
     device.close()
 
-    bed = ward.beds[-1].beds[0]
+    bed = ward.published[-1].beds[0]
     assert bed.heart_rate is not None
     assert abs(bed.heart_rate - 90) <= 5
 
 
-async def test_silence_is_an_alarm_and_the_value_goes(ward: Ward) -> None:
+async def test_silence_is_an_alarm_and_the_value_goes(ward: Monitored) -> None:
     device = await ward.wearable("bed-1")
     await asyncio.to_thread(device.play, ecg(10, 72))
-    await ward.until(lambda: ward.beds and ward.beds[-1].beds and ward.beds[-1].beds[0].heart_rate)
+    await ward.until(lambda: ward.published and ward.published[-1].beds and ward.published[-1].beds[0].heart_rate)
 
-    await ward.until(lambda: ward.raised("signal_lost"), 8.0)
-    await ward.until(lambda: ward.beds[-1].beds[0].stale)
-    bed = ward.beds[-1].beds[0]
+    await ward.until(lambda: ward.told("signal_lost"), 8.0)
+    await ward.until(lambda: ward.published[-1].beds[0].stale)
+    bed = ward.published[-1].beds[0]
     assert bed.heart_rate is None
-    assert ward.raised("signal_lost")[0].technical
+    assert ward.told("signal_lost")[0].technical
 
     await asyncio.to_thread(device.play, ecg(3, 72))
-    await ward.until(lambda: ward.ended("signal_lost"))
+    await ward.until(lambda: ward.told("signal_lost", "ended"))
     device.close()
 
 
-async def test_a_planned_stop_is_not_an_alarm(ward: Ward) -> None:
+async def test_a_planned_stop_is_not_an_alarm(ward: Monitored) -> None:
     device = await ward.wearable("bed-1")
     await asyncio.to_thread(device.play, ecg(6, 72))
     await asyncio.to_thread(device.send, device.packet(ecg(1, 72), flags=FLAG_LAST))
-    await ward.until(lambda: ward.beds and ward.beds[-1].beds and ward.beds[-1].beds[0].rhythm == "standby")
+    await ward.until(
+        lambda: ward.published and ward.published[-1].beds and ward.published[-1].beds[0].rhythm == "standby"
+    )
     await asyncio.sleep(5.5)  # longer than the silence that would alarm
     device.close()
 
-    assert not ward.raised("signal_lost")
-    assert ward.beds[-1].beds[0].heart_rate is None
+    assert not ward.told("signal_lost")
+    assert ward.published[-1].beds[0].heart_rate is None
 
 
-async def test_a_latched_alarm_survives_the_monitors_death_until_acknowledged(ward: Ward) -> None:
+async def test_a_latched_alarm_survives_the_monitors_death_until_acknowledged(ward: Monitored) -> None:
     device = await ward.wearable("bed-1")
     await asyncio.to_thread(device.play, np.concatenate([ecg(10, 72), ecg(8, 0, seed=1), ecg(8, 72, seed=2)]))
-    await ward.until(lambda: [a for a in ward.raised("asystole") if not a.present])
+    await ward.until(lambda: [a for a in ward.told("asystole") if not a.present])
 
-    await ward.stop_monitor()
+    await ward.stop()
     ward.alarms.clear()
-    await ward.start_monitor()
+    await ward.start()
 
-    await ward.until(lambda: ward.raised("asystole"))
-    alarm = ward.raised("asystole")[0]
+    await ward.until(lambda: ward.told("asystole"))
+    alarm = ward.told("asystole")[0]
     console = await ward.site.bus("console")
     ack = AlarmAck(alarm_id=alarm.alarm_id, by="nurse", at_ns=1)
     assert await console.request(subjects.MONITOR_ACK, ack, Ok | Refused, 2.0) == Ok()
-    await ward.until(lambda: ward.ended("asystole"))
+    await ward.until(lambda: ward.told("asystole", "ended"))
     again = await console.request(subjects.MONITOR_ACK, ack, Ok | Refused, 2.0)
     assert isinstance(again, Refused)
     listed = await console.request(subjects.MONITOR_ALARMS, Ask(argument="bed-1"), Alarms, 2.0)
@@ -165,19 +114,19 @@ async def test_a_latched_alarm_survives_the_monitors_death_until_acknowledged(wa
     device.close()
 
 
-async def test_a_device_that_never_comes_back_after_a_restart_is_told(ward: Ward) -> None:
+async def test_a_device_that_never_comes_back_after_a_restart_is_told(ward: Monitored) -> None:
     device = await ward.wearable("bed-1")
     await asyncio.to_thread(device.play, ecg(5, 72))
     device.close()
-    await ward.stop_monitor()
+    await ward.stop()
     ward.alarms.clear()
 
-    await ward.start_monitor()
+    await ward.start()
 
-    await ward.until(lambda: ward.raised("signal_lost"), 8.0)
+    await ward.until(lambda: ward.told("signal_lost"), 8.0)
 
 
-async def test_hostile_packets_are_refused_and_disturb_nobody(ward: Ward) -> None:
+async def test_hostile_packets_are_refused_and_disturb_nobody(ward: Monitored) -> None:
     quarantined: list[Quarantined] = []
 
     async def heard(_: str, entry: Quarantined) -> None:
@@ -201,15 +150,15 @@ async def test_hostile_packets_are_refused_and_disturb_nobody(ward: Ward) -> Non
         await asyncio.to_thread(bad.send, data)
     await asyncio.to_thread(good.play, ecg(12, 80))
     await ward.until(lambda: len({q.reason for q in quarantined}) >= 5)
-    await ward.until(lambda: ward.beds and ward.beds[-1].beds and ward.beds[-1].beds[0].heart_rate)
+    await ward.until(lambda: ward.published and ward.published[-1].beds and ward.published[-1].beds[0].heart_rate)
     good.close()
     bad.close()
 
     assert {q.peer for q in quarantined} == {"bed-2"}
-    assert [bed.device_id for bed in ward.beds[-1].beds] == ["bed-1"]
+    assert [bed.device_id for bed in ward.published[-1].beds] == ["bed-1"]
 
 
-async def test_a_trace_comes_while_somebody_looks(ward: Ward) -> None:
+async def test_a_trace_comes_while_somebody_looks(ward: Monitored) -> None:
     traces: list[Trace] = []
 
     async def heard(_: str, trace: Trace) -> None:
@@ -235,12 +184,12 @@ async def test_a_trace_comes_while_somebody_looks(ward: Ward) -> None:
         assert later.start == earlier.start + len(earlier.samples) // 2
 
 
-async def test_a_revoked_device_leaves_the_wall(ward: Ward) -> None:
+async def test_a_revoked_device_leaves_the_wall(ward: Monitored) -> None:
     device = await ward.wearable("bed-1")
     await asyncio.to_thread(device.play, ecg(3, 72))
-    await ward.until(lambda: ward.beds and ward.beds[-1].beds)
+    await ward.until(lambda: ward.published and ward.published[-1].beds)
 
     Registry(ward.site.home).revoke("bed-1")
 
-    await ward.until(lambda: not ward.beds[-1].beds)
+    await ward.until(lambda: not ward.published[-1].beds)
     device.close()

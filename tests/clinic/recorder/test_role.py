@@ -310,11 +310,10 @@ async def test_a_disk_that_hangs_is_told_and_the_oldest_goes_when_memory_is_full
     await room.devices.flush()
     await room.until(lambda: "slow" in room.context._reason)
     counters = room.context.stats.counters
-    number = 1
-    while not counters.get("packets_not_recorded"):
+    for number in range(1, 30):  # more than 2000 bytes, in more than one gathering
         await room.send("bed-1", packet(number))
-        await asyncio.sleep(0.2)
-        number += 1
+    await room.devices.flush()
+    await room.until(lambda: counters.get("packets_not_recorded"))
     hangs = False
     await room.until(lambda: room.context._status == "ready")
 

@@ -15,6 +15,7 @@ from edgeward.clinic.monitor.beds import BedError, Beds
 from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.intake import Intake
+from edgeward.clinic.monitor.keeper import Keeper, NotKept
 from edgeward.clinic.monitor.publisher import Publisher
 from edgeward.clinic.monitor.shown import Shown
 from edgeward.clinic.monitor.site_clock import SiteClock
@@ -35,7 +36,11 @@ class Monitor(Protocol):
     publisher: Publisher
     shown: Shown
     clock: SiteClock
+    keeper: Keeper
     devices: dict[str, str]
+
+    async def keep_values(self) -> None:
+        """Write down the values that outlast a restart."""
 
     def apply_limits(self, bed_id: str) -> None:
         """Bring the limits of a bed's sources into force."""
@@ -167,6 +172,7 @@ class Desk:
             monitor.shown.forget(wanted.bed_id)
             for source_id in monitor.beds[wanted.bed_id].sources:
                 monitor.intake.clear(source_id)
+            await monitor.keep_values()  # or a restart would take up what was this patient's
         for bed_id in applied.beds:
             changes += monitor.engine.refresh(bed_id, heir=wanted.bed_id)
         changes += monitor.engine.take(monitor.intake.watch.take_events())
@@ -195,6 +201,10 @@ class Desk:
         except ValueError as error:
             return Refused(reason=str(error))
         self._monitor.process_soon()
+        try:
+            await self._monitor.keeper.settled()
+        except NotKept as error:  # it is looked at all the same; whoever sent it keeps the duty
+            return Refused(reason=f"it could not be written down: {error}")
         return Ok()
 
     async def notice(self, report: NoticeReport) -> Message:

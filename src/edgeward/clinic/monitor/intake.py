@@ -9,7 +9,7 @@ All times are the site's steady clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,7 @@ class Intake:
         self._numbers: dict[str, tuple[HeartNumbers, int]] = {}  # of the last look, and when that was
         self._clocks_looked = 0
         self.counts: dict[str, int] = {}
+        self.keep: Callable[[Numerics], None] = lambda _: None  # called with numerics that were taken
 
     def has_signal(self, source_id: str) -> bool:
         """Return whether a source sends waveforms."""
@@ -216,18 +217,57 @@ class Intake:
             self.resting.discard(numerics.source_id)
         self._values(self.vitals.take(numerics, received_ns))
         self.shown.add(numerics.source_id)
+        self.keep(numerics)
 
-    def take_up(self, data: bytes) -> None:
-        """Take up the values that were kept over a restart.
+    def take_up(self, dump: bytes | None, messages: Iterable[Numerics]) -> int:
+        """Take up the values that were kept over a restart, and the messages that came after; return how many of these.
+
+        What came steadily and has gone stale meanwhile is awaited: its silence counts from now.
 
         Raises
         ------
         ValueError
-            If these are no values.
+            If the dump holds no values. The messages were taken all the same.
         """
-        self._values(self.vitals.restore(data, self._clock.now_ns()))
+        now = self._clock.now_ns()
+        problem: ValueError | None = None
+        if dump is not None:
+            try:
+                self._values(self.vitals.restore(dump, now, self._clock.steady_ns), now)
+            except ValueError as error:
+                problem = error
+        count = 0
+        for message in messages:
+            try:
+                self._values(self.vitals.take(self._by_steady_clock(message, now), now), now)
+                count += 1
+            except ValueError:
+                self.count("numerics_not_taken_up")
+        for source_id in self.vitals:
+            source = self.vitals.source(source_id)
+            for name, held in source.values.items() if source else ():
+                if held.expired and held.missed:
+                    self.watch.expect(source_id, name)
+        if problem is not None:
+            raise problem
+        return count
 
-    def _values(self, changes: list[Change]) -> None:
+    def _by_steady_clock(self, numerics: Numerics, now: int) -> Numerics:
+        steady = self._clock.steady_ns
+        vitals = numerics.vitals
+        if numerics.clock == "site":
+            vitals = [msgspec.structs.replace(one, at_ns=steady(one.at_ns) if one.at_ns else 0) for one in vitals]
+        return msgspec.structs.replace(numerics, received_ns=min(steady(numerics.received_ns), now), vitals=vitals)
+
+    def by_wall_clock(self, numerics: Numerics) -> Numerics:
+        """Return a message that was taken as another process can take it up: `take_up` is the reverse."""
+        wall = self._clock.wall_ns
+        vitals = numerics.vitals
+        if numerics.clock == "site":
+            vitals = [msgspec.structs.replace(one, at_ns=wall(one.at_ns) if one.at_ns else 0) for one in vitals]
+        return msgspec.structs.replace(numerics, received_ns=wall(numerics.received_ns), vitals=vitals)
+
+    def _values(self, changes: list[Change], taken_up_ns: int = 0) -> None:
         for change in changes:
             if change.why == "patient":
                 self.watch.withdraw(change.source_id, change.parameter)
@@ -239,7 +279,7 @@ class Intake:
                 change.parameter,
                 change.value,
                 at_ns=change.at_ns,
-                received_ns=change.received_ns,
+                received_ns=taken_up_ns or change.received_ns,  # its age grew over the restart
                 quality=change.quality,
                 stale_s=(held.stale_ns - held.at_ns) / 1e9 if held and change.value is not None else None,
                 missed=held is None or held.missed,

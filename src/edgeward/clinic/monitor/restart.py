@@ -63,12 +63,7 @@ def restore(role: MonitorRole) -> list[str]:
         role.beds.add_source(source_id)
     for bed in role.beds:
         role.apply_limits(bed.bed_id)
-    data = role.log.kept("vitals")
-    if data:
-        try:
-            role.intake.take_up(data)
-        except ValueError as error:
-            _log.error("the values of before could not be taken up again: %s", error)
+    _restore_values(role)
     for record, alarms in kept:
         if record.bed_id in role.beds or record.bed_id == SITE:
             _restore_alarms(role, record.bed_id, alarms)
@@ -81,6 +76,24 @@ def restore(role: MonitorRole) -> list[str]:
             role.escalation.begin(bed_id, alarm)
     role.publisher.courier.send(role.log.notices())
     return beds
+
+
+def _restore_values(role: MonitorRole) -> None:
+    """Take up the values of the last dump, and all messages that came after it."""
+    log = role.numerics_log
+    messages = []
+    for one in log.since_dump():
+        if one.source_id not in role.devices and role.in_force(one.device_id):
+            role.know(one.source_id, one.label)  # its first message came last
+        if one.source_id in role.devices:
+            messages.append(one)
+    try:
+        if count := role.intake.take_up(log.dump(), messages):
+            _log.info("took up %d messages of numerics of before", count)
+    except ValueError as error:
+        _log.error("the values of before could not be taken up again: %s", error)
+    if log.unreadable:
+        _log.error("%d entries of the log of numerics do not open with this site's key", log.unreadable)
 
 
 def _restore_alarms(role: MonitorRole, bed_id: str, alarms: dict[str, object]) -> None:
@@ -118,6 +131,7 @@ async def catch_up(role: MonitorRole) -> None:
         role.log.events,
         AlarmQuery(since_ns=now_ns - int(2 * seconds * 1e9), raised_only=True, limit=2000),
     )
+    _take(role, told)  # what the values of before say
     try:
         async with asyncio.timeout(MOST_S):
             packets = await _from_recorder(role, told, seconds)
@@ -182,6 +196,7 @@ def _new(role: MonitorRole, events: Iterable[ConditionEvent], told: list[Alarm])
         again = event.present and any(
             alarm.code == event.code
             and alarm.bed_id == bed_id
+            and alarm.args.get("parameter") == event.args.get("parameter")
             and (abs(alarm.onset_ns - onset_ns) < SAME_NS if event.onset_ns else alarm.raised_ns >= event.at_ns)
             for alarm in told
         )

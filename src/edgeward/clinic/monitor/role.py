@@ -27,13 +27,16 @@ from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.floods import FloodWatch
 from edgeward.clinic.monitor.intake import Intake
+from edgeward.clinic.monitor.keeper import Keeper
 from edgeward.clinic.monitor.limits import Profiles, rhythm_limits
+from edgeward.clinic.monitor.numerics_log import NumericsLog
 from edgeward.clinic.monitor.publisher import Publisher
 from edgeward.clinic.monitor.selfcheck import EVERY_S, AlarmSystem, Surroundings
 from edgeward.clinic.monitor.shown import Shown
 from edgeward.clinic.monitor.site_clock import SiteClock
 from edgeward.messages import AlarmAck, Ask, Bed, Beds, ServiceClass, Trace, Viewing
 from edgeward.privacy.database import DatabaseError
+from edgeward.privacy.keys import SiteKey, WrongKey
 from edgeward.privacy.registry import Registry
 
 _log = logging.getLogger("edgeward.monitor")
@@ -64,10 +67,13 @@ class MonitorRole:
         section = settings.monitor
         self.clock = clock or SiteClock()
         self.log = AlarmLog(context.home.db("alarms"))
+        self.numerics_log = NumericsLog(context.home.db("numerics"), SiteKey.load(context.home))
+        self.keeper = Keeper(self.numerics_log, context.bus, self.clock)
         self.registry = Registry(context.home)
         self.beds = BedBook(Profiles(section, settings.profile), settings.ward, ward=section.ward)
         profile = self.beds.profiles.rhythm[self.beds.profiles.default]
         self.intake = Intake(self.clock, rhythm_limits(profile), self.know)
+        self.intake.keep = self.keep
         self.engine = AlarmEngine(
             self.beds,
             self.clock,
@@ -226,6 +232,12 @@ class MonitorRole:
         self.context.stats.count("packs")
         self.process_soon()
 
+    def keep(self, numerics: Numerics) -> None:
+        """Write down what was measured."""
+        bed_id = self.beds.bed_of(numerics.source_id)
+        found = self.intake.vitals.observations(numerics, bed_id, self.clock.wall_ns)
+        self.keeper.put(self.intake.by_wall_clock(numerics), found)
+
     def process_soon(self) -> None:
         """Look at what came, within a few milliseconds."""
         if self._due is None:
@@ -298,7 +310,7 @@ class MonitorRole:
             counters = self.context.stats.counters
             for name, value in self.intake.bank.statistics().items():
                 counters[f"bank_{name}"] = value
-            counters |= self.intake.counts | self.intake.vitals.counts
+            counters |= self.intake.counts | self.intake.vitals.counts | self.keeper.counts
             counters["alarms_suppressed"] = self.engine.suppressed
             counters["notices_waiting"] = self.publisher.courier.waiting
             self._published = time.monotonic()
@@ -389,6 +401,8 @@ class MonitorRole:
             writing.add_done_callback(lambda done: done.exception())
         elif error := writing.exception():
             problem = str(error)
+        elif self.keeper.problem:
+            problem = f"numerics: {self.keeper.problem}"
         now = time.monotonic()
         return Surroundings(
             bus=self.context.bus.connected,
@@ -404,7 +418,7 @@ class MonitorRole:
     async def keep_values(self) -> None:
         """Write down the values that outlast a restart."""
         try:
-            await self.publisher.call(self.log.keep, "vitals", self.intake.vitals.dump())
+            await self.keeper.dump(self.intake.vitals.dump(self.clock.wall_ns))
         except DatabaseError as error:
             _log.warning("values are not written down: %s", error)
 
@@ -454,7 +468,7 @@ class MonitorRole:
     async def close(self) -> None:
         """Tell and write what is left, and close the file."""
         self.process()
-        await self.keep_values()
+        await self.keeper.stop(self.intake.vitals.dump(self.clock.wall_ns))
         await self.publisher.stop()
         self.log.close()
 
@@ -468,7 +482,7 @@ async def run(context: RoleContext) -> None:
     """Run the role until told to stop."""
     try:
         role = MonitorRole(context)
-    except (DatabaseError, ValueError) as error:
+    except (DatabaseError, WrongKey, ValueError) as error:
         context.degraded(str(error))
         await context.stopping.wait()
         return
@@ -482,7 +496,7 @@ async def run(context: RoleContext) -> None:
     queue = subjects.MONITORS
     await bus.subscribe_raw(subjects.WAVE_ALL, role.receive)
     await bus.flush()
-    work = [asyncio.ensure_future(role.publisher.run())]
+    work = [asyncio.ensure_future(one()) for one in (role.publisher.run, role.keeper.write, role.keeper.hand_over)]
     await restart.catch_up(role)
     await bus.serve(subjects.MONITOR_ACK, AlarmAck, desk.acknowledge, queue)
     await bus.serve(subjects.MONITOR_ALARMS, Ask, desk.alarms, queue)

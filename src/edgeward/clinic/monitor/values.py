@@ -257,13 +257,14 @@ class LimitWatch:
         known.timed = False
         known.since.clear()
         if known.live:
-            silent = now - source.heard >= known.stale_ns
+            valid_ns = known.stale_ns if known.at else int(known.parameter.stale_s * 1e9)  # awaited over a restart
+            silent = now - source.heard >= valid_ns
             if silent and not source.lost and not self._has_signal(source_id):
                 source.lost = True
                 seconds = round((now - source.heard) / 1e9, 1)
                 self._events.append(ConditionEvent(source_id, "signal_lost", True, now, now, args={"seconds": seconds}))
             known.live, known.gone = False, True
-            args: dict[str, float | str] = {"seconds": round((now - known.at) / 1e9, 1)}
+            args: dict[str, float | str] = {"seconds": round((now - (known.at or source.heard)) / 1e9, 1)}
             self._tell(source_id, known, "no_value", args)
         self._end(source_id, known, sorted(known.on))
 
@@ -300,6 +301,23 @@ class LimitWatch:
     def drop(self, source_id: str) -> None:
         """Forget a source altogether."""
         self._sources.pop(source_id, None)
+
+    def expect(self, source_id: str, parameter: str) -> None:
+        """Take it that a value came steadily before a restart: its silence counts from now."""
+        source = self._sources.setdefault(source_id, _Source())
+        if parameter in source.values:
+            return  # there is a newer one, or an alarm about it
+        now = self._clock()
+        known = source.values[parameter] = Value(PARAMETERS[parameter], limit=source.limits.get(parameter, _OFF))
+        if known.limit.averaging_s:
+            known.history = deque()
+        if not known.continuous:
+            return
+        source.heard = source.heard or now
+        valid = int(known.parameter.stale_s * 1e9)
+        known.stale_ns = now + valid  # it was measured nobody knows when
+        known.live = known.timed = True
+        self._timer(now + valid, "stale", source_id, parameter)
 
     def assume(self, source_id: str, code: str, parameter: str) -> None:
         """Take a condition as holding that held before a restart, so that its end, or its silence, will be told."""

@@ -20,12 +20,12 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
 
-from edgeward.bedside import Numerics, Vital
+from edgeward.bedside import Numerics, Observation, Vital
 from edgeward.clinic.monitor.clocks import Clocks
 from edgeward.parameters import PARAMETERS, Parameter
 
@@ -335,29 +335,69 @@ class Vitals:
             source.due_ns = due
             heapq.heappush(self._queue, (due, source.source_id))
 
+    # ---------------------------------------- what is kept
+
+    def observations(self, numerics: Numerics, bed_id: str, wall: Callable[[int], int]) -> list[Observation]:
+        """Return the values of a message that was taken, for the record: also those that came late.
+
+        Parameters
+        ----------
+        wall
+            Turns site time into the wall clock's.
+        """
+        found = []
+        for vital in numerics.vitals:
+            parameter = PARAMETERS.get(vital.parameter)
+            value = _checked(parameter, vital)[0] if parameter is not None else None
+            if value is not None:
+                found.append(
+                    Observation(
+                        bed_id=bed_id,
+                        source_id=numerics.source_id,
+                        parameter=vital.parameter,
+                        value=value,
+                        at_ns=wall(self._site_time(numerics, vital)),
+                        device_ns=vital.at_ns,
+                    )
+                )
+        return found
+
     # ---------------------------------------- over a restart
 
-    def dump(self) -> bytes:
-        """Return the values that outlast a restart: those that are measured once in a while, and whose they are."""
+    def dump(self, wall: Callable[[int], int] = lambda at_ns: at_ns) -> bytes:
+        """Return what outlasts a restart: the values that are live, whose they are, and how often they come."""
         rows = [
-            (
+            _Kept(
                 source.source_id,
                 source.device_id,
                 source.protocol,
                 source.label,
                 source.patient,
+                source.sequence,
+                wall(source.sequence_ns),
                 [
-                    (name, held.value, held.at_ns, held.received_ns, held.code, held.validity)
+                    _KeptValue(
+                        name,
+                        held.value,
+                        wall(held.at_ns),
+                        wall(held.received_ns),
+                        held.quality,
+                        held.code,
+                        held.validity,
+                        held.device_ns,
+                        held.interval_ns,
+                        held.steps,
+                    )
                     for name, held in source.values.items()
-                    if held.live and held.parameter.stale_s >= EPISODIC_S
+                    if held.live and held.value is not None
                 ],
             )
             for source in self._sources.values()
         ]
         return msgspec.msgpack.encode(rows)
 
-    def restore(self, data: bytes, now_ns: int) -> list[Change]:
-        """Take up what ``dump`` returned; return the values that are still valid.
+    def restore(self, data: bytes, now_ns: int, steady: Callable[[int], int] = lambda at_ns: at_ns) -> list[Change]:
+        """Take up what ``dump`` returned; return the values that are still valid. Others are known to be expired.
 
         Raises
         ------
@@ -365,24 +405,65 @@ class Vitals:
             If it is something else.
         """
         try:
-            rows = msgspec.msgpack.decode(data, type=list[_Row])
+            rows = msgspec.msgpack.decode(data, type=list[_Kept])
         except msgspec.MsgspecError as error:
             raise ValueError(f"these are no values: {error}") from error
         changes = []
-        for source_id, device_id, protocol, label, patient, values in rows:
-            source = Source(source_id, device_id, protocol, label, patient=patient)
-            for name, value, at_ns, received_ns, code, validity in values:
-                parameter = PARAMETERS.get(name)
-                if parameter is None or not at_ns <= now_ns < at_ns + round(parameter.stale_s * _S):
+        for row in rows:
+            source = Source(row.source_id, row.device_id, row.protocol, row.label, patient=row.patient)
+            source.sequence, source.sequence_ns = row.sequence, steady(row.sequence_ns)
+            for kept in row.values:
+                parameter = PARAMETERS.get(kept.name)
+                if parameter is None:
                     continue
-                source.values[name] = Held(parameter, value, at_ns, received_ns, code=code, validity=validity)
-                changes.append(Change(source_id, name, value, "", at_ns, received_ns))
-            self._sources[source_id] = source
+                held = Held(
+                    parameter,
+                    kept.value,
+                    steady(kept.at_ns),
+                    steady(kept.received_ns),
+                    quality=kept.quality,
+                    code=kept.code,
+                    validity=kept.validity,
+                    device_ns=kept.device_ns,
+                    interval_ns=kept.interval_ns,
+                    steps=kept.steps,
+                )
+                if held.at_ns > now_ns:
+                    continue  # a clock was set meanwhile: nobody knows how old it is
+                source.values[kept.name] = held
+                if held.stale_ns > now_ns:
+                    changes.append(
+                        Change(row.source_id, kept.name, held.value, "", held.at_ns, held.received_ns, held.quality)
+                    )
+                else:
+                    held.expired = True
+            self._sources[row.source_id] = source
             self._schedule(source)
         return changes
 
 
-_Row = tuple[str, str, str, str, str, list[tuple[str, float, int, int, str, str]]]
+class _KeptValue(msgspec.Struct, array_like=True):
+    name: str
+    value: float
+    at_ns: int
+    received_ns: int
+    quality: float | None
+    code: str
+    validity: str
+    device_ns: int
+    interval_ns: int
+    steps: int
+
+
+class _Kept(msgspec.Struct, array_like=True):
+    source_id: str
+    device_id: str
+    protocol: str
+    label: str
+    patient: str
+    sequence: int
+    sequence_ns: int
+    values: list[_KeptValue]
 
 
 def _checked(parameter: Parameter, vital: Vital) -> tuple[float | None, str]:

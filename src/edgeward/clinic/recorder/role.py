@@ -4,8 +4,9 @@ Responsible for transport, timing and for saying when something was not recorded
 second and written by one thread, so that a slow or full disk holds up nothing but itself; the monitor never waits for
 this role.
 
-Nothing here is acknowledged to a device. What a crash can lose is what has arrived since the last frame: about a
-second, and as much again as the disk takes for writing it.
+Waveforms are not acknowledged to a device. What a crash can lose of them is what has arrived since the last frame:
+about a second, and as much again as the disk takes for writing it. Numerics are the monitor's duty until this role has
+them on the disk, and says so.
 """
 
 from __future__ import annotations
@@ -19,17 +20,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeward.bedside import Recent, RecentQuery, Strip, StripQuery, Trend, TrendQuery
+from edgeward.bedside import (
+    Observation,
+    ObservationQuery,
+    Observations,
+    Observed,
+    Recent,
+    RecentQuery,
+    Strip,
+    StripQuery,
+    Trend,
+    TrendQuery,
+)
 from edgeward.bus import subjects
 from edgeward.bus.role import RoleContext
-from edgeward.clinic.recorder import packing, strips, trends
+from edgeward.clinic.recorder import observed, packing, strips, trends
 from edgeward.clinic.recorder.archive import Archive
 from edgeward.clinic.recorder.clock import SECOND, RetentionClock, SystemTime
+from edgeward.clinic.recorder.observed import ObservedError, fresh
 from edgeward.clinic.recorder.packing import Arrival
 from edgeward.clinic.recorder.ring import RING_S, Ring
-from edgeward.clinic.recorder.segment import NEWEST, TRENDS, WAVEFORMS, Segment
+from edgeward.clinic.recorder.segment import NEWEST, OBSERVED, TRENDS, WAVEFORMS, Frame, Segment
 from edgeward.home import Home
-from edgeward.messages import Message, Refused, ServiceClass
+from edgeward.messages import Message, Ok, Refused, ServiceClass
 from edgeward.privacy.keys import SiteKey
 
 _log = logging.getLogger("edgeward.recorder")
@@ -53,6 +66,17 @@ class Batch:
     arrivals: list[Arrival] = field(default_factory=list)
     rows: trends.Rows = field(default_factory=dict)
     size: int = 0
+    observed: list[Observation] = field(default_factory=list)
+    log: str = ""  # of the monitor, and how far `observed` goes in it
+    upto: int = 0
+    done: list[asyncio.Future[None]] = field(default_factory=list)  # who waits for `observed`
+
+    def refuse(self, error: OSError) -> None:
+        """Give back the numerics: the monitor keeps the duty, and offers them again."""
+        for done in self.done:
+            if not done.done():
+                done.set_exception(error)
+        self.done, self.observed = [], []
 
 
 class Recorder:
@@ -67,6 +91,7 @@ class Recorder:
         self._writing: list[Batch] = []
         self._writing_since = 0.0
         self._trouble = ""
+        self._handed: tuple[str, int] = ("", 0)  # the monitor's log, and the last batch of it that is on the disk
         self._period: trends.Rows = {}  # what was written since trends were put in order
         self._period_in: tuple[int, int] | None = None  # segment and frame where that began
         self._ordered = time.monotonic()
@@ -106,6 +131,26 @@ class Recorder:
             self._waiting.append(batch)
         self._bound()
 
+    async def observed(self, observed: Observed) -> Message:
+        """Take over numerics; `Ok` is said when they are on the disk."""
+        log, upto = self._handed
+        known = upto if observed.log == log else 0
+        numbers = [number for number, _ in observed.batches]
+        found = fresh(observed, known)
+        if not found:
+            return Ok()
+        self.gatherer.observe(found, self.system.wall_ns())
+        done: asyncio.Future[None] = self._loop.create_future()
+        batch = Batch(observed=found, log=observed.log, upto=max(numbers), done=[done])
+        if any(one.observed for one in (*self._writing, *self._waiting)):  # offered again before it was written
+            return Refused(reason="the disk has not taken what came before")
+        self._waiting.append(batch)
+        try:
+            await done
+        except OSError as error:
+            return Refused(reason=f"the disk does not take it: {error.strerror or error}")
+        return Ok()
+
     def _bound(self) -> None:
         """Let the oldest go when too much waits for the disk."""
         size = sum(batch.size for batch in self._waiting)
@@ -113,6 +158,7 @@ class Recorder:
             lost = self._waiting.pop(0)
             size -= lost.size
             self.context.stats.count("packets_not_recorded", len(lost.arrivals))
+            lost.refuse(OSError("too much waits for the disk"))
 
     # ---------------------------------------- to the disk
 
@@ -124,6 +170,8 @@ class Recorder:
         try:
             written = await self._loop.run_in_executor(self._writer, self._write, self._writing)
         except OSError as error:
+            for batch in self._writing:
+                batch.refuse(error)
             self._waiting = self._writing + self._waiting
             self._bound()
             self._say(f"nothing is recorded: {error.strerror or error}")
@@ -131,6 +179,10 @@ class Recorder:
             if written:
                 self.context.stats.count("bytes_written", written)
                 self.context.stats.stage(ServiceClass.BATCH, "write", (time.perf_counter() - began) * 1e3)
+            for batch in self._writing:
+                for done in batch.done:
+                    if not done.done():
+                        done.set_result(None)
             self._say("")
         finally:
             self._writing = []
@@ -146,6 +198,17 @@ class Recorder:
             written += frame.end - frame.offset
             for batch in batches:  # written: not once more if the trends fail
                 batch.arrivals, batch.size = [], 0
+        for batch in batches:
+            if batch.observed:
+                earliest = min(one.at_ns for one in batch.observed)
+                number, frame = self.archive.append(
+                    OBSERVED, observed.blocks(batch.log, batch.upto, batch.observed), earliest
+                )
+                written += frame.end - frame.offset
+                self._handed = batch.log, batch.upto
+                self.context.stats.count("numerics", len(batch.observed))
+                self._add_to_period(number, frame, observed.rows(batch.observed))
+                batch.observed = []
         rows: trends.Rows = {}
         for batch in batches:
             trends.merge(rows, batch.rows)
@@ -154,12 +217,15 @@ class Recorder:
             written += frame.end - frame.offset
             for batch in batches:
                 batch.rows = {}
-            if self._period_in is None or self._period_in[0] != number:
-                self._period, self._period_in = {}, (number, frame.number)
-            trends.merge(self._period, rows)
+            self._add_to_period(number, frame, rows)
         if self._period and (time.monotonic() - self._ordered > ORDER_S or self.archive.nearly_full(3 * GATHER_S)):
             written += self._put_in_order()
         return written
+
+    def _add_to_period(self, segment: int, frame: Frame, rows: trends.Rows) -> None:
+        if self._period_in is None or self._period_in[0] != segment:
+            self._period, self._period_in = {}, (segment, frame.number)
+        trends.merge(self._period, rows)
 
     def _put_in_order(self) -> int:
         """Write each bed's trends of the last minutes together, if that is still in the same segment."""
@@ -236,6 +302,17 @@ class Recorder:
         self._writer.shutdown(wait=False, cancel_futures=True)
         self._readers.shutdown(wait=False, cancel_futures=True)
 
+    def find_handed(self) -> None:
+        """Find out up to where the monitor's numerics are recorded."""
+        now_ns, ever = self.system.wall_ns(), 1 << 62
+        for since_ns in (now_ns - 600 * SECOND, 0):  # it is in what was written last, nearly always
+            for _, _, block in self.archive.blocks((OBSERVED,), None, since_ns, ever):
+                with contextlib.suppress(ObservedError):  # said by whoever reads it for an answer
+                    log, upto = observed.upto(block)
+                    self._handed = log, max(upto, self._handed[1]) if log == self._handed[0] else upto
+            if self._handed[0]:
+                return
+
     def fill_ring(self) -> None:
         """Take the last seconds of before the restart into the ring."""
         now = self.archive.clock.now()
@@ -290,11 +367,15 @@ class Recorder:
         standing: list[tuple[int, int, int]] = []  # segment, and the frames from .. to that a later one stands for
         rows: trends.Rows = {query.bed_id: {}}
         units = dict(self.gatherer.units)
-        found = self.archive.blocks((NEWEST, TRENDS), query.bed_id, query.since_ns, until_ns + ARRIVE_NS)
+        found = self.archive.blocks((NEWEST, TRENDS, OBSERVED), query.bed_id, query.since_ns, until_ns + ARRIVE_NS)
         for segment, frame, block in found:
             try:
+                if frame.kind == OBSERVED:
+                    own = observed.rows(observed.unpack(block, query.bed_id)).get(query.bed_id, {})
+                    newest.append(((segment.number, frame.number), own))
+                    continue
                 since, named, own = trends.unpack(block, query.bed_id)
-            except trends.TrendError as error:
+            except (trends.TrendError, ObservedError) as error:
                 _log.error("%s", error)
                 continue
             units |= named
@@ -311,6 +392,22 @@ class Recorder:
         wanted = {name: own[name] for name in own if not query.parameters or name in query.parameters}
         interval_ms, series = trends.series(wanted, units, query.since_ns, until_ns, query.points)
         return Trend(bed_id=query.bed_id, interval_ms=interval_ms, series=series)
+
+    async def observations(self, query: ObservationQuery) -> Message:
+        """Answer with the numerics of one bed as they were measured."""
+        until_ns = query.until_ns or self.system.wall_ns()
+        if until_ns <= query.since_ns:
+            return Refused(reason="numerics are asked for up to a time after the first")
+        return await self._loop.run_in_executor(self._readers, self._observations, query, until_ns)
+
+    def _observations(self, query: ObservationQuery, until_ns: int) -> Observations:
+        found: list[Observation] = []
+        for _, _, block in self.archive.blocks((OBSERVED,), query.bed_id, query.since_ns, until_ns):
+            try:
+                found += observed.unpack(block, query.bed_id)
+            except ObservedError as error:
+                _log.error("%s", error)
+        return observed.answer(query, until_ns, found)
 
     async def recent(self, query: RecentQuery) -> Message:
         """Answer with the last packets of all sources, a page at a time."""
@@ -382,6 +479,7 @@ async def run(context: RoleContext, system: SystemTime | None = None) -> None:
         _log.warning("%d bytes of an unfinished frame were cut off", archive.cut)
     recorder = Recorder(context, archive, system)
     await asyncio.to_thread(recorder.fill_ring)
+    await asyncio.to_thread(recorder.find_handed)
     bus = context.bus
     await bus.subscribe_raw(subjects.WAVE_ALL, recorder.receive)
     await bus.subscribe(subjects.STATE_BEDS, trends.ShownBeds, recorder.beds)
@@ -389,6 +487,8 @@ async def run(context: RoleContext, system: SystemTime | None = None) -> None:
         (subjects.RECORDER_STRIP, StripQuery, recorder.strip),
         (subjects.RECORDER_TREND, TrendQuery, recorder.trend),
         (subjects.RECORDER_RECENT, RecentQuery, recorder.recent),
+        (subjects.RECORDER_OBSERVED, Observed, recorder.observed),
+        (subjects.RECORDER_OBSERVATIONS, ObservationQuery, recorder.observations),
     )
     for subject, kind, handler in served:
         await bus.serve(subject, kind, handler, queue=subjects.RECORDERS)

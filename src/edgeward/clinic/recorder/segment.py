@@ -18,7 +18,7 @@ Header, little-endian, 64 bytes::
 
     offset size
     0      4    magic "EWRF"
-    4      1    kind: 1 waveforms, 2 newest trends, 3 trends put in order
+    4      1    kind: 1 waveforms, 2 newest trends, 3 trends put in order, 4 numerics
     5      1    version, 1
     6      2    number of blocks
     8      4    number of the frame in the segment
@@ -52,7 +52,7 @@ from edgeward.home import write_private
 from edgeward.privacy.keys import KEY_BYTES, SiteKey, WrongKey
 from edgeward.privacy.vaultfile import sync_directory
 
-WAVEFORMS, NEWEST, TRENDS = 1, 2, 3
+WAVEFORMS, NEWEST, TRENDS, OBSERVED = 1, 2, 3, 4
 KEY_FILE_BYTES = 4096  # one block of the disk, overwritten whole
 _KEY_MAGIC = b"EWRKEY01"
 _MAGIC = b"EWRF"

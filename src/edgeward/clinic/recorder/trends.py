@@ -17,15 +17,17 @@ import imagecodecs
 import msgspec
 import numpy as np
 
-from edgeward.bedside import TrendSeries
+from edgeward.bedside import Observation, TrendSeries
 from edgeward.clinic.recorder.clock import SECOND
 from edgeward.messages import Message
+from edgeward.parameters import PARAMETERS
 
 INTERVAL_S = 10
 _INTERVAL_NS = INTERVAL_S * SECOND
 LATE_S = 300  # a value that was measured earlier counts as of now
 BLOCK_BYTES = 64 << 10
 POINTS = 8640
+_OBSERVED_NS = 30 * SECOND  # a value that was handed over so lately is not taken from what beds show
 HEART_RATE = ("heart_rate", "/min")
 
 Row = tuple[int, int, float, float, float]
@@ -46,6 +48,7 @@ class ShownVital(msgspec.Struct, frozen=True, kw_only=True):
     unit: str = ""
     at_ns: int = 0
     stale: bool = False
+    source_id: str = ""
 
 
 class ShownBed(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +75,16 @@ class Gatherer:
         self._open: dict[int, dict[tuple[str, str], list[float]]] = {}  # interval -> count, lowest, sum, highest
         self._told: dict[tuple[str, str], int] = {}  # when the value that was last taken had been measured
         self.units: dict[str, str] = {}
+        self._observed: dict[tuple[str, str], int] = {}  # source and parameter -> when it was handed over last
+
+    def observe(self, observations: Iterable[Observation], now_ns: int) -> None:
+        """Take it that these values are recorded as they were measured: what beds show of them is not taken too."""
+        for one in observations:
+            self._observed[one.source_id, one.parameter] = now_ns
+            if one.parameter not in self.units:
+                self.units[one.parameter] = PARAMETERS[one.parameter].unit if one.parameter in PARAMETERS else ""
+        if len(self._observed) > 1_000_000:  # sources that went long ago
+            self._observed.clear()
 
     def take(self, beds: ShownBeds) -> None:
         """Take the values of a message; a measurement that was shown before is taken once."""
@@ -84,6 +97,8 @@ class Gatherer:
                 self.units.setdefault(*HEART_RATE)
             for vital in vitals:
                 if vital.value is not None and not vital.stale:
+                    if now - self._observed.get((vital.source_id, vital.parameter), 0) < _OBSERVED_NS:
+                        continue
                     self._value((bed_id, vital.parameter), vital.value, vital.at_ns, now)
                     if vital.parameter not in self.units:
                         self.units[vital.parameter] = vital.unit
