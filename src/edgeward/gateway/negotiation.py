@@ -11,7 +11,7 @@ negotiation and user identity are not negotiated: leaving them out of the answer
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,6 +52,11 @@ _STANDARD, _STANDARD_OBJECTS = "1.2.840.10008.", "1.2.840.10008.5.1.4."
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _ACCEPTED, _NO_ROLE = 0x00, 0x01
 _REMEMBERED_BYTES = 1 << 15
+_FIXED = 74  # bytes of an A-ASSOCIATE-RQ before its items (PS3.8, 9.3.2)
+_ITEMS = frozenset({0x10, 0x20, 0x50})  # application context, presentation contexts, user information
+_USER_INFORMATION = 0x50
+# Maximum length, implementation class and role selection: what the answer depends on.
+_SUB_ITEMS = frozenset({0x51, 0x52, 0x54})
 
 
 class Unacceptable(ValueError):
@@ -87,7 +92,7 @@ class Request:
         (self.protocol_version,) = struct.unpack_from(">H", pdu, 6)
         try:
             decoded = A_ASSOCIATE_RQ()
-            decoded.decode(bytes(pdu))
+            decoded.decode(_essential(bytes(pdu)))
             self._primitive = decoded.to_primitive()
             self.calling = str(self._primitive.calling_ae_title).strip()
             self.called = str(self._primitive.called_ae_title).strip()
@@ -157,6 +162,34 @@ class Request:
         answer.presentation_context_definition_results_list = results
         answer.user_information = [length, implementation, version, *roles]
         return bytes(A_ASSOCIATE_AC(answer).encode())
+
+
+def _essential(pdu: bytes) -> bytes:
+    """Return the request with only those items that the answer depends on.
+
+    Items that are not recognised must not be a reason to refuse (PS3.8, D.2), and a version name that is too long or a
+    strange user identity, neither of which is looked at, is none either.
+    """
+    kept = [pdu[:_FIXED]]
+    for kind, item in _items(pdu, _FIXED):
+        if kind == _USER_INFORMATION:
+            content = b"".join(one for sub, one in _items(item, 4) if sub in _SUB_ITEMS)
+            kept.append(item[:2] + struct.pack(">H", len(content)) + content)
+        elif kind in _ITEMS:
+            kept.append(item)
+    whole = b"".join(kept)
+    return whole[:2] + struct.pack(">L", len(whole) - 6) + whole[6:]
+
+
+def _items(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+    """Yield type and bytes, header included, of the items that stand in `data` from `at` on."""
+    while at < len(data):
+        kind, length = struct.unpack_from(">BxH", data, at)
+        following = at + 4 + length
+        if following > len(data):
+            raise Unacceptable("an item that is longer than the A-ASSOCIATE-RQ")
+        yield kind, data[at:following]
+        at = following
 
 
 def read_request(pdu: bytes | bytearray) -> Request:
