@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from edgeward.bus.client import Bus
 from edgeward.config import Settings
 from edgeward.console import render
-from edgeward.console.access import LoginNeeded, NotAllowed, PasswordNeeded, local_path
+from edgeward.console.access import LoginNeeded, NotAllowed, PasswordNeeded, local_path, visitor_of
 from edgeward.console.accounts import Accounts
 from edgeward.console.headers import Headers
 from edgeward.console.live import Hub
@@ -125,13 +125,16 @@ def _refusals(app: FastAPI) -> None:
         if wants_json(request):
             from edgeward.console import languages
 
-            return JSONResponse({"error": languages.text("en", key, **slots)}, status_code=status)
+            language = render.language_of(request, visitor_of(request))
+            return JSONResponse({"error": languages.text(language, key, **slots)}, status_code=status)
         return render.page(request, "refused.html", status=status, code=status, key=key, slots=slots)
 
     @app.exception_handler(LoginNeeded)
     async def login_needed(request: Request, _: Exception) -> Response:
-        if wants_json(request) or request.method != "GET" or request.headers.get("x-fragment"):
+        if wants_json(request) or request.headers.get("x-fragment"):
             return JSONResponse({"error": "log in first"}, status_code=401)
+        if request.method != "GET":
+            return refuse(request, 401, "refused.login_ended")
         wish = local_path(request.url.path + (f"?{request.url.query}" if request.url.query else ""))
         return RedirectResponse("/login" if wish == "/" else f"/login?next={quote(wish, safe='')}", status_code=303)
 

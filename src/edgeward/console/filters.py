@@ -141,7 +141,7 @@ def _day(text: str) -> str:
         return ""
 
 
-def _zone(name: str) -> dt.tzinfo | None:
+def zone_of(name: str) -> dt.tzinfo | None:
     """Return the time zone `name`; None, the site's own, if this machine does not know it."""
     try:
         return zoneinfo.ZoneInfo(name) if name else None
@@ -152,7 +152,7 @@ def _zone(name: str) -> dt.tzinfo | None:
 def _start_ns(day: str, zone: str) -> int:
     if not day:
         return 0
-    midnight = dt.datetime.combine(dt.date.fromisoformat(day), dt.time(), _zone(zone))
+    midnight = dt.datetime.combine(dt.date.fromisoformat(day), dt.time(), zone_of(zone))
     try:
         return max(0, min(_MAX_NS, int(midnight.timestamp()) * 1_000_000_000))
     except (OverflowError, OSError, ValueError):

@@ -1,18 +1,22 @@
-"""What was recorded, for our scripts: strips of waveforms and trends of a bed."""
+"""What was recorded: strips of waveforms and trends of a bed for our scripts, and trends as a file for a person."""
 
 from __future__ import annotations
 
+import csv
+import datetime as dt
+import io
 import math
 import time
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
-from edgeward.bedside import StripQuery, TrendQuery
+from edgeward.bedside import StripQuery, Trend, TrendQuery
 from edgeward.bus.subjects import TOKEN
 from edgeward.console import access
-from edgeward.console.access import Visitor, console_of
+from edgeward.console.access import Visitor, audit, console_of
+from edgeward.console.filters import zone_of
 from edgeward.console.pages.beds import is_bed
 from edgeward.console.site import Unavailable
 from edgeward.console.wire import strip_view, trend_view
@@ -63,3 +67,45 @@ async def trend(request: Request, visitor: Anybody, bed_id: str, hours: float = 
     limits = {vital.parameter: {"low": vital.low, "high": vital.high} for vital in bed.vitals} if bed else {}
     ends = {"since": since_ns // 1_000_000, "until": until_ns // 1_000_000}
     return JSONResponse(trend_view(found) | ends | {"limits": limits})
+
+
+CSV_HEAD = ("time", "parameter", "unit", "mean", "lowest", "highest")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a command at the beginning of a field
+
+
+def trend_csv(trend: Trend, zone: dt.tzinfo | None) -> str:
+    """Return trends as CSV (RFC 4180): a row per parameter and interval, in order of time, none where nothing was measured.
+
+    Times are ISO 8601 with their distance from UTC, in `zone` (None: the site's own).
+    """
+    rows = [
+        (at_ns, series.parameter, series.unit, series.mean[i], series.low[i], series.high[i])
+        for series in trend.series
+        for i, at_ns in enumerate(series.at_ns)
+    ]
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(CSV_HEAD)
+    for at_ns, parameter, unit, mean, low, high in sorted(rows):
+        stamp = dt.datetime.fromtimestamp(at_ns // SECOND_NS, dt.UTC).astimezone(zone).isoformat()
+        texts = ("'" + text if text.startswith(FORMULA) else text for text in (parameter, unit))
+        writer.writerow((stamp, *texts, f"{mean:.6g}", f"{low:.6g}", f"{high:.6g}"))
+    return out.getvalue()
+
+
+@router.get("/beds/{bed_id}/trend.csv")
+async def trend_file(request: Request, visitor: Anybody, bed_id: str, hours: float = 24.0, zone: str = "") -> Response:
+    """Return the trends of a bed over the last hours as a file."""
+    if not is_bed(bed_id) or not 0 < hours <= MAX_HOURS or len(zone) > 64:
+        raise HTTPException(400)
+    until_ns = time.time_ns()
+    query = TrendQuery(bed_id=bed_id, since_ns=until_ns - int(hours * 3600 * SECOND_NS), until_ns=until_ns)
+    found = await console_of(request).site.trend(query)
+    audit(visitor, "trends exported", bed=bed_id, hours=hours)
+    name = f"{bed_id}-{time.strftime('%Y%m%dT%H%MZ', time.gmtime(until_ns // SECOND_NS))}.csv"
+    # The mark tells a spreadsheet that this is UTF-8: without it "mm[Hg]" survives and "°C" does not.
+    return Response(
+        "\ufeff" + trend_csv(found, zone_of(zone)),
+        media_type="text/csv; charset=utf-8",
+        headers={"content-disposition": f'attachment; filename="{name}"'},
+    )

@@ -1,6 +1,6 @@
 // The list of alarms: acknowledging and pausing by click and by key. The rows come from the console (refresh.js).
 
-import { acknowledge, mayAct, pause } from "./actions.js";
+import { acknowledge, busy, mayAct, pause } from "./actions.js";
 
 const part = document.getElementById("part-active");
 const rows = () => [...part.querySelectorAll("[data-alarm-row]")];
@@ -8,8 +8,9 @@ const rows = () => [...part.querySelectorAll("[data-alarm-row]")];
 function act(row, what) {
   const { alarmRow, bed, waiting, paused } = row.dataset;
   if (!mayAct || waiting !== "1") return;
-  if (what === "acknowledge") acknowledge(bed, [alarmRow]);
-  else pause(bed, { alarm: alarmRow, seconds: paused === "1" ? 0 : 120 });
+  const button = row.querySelector(`[data-${what}]`);
+  if (what === "acknowledge") busy(button, () => acknowledge(bed, [alarmRow]));
+  else busy(button, () => pause(bed, { alarm: alarmRow, seconds: paused === "1" ? 0 : 120 }));
 }
 
 part.addEventListener("click", (event) => {

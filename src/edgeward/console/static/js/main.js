@@ -2,7 +2,7 @@
 
 import { link, leave } from "./link.js";
 import { t, ready, alarmText } from "./texts.js";
-import { localise } from "./times.js";
+import { localise, zone } from "./times.js";
 import "./preferences.js";
 import "./refresh.js";
 import "./alarmsystem.js";
@@ -12,6 +12,7 @@ localise(document);
 const summary = document.getElementById("alarm-summary");
 const high = document.getElementById("announce-high");
 const polite = document.getElementById("announce");
+const MARKS = { high: "!!!", medium: "!!", low: "!" };
 let summaryKey = "";
 
 function summarise({ detail }) {
@@ -21,13 +22,14 @@ function summarise({ detail }) {
   const tags = Object.entries(detail.alarms).filter(([, n]) => n).map(([priority, n]) => {
     const tag = document.createElement("span");
     tag.className = `alarm-tag alarm-${priority}`;
-    const name = document.createElement("span");
-    name.className = "tag-word";
-    name.textContent = t(`priority.${priority}`);
-    tag.append(String(n), name);
+    const part = (kind, text) => Object.assign(document.createElement("span"), { className: kind, textContent: text });
+    // Marks, number and word: whoever does not see the colour, or has room for no word, reads the marks.
+    const marks = part("tag-marks", MARKS[priority]);
+    marks.setAttribute("aria-hidden", "true");
+    tag.append(marks, String(n), part("tag-word", t(`priority.${priority}`)));
     return tag;
   });
-  summary.replaceChildren(...tags);
+  summary.replaceChildren(Object.assign(document.createElement("span"), { className: "sr", textContent: summary.dataset.name }), ...tags);
   summary.hidden = tags.length === 0;
   inPhase(summary);
 }
@@ -45,14 +47,25 @@ function announce({ detail: { alarm } }) {
   (alarm.priority === "high" ? high : polite).textContent = text;
 }
 
-/** Say something briefly at the lower edge. */
-export function toast(text) {
+/** Say something briefly at the lower edge. What failed is said at once and stays longer. */
+export function toast(text, { failed = false } = {}) {
   const box = document.getElementById("toast");
+  box.setAttribute("role", failed ? "alert" : "status");
+  box.classList.toggle("toast-failed", failed);
   box.textContent = text;
   box.hidden = false;
   clearTimeout(toast.timer);
-  toast.timer = setTimeout(() => { box.hidden = true; }, 6000);
+  toast.timer = setTimeout(() => { box.hidden = true; }, failed ? 12000 : 6000);
 }
+
+// What scrolls sideways can be reached and scrolled by keys, and only then.
+const scrollers = new ResizeObserver((entries) => {
+  for (const { target } of entries) { if (target.scrollWidth > target.clientWidth) target.tabIndex = 0; else target.removeAttribute("tabindex"); }
+});
+for (const box of document.querySelectorAll(".scroll")) scrollers.observe(box);
+
+const foot = document.querySelector("[data-zone]");
+if (foot) { foot.textContent = foot.dataset.zone.replace("{zone}", zone()); foot.hidden = false; }
 
 ready.then(() => {
   link.addEventListener("tick", summarise);

@@ -3,10 +3,17 @@
 let catalogue = {};
 
 /** Load the catalogue named by the page. Until then, and if it cannot be loaded, keys are shown as they are. */
-export const ready = fetch(document.documentElement.dataset.texts)
-  .then((answer) => (answer.ok ? answer.json() : {}))
-  .then((found) => { catalogue = found; })
-  .catch(() => { /* the page works without; the link's banner tells that the console is away */ });
+export const ready = load(5);
+
+async function load(tries) {
+  try {
+    const answer = await fetch(document.documentElement.dataset.texts);
+    if (answer.ok) { catalogue = await answer.json(); return; }
+  } catch { /* the console is away; the link's banner, whose words came with the page, tells so */ }
+  const again = new Promise((done) => { setTimeout(() => done(load(tries - 1)), 1000); });
+  // Alarms in keys are better than none: after a while the page begins without words, and they come when they can.
+  if (tries > 1) await again;
+}
 
 function fill(text, values) {
   return text.replace(/\{([a-z_0-9]+)(?::\.(\d)f)?\}/g, (_, name, digits) => {
@@ -39,6 +46,19 @@ export function alarmText(alarm) {
     const details = Object.entries(alarm.args).map(([name, value]) => `${name} ${value}`).join(", ");
     if (details) text = `${alarm.code} (${details})`;
   }
+  return alarm.present ? text : t("bed.latched", { alarm: text });
+}
+
+const LABELS = { heart_rate: "hr", pulse_rate: "pr", respiratory_rate: "rr", temperature: "temp", spo2: "spo2" }; // as on a tile
+const SIGNS = { parameter_high: "▲", parameter_low: "▼", parameter_extreme_high: "▲▲", parameter_extreme_low: "▼▼" };
+
+/** The same in a word or two, for where there is no room; "" if there is none. */
+export function alarmShort(alarm) {
+  if (!has(`alarm_short.${alarm.code}`)) return "";
+  const { parameter } = alarm.args;
+  const name = has(`bed.${LABELS[parameter]}`) ? t(`bed.${LABELS[parameter]}`) : parameter ? word("parameter", parameter) : "";
+  // The sign goes first: it is what must not be cut off.
+  const text = alarm.code in SIGNS ? `${SIGNS[alarm.code]} ${name}` : `${name} ${t(`alarm_short.${alarm.code}`)}`.trim();
   return alarm.present ? text : t("bed.latched", { alarm: text });
 }
 

@@ -1,10 +1,11 @@
 // One bed on a wall or, large, on its own page: label, alarm, trace, values. Responsible for showing one state of one bed;
 // which beds are shown, and where, is the wall's business.
 
-import { t, has, word, alarmText, duration } from "../texts.js";
+import { t, has, word, alarmShort, alarmText, duration } from "../texts.js";
 import { Sweep } from "../trace.js";
+import { siteNow } from "../link.js";
 import { inPhase } from "../main.js";
-import { acknowledge, pause } from "../actions.js";
+import { acknowledge, busy, pause } from "../actions.js";
 import { NONE, beyond, byName, heart, isValue, news2, number, pressure } from "./values.js";
 
 const RANK = { high: 0, medium: 1, low: 2 };
@@ -22,6 +23,7 @@ export class Tile {
       onLead: (lead) => { this.set("lead", t("bed.lead", { name: lead })); },
     });
     this.find("ack")?.addEventListener("click", () => this.acknowledge());
+    this.find("pause")?.addEventListener("click", () => this.pause(siteNow()));
     const anchor = this.find("link");
     if (anchor) anchor.href = `/beds/${encodeURIComponent(id)}`;
     this.set("scale", t("bed.scale", { speed: 25, gain: 10 }));
@@ -65,7 +67,7 @@ export class Tile {
     }
     const vitals = byName(bed);
     const rate = heart(bed, vitals);
-    this.set("label", bed.label || bed.id);
+    if (this.find("label").title !== (bed.label || bed.id)) { this.find("label").title = bed.label || bed.id; this.fitLabel(); }
     const pulse = !isValue(rate) && isValue(vitals.pulse_rate) ? vitals.pulse_rate : null;
     const main = pulse ?? rate;
     this.set("hr-label", pulse ? t("bed.pr") : t("bed.hr"));
@@ -89,8 +91,13 @@ export class Tile {
       quality.dataset.bars = String(bars);
       [...quality.children].forEach((bar, i) => bar.classList.toggle("on", i < bars));
     }
-    const paused = this.find("paused");
-    if (paused) paused.hidden = !(bed.paused > now);
+    const paused = bed.paused > now;
+    this.find("paused").hidden = !paused;
+    const pauseButton = this.find("pause");
+    if (pauseButton) {
+      pauseButton.setAttribute("aria-pressed", String(paused));
+      pauseButton.hidden = !paused && !bed.alarms.some((alarm) => !alarm.acknowledged);
+    }
     this.alarms(bed.alarms);
   }
 
@@ -120,32 +127,51 @@ export class Tile {
     if (key === this.alarmKey) return;
     this.alarmKey = key;
     const strip = this.find("alarm");
-    strip.hidden = !first;
+    if (strip.hidden === Boolean(first)) { strip.hidden = !first; this.fitLabel(); }
     const looks = ["alarm-high", "alarm-medium", "alarm-low", "acknowledged"];
     const wanted = first ? [`alarm-${first.priority}`, ...(first.acknowledged ? ["acknowledged"] : [])] : [];
     for (const name of looks) strip.classList.toggle(name, wanted.includes(name));
     // The priority is told by the number of marks too: !!! high, !! medium, ! low (IEC 60601-1-8:2020, 6.3.2.2).
     this.set("alarm-marks", first ? "!".repeat(3 - RANK[first.priority]) : "");
-    this.set("alarm-text", first ? alarmText(first) : "");
+    this.texts = first ? [alarmText(first), alarmShort(first)] : ["", ""];
     strip.title = alarms.map(alarmText).join("\n");
     this.set("alarm-more", first?.acknowledged && first.by ? t("bed.acknowledged_by", { name: first.by }) : alarms.length > 1 ? `+${alarms.length - 1}` : "");
     for (const priority of Object.keys(RANK)) this.element.classList.toggle(`alarmed-${priority}`, waiting[0]?.priority === priority);
     this.element.setAttribute("aria-label", [this.bed.label || this.id, ...alarms.map(alarmText)].join(". "));
     const button = this.find("ack");
-    if (button) { button.hidden = !waiting.length; button.disabled = false; }
+    if (button) button.hidden = !waiting.length;
+    const pauseButton = this.find("pause");
+    if (pauseButton) pauseButton.hidden = !waiting.length && pauseButton.getAttribute("aria-pressed") !== "true";
+    this.fitAlarm();
     inPhase(this.element);
+  }
+
+  /** Names of beds often differ at their end: one that is too long is shortened in its middle, so that two never look alike. */
+  fitLabel() {
+    const target = this.find("label");
+    const box = target.closest(".bed-name");
+    const name = target.title;
+    target.textContent = name;
+    const letters = [...name];
+    for (let keep = letters.length - 1; keep >= 6 && box.scrollWidth > box.clientWidth + 1; keep -= Math.max(1, Math.floor(keep / 10))) {
+      const tail = Math.ceil(keep * 0.6);
+      target.textContent = `${letters.slice(0, keep - tail).join("")}…${letters.slice(-tail).join("")}`;
+    }
+  }
+
+  /** Say the alarm in full where there is room for it, else in a word: "Ventricular…" could be either of two. */
+  fitAlarm() {
+    const target = this.find("alarm-text");
+    const [long, short] = this.texts ?? ["", ""];
+    if (target.textContent !== long) target.textContent = long;
+    if (short && target.scrollWidth > target.clientWidth + 1) target.textContent = short;
   }
 
   async acknowledge() {
     const ids = this.bed.alarms.filter((alarm) => !alarm.acknowledged).map((alarm) => alarm.id);
-    const button = this.find("ack");
-    if (!ids.length) return;
-    if (button) button.disabled = true;
-    const done = await acknowledge(this.id, ids);
-    if (button && !done) button.disabled = false;
-    setTimeout(() => { if (button?.isConnected) button.disabled = false; }, 3000);
+    if (ids.length) await busy(this.find("ack"), () => acknowledge(this.id, ids));
   }
 
   /** Pause the sound of this bed, or end the pause. */
-  pause(now) { return pause(this.id, { seconds: this.bed.paused > now ? 0 : 120 }); }
+  pause(now) { return busy(this.find("pause"), () => pause(this.id, { seconds: this.bed.paused > now ? 0 : 120 })); }
 }

@@ -54,6 +54,12 @@ export class Trends {
         this.load();
       });
     }
+    // The file is made when it is asked for, of the hours that are chosen then, in the reader's own time.
+    const file = this.root.querySelector("[data-csv]");
+    const path = file.getAttribute("href");
+    file.addEventListener("click", () => {
+      file.href = `${path}?${new URLSearchParams({ hours: String(this.hours), zone: Intl.DateTimeFormat().resolvedOptions().timeZone ?? "" })}`;
+    });
     const asTable = this.root.querySelector("[data-as-table]");
     asTable.addEventListener("click", () => {
       const on = this.table.hidden;

@@ -39,7 +39,12 @@ const seen = new IntersectionObserver((entries) => {
 }, { rootMargin: "120px" });
 
 const sized = new ResizeObserver((entries) => {
-  for (const entry of entries) tiles.get(entry.target.closest("[data-tile]").dataset.device)?.sweep.resize();
+  for (const entry of entries) {
+    const tile = tiles.get(entry.target.closest("[data-tile]").dataset.device);
+    tile?.sweep.resize();
+    tile?.fitLabel();
+    tile?.fitAlarm();
+  }
 });
 
 let toldView = "";
@@ -89,7 +94,7 @@ function show(bed) {
 function layout() {
   const count = page.ids.length;
   if (!count) return;
-  if (phone()) { wall.style.setProperty("--columns", "1"); wall.style.setProperty("--tile", "138px"); return; }
+  if (phone()) { wall.style.setProperty("--columns", "1"); wall.style.setProperty("--tile", "152px"); return; }
   // A page that is not full keeps the grid of a full one: tiles do not jump in size from page to page.
   const shown = page.total > perPage() ? perPage() : count;
   const chosen = Number(inputs.density.value) || 0;
@@ -239,7 +244,9 @@ ready.then(() => {
   const again = () => { clearTimeout(resized); resized = setTimeout(() => { ask(); layout(); }, 120); };
   addEventListener("resize", again);
   document.addEventListener("fullscreenchange", again);
-  link.addEventListener("state", () => requestAnimationFrame(layout)); // the banner takes some of the room
+  // Banners take some of the room: no bed may slip below the fold because of them.
+  const banners = new ResizeObserver(() => { if (page.ids.length) again(); });
+  for (const banner of document.querySelectorAll(".banner")) banners.observe(banner);
   document.addEventListener("theme", () => { for (const tile of tiles.values()) tile.sweep.redraw(); });
   document.addEventListener("visibilitychange", tellView);
   setInterval(() => { for (const tile of tiles.values()) tile.ageing(siteNow()); }, 1000);

@@ -230,13 +230,18 @@ function makePrint() {
   const title = document.createElement("h1");
   title.textContent = document.querySelector("h1").textContent.trim();
   const facts = document.createElement("p");
-  facts.textContent = [document.querySelector(".bar-note").innerText.replaceAll("\n", " "), t("review.scale_print", { speed: view.speed, gain }), find("said").textContent].join(" · ");
-  area.replaceChildren(title, facts);
+  const zoned = (ms) => localTime(new Date(ms), "zoned");
+  facts.textContent = [
+    main.dataset.place, zoned(Number(main.dataset.raised)), find("standing").textContent.trim(), t("review.scale_print", { speed: view.speed, gain }), t("review.source", { name: source }), find("said").textContent,
+  ].filter(Boolean).join(" · ");
+  // Who lies in a bed is not known here, and a strip without a name belongs to nobody: there is a line to write on.
+  const patient = Object.assign(document.createElement("p"), { className: "print-patient", textContent: t("review.patient_line", { line: "_".repeat(34), number: "_".repeat(18) }) });
+  area.replaceChildren(title, facts, patient);
   const [from, to] = [Number(main.dataset.start), Number(main.dataset.start) + Number(main.dataset.seconds) * 1000];
   const step = (PRINT_MM / view.speed) * 1000;
   for (let at = from; at < to; at += step) {
     const when = document.createElement("p");
-    when.textContent = localTime(new Date(at), "full");
+    when.textContent = localTime(new Date(at), "zoned");
     area.append(when);
     for (const channel of channels) {
       const canvas = document.createElement("canvas");
@@ -247,9 +252,13 @@ function makePrint() {
       canvas.style.height = `${heightMm}mm`;
       lane.place({ from: at, speed: view.speed }, gain);
       lane.draw(paint, { events: events(), marks, march: false, active: false });
+      canvas.style.maxWidth = "none"; // a narrower paper cuts the row: it must not shrink it
       area.append(canvas);
     }
   }
+  const end = Object.assign(document.createElement("p"), { className: "print-end" });
+  end.textContent = [t("review.printed", { time: zoned(Date.now()), name: document.documentElement.dataset.user ?? "—" }), document.querySelector(".foot span").textContent, t("review.check_scale")].join(" · ");
+  area.append(end);
 }
 
 ready.then(() => {

@@ -106,7 +106,8 @@ class Viewer {
       nextMark: () => { pane.cine.stop(); pane.marked(1); }, previousMark: () => { pane.cine.stop(); pane.marked(-1); },
       faster: () => pane.cine.faster(1), slower: () => pane.cine.faster(-1),
       link: () => { this.linked = !this.linked; if (this.linked) this.#follow(pane); }, other: () => this.#other(),
-      screen: () => (document.fullscreenElement ? document.exitFullscreen() : this.root.requestFullscreen?.().catch(() => null)),
+      // The whole page goes full screen, not the viewer alone: alarms and a lost link stay in sight above it.
+      screen: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen?.().catch(() => null)),
       help: () => this.#help(), beside: () => this.#beside(),
     };
     deeds[name]?.();
@@ -131,8 +132,8 @@ class Viewer {
 
   #help() {
     const dialog = document.getElementById("viewer-help");
-    if (dialog.open) dialog.close();
-    else dialog.showModal();
+    // Not modal: a modal one would lay itself over the alarms in the header.
+    if (dialog.open) { dialog.close(); this.active.stage.focus({ preventScroll: true }); } else dialog.show();
   }
 
   #show() {
@@ -140,7 +141,7 @@ class Viewer {
     const on = {
       window: shared.tool === "window", pan: shared.tool === "pan", distance: shared.tool === "distance", ellipse: shared.tool === "ellipse",
       contour: shared.layers.contour, box: shared.layers.box, axes: shared.layers.axes, invert: this.active.inverted, loupe: shared.loupe,
-      link: this.linked && this.panes.length > 1, screen: document.fullscreenElement === this.root,
+      link: this.linked && this.panes.length > 1, screen: document.fullscreenElement !== null,
     };
     for (const [name, pressed] of Object.entries(on)) {
       for (const button of this.root.querySelectorAll(`.viewer-tools [data-do=${name}]`)) button.setAttribute("aria-pressed", String(pressed));
@@ -155,6 +156,7 @@ class Viewer {
   #key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
     const dialog = document.getElementById("viewer-help");
+    if (dialog.open && event.key === "Escape") { this.#help(); return; }
     if (dialog.open && event.key !== "?") return;
     const target = event.target;
     if (target.closest("input:not([type=range]):not([type=radio]), textarea, select, [contenteditable]")) return;
