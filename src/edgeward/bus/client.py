@@ -38,6 +38,11 @@ class Bus:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
+    def client(self) -> Client:
+        """The connection itself, for other files of ``bus``."""
+        return self._client
+
+    @property
     def connected(self) -> bool:
         """Whether the server is there now."""
         return bool(self._client.is_connected)

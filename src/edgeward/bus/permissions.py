@@ -14,6 +14,14 @@ AUTH_ACCOUNT = "AUTH"
 SYSTEM_ACCOUNT = "SYS"
 
 
+#: To follow what devices published with QoS 1 (``bus.stored``): one consumer of the server's own stream, no stream.
+_STORED_VITALS = (
+    f"$JS.API.CONSUMER.DURABLE.CREATE.$MQTT_msgs.{s.STORED_VITALS}",
+    f"$JS.API.CONSUMER.MSG.NEXT.$MQTT_msgs.{s.STORED_VITALS}",
+    f"$JS.ACK.$MQTT_msgs.{s.STORED_VITALS}.>",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Permissions:
     """Subjects a role may publish to and subscribe to, beside its own inbox and heartbeat."""
@@ -45,6 +53,7 @@ ROLES: dict[str, Permissions] = {
             s.DELIVER_NOTICE,
             s.RECORDER_RECENT,
             s.RECORDER_OBSERVED,
+            *_STORED_VITALS,
         ),
         subscribe=(s.WAVE_ALL, s.VITAL_ALL, "work.monitor.>", s.STATE_VIEWING),
     ),

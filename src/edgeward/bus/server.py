@@ -135,6 +135,7 @@ jetstream {{
   store_dir: {quote(str(home.nats / "store"))}
   max_file_store: {settings.store_mb}MB
   max_memory_store: 64MB
+  sync_interval: "1s"
   cipher: aes
   key: $EDGEWARD_STORE_KEY
 }}

@@ -44,6 +44,7 @@ def vital(device_id: str) -> str:
 
 
 VITAL_ALL = "raw.vital.*"
+STORED_VITALS = "edgeward-vitals"  # the monitor's consumer of those that were published with QoS 1 (``bus.stored``)
 
 # ---------------------------------------- imaging
 

@@ -22,8 +22,10 @@ from tests.support.site import TestSite, new_home
 from edgeward.bedside import Numerics, Observation, ObservationQuery, Observations, SetBed, Trend, TrendQuery, Vital
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus
+from edgeward.bus.stored import TwoWays
 from edgeward.clinic.monitor.numerics_log import Batch, NumericsLog
 from edgeward.clinic.recorder import role as recorder
+from edgeward.gateway import mqtt
 from edgeward.messages import Ok, Refused
 from edgeward.privacy.database import Database, DatabaseError, DatabaseFull
 from edgeward.privacy.keys import SiteKey
@@ -257,3 +259,61 @@ def test_a_damaged_log_is_refused_with_what_to_do(place: tuple[Path, SiteKey]) -
     with pytest.raises(DatabaseError):
         NumericsLog(place[0].with_name("other.db"), place[1])
     assert sqlite3.connect(place[0].with_name("other.db")).execute("SELECT count(*) FROM a").fetchone() == (0,)
+
+
+# ---------------------------------------- by MQTT
+
+
+async def test_a_pack_that_the_broker_acknowledged_while_no_monitor_was_there_is_taken_up(ward: Monitored) -> None:
+    door = await mqtt.start(await ward.site.context("gateway"))
+    device = await ward.wearable("bed-1")
+    await ward.start()
+
+    def publish(value: float, qos: int = 1) -> None:
+        pack = json.dumps([{"n": "spo2", "u": "%", "v": value, "t": time.time()}])
+        device.client.publish("raw/vital/bed-1", pack, qos=qos).wait_for_publish(10)
+
+    # The first of them until the monitor follows the store: then it holds over every restart.
+    async with asyncio.timeout(30):
+        while not ward.context.stats.counters.get("packs_stored"):
+            await asyncio.to_thread(publish, 97.0)
+            await asyncio.sleep(0.2)
+    await ward.until(lambda: "bed-1" in ward.beds and ward.beds["bed-1"].vitals)
+    before = ward.context.stats.counters["packs"]
+    await asyncio.to_thread(publish, 96.0)
+    await asyncio.to_thread(publish, 95.0, 0)
+    await ward.until(lambda: ward.context.stats.counters["packs"] >= before + 2)
+    await ward.stop()
+
+    sent = [80.0 + number / 10 for number in range(100)]
+    for value in sent:
+        await asyncio.to_thread(publish, value)
+    await asyncio.to_thread(publish, 99.0, 0)  # QoS 0: nobody promised anything
+    await ward.start()
+    await ward.until(lambda: ward.context.stats.counters.get("packs_stored", 0) >= 100)
+    await ward.until(lambda: "bed-1" in ward.beds and sent[-1] in {v.value for v in ward.beds["bed-1"].vitals})
+
+    context = await ward.site.context("recorder")
+    task = asyncio.create_task(recorder.run(context))
+    await ward.until(lambda: context._status == "ready")
+    async with asyncio.timeout(30):
+        while len([one for one in await recorded(ward.console, "bed-1") if one.value < 95.0]) < 100:
+            await asyncio.sleep(0.1)
+    values = [one.value for one in await recorded(ward.console, "bed-1")]
+    assert [value for value in values if value < 95.0] == sent
+    assert (values.count(96.0), values.count(95.0), values.count(99.0)) == (1, 1, 0)
+    context.stopping.set()
+    await task
+    device.close()
+    await door.close()
+
+
+def test_the_same_bytes_by_two_ways_count_once_and_meant_twice_count_twice() -> None:
+    ways = TwoWays()
+    assert ways.in_memory("a", b"x")
+    assert ways.in_memory("a", b"x")
+    assert not ways.from_store("a", b"x")
+    assert not ways.from_store("a", b"x")
+    assert ways.from_store("a", b"x"), "while nobody was there"
+    assert not ways.in_memory("a", b"x"), "the store was faster"
+    assert ways.in_memory("b", b"x"), "another device"

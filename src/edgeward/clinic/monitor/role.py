@@ -15,9 +15,10 @@ import time
 from typing import Any
 
 from edgeward.bedside import AlarmPause, AlarmQuery, Hearing, NoticeReport, Numerics, SetBed
-from edgeward.bus import subjects
+from edgeward.bus import stored, subjects
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
+from edgeward.bus.stored import Stored, TwoWays
 from edgeward.clinic.monitor import restart, signals
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.bank import warm_up
@@ -27,7 +28,7 @@ from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.floods import FloodWatch
 from edgeward.clinic.monitor.intake import Intake
-from edgeward.clinic.monitor.keeper import Keeper
+from edgeward.clinic.monitor.keeper import Keeper, NotKept
 from edgeward.clinic.monitor.limits import Profiles, rhythm_limits
 from edgeward.clinic.monitor.numerics_log import NumericsLog
 from edgeward.clinic.monitor.publisher import Publisher
@@ -103,6 +104,7 @@ class MonitorRole:
         )
         self.desk = Desk(self, section.audio_pause_s, lambda: set(self.devices))
         self.alarm_system = AlarmSystem(time.monotonic())
+        self._two_ways = TwoWays()
         self.devices: dict[str, str] = {}  # source -> enrolled device that brings it; empty: not known
         self.waiting: list[tuple[str, bytes, int]] | None = []  # packets that come while a restart is taken up
         self.viewed: dict[str, float] = {}
@@ -220,11 +222,27 @@ class MonitorRole:
         if source_id in self.viewed:
             self._fresh_traces.add(source_id)
 
-    def receive_numerics(self, subject: str, data: bytes) -> None:
-        """Take one SenML pack from the bus."""
+    def receive_numerics(self, subject: str, data: bytes, is_stored: bool) -> None:
+        """Take one SenML pack from the bus; the server's store may bring it once more."""
+        if not is_stored or self._two_ways.in_memory(subject, data):
+            self._pack(subject, data, self.clock.now_ns())
+
+    async def keep_stored(self, packs: list[Stored]) -> bool:
+        """Take what the server has stored (QoS 1): it was acknowledged to devices, also while nobody was here."""
+        for one in packs:
+            if self._two_ways.from_store(one.subject, one.data):
+                self._pack(one.subject, one.data, min(self.clock.steady_ns(one.at_ns), self.clock.now_ns()))
+        try:
+            await self.keeper.settled()
+        except NotKept:
+            return False
+        self.context.stats.count("packs_stored", len(packs))
+        return True
+
+    def _pack(self, subject: str, data: bytes, received_ns: int) -> None:
         source_id = subject.rsplit(".", 1)[-1]
         try:
-            self.intake.pack(source_id, data, self.clock.now_ns())
+            self.intake.pack(source_id, data, received_ns)
         except ValueError as error:
             self.context.stats.count("packs_refused")
             self._complain(source_id, str(error), "vitals")
@@ -508,10 +526,12 @@ async def run(context: RoleContext) -> None:
     await bus.serve(subjects.MONITOR_NOTICE, NoticeReport, desk.notice, queue)
     await bus.subscribe(subjects.MONITOR_HEARING, Hearing, role.hear)
     await bus.subscribe(subjects.STATE_VIEWING, Viewing, role.view)
-    await bus.subscribe_raw(subjects.VITAL_ALL, role.receive_numerics)
+    await stored.subscribe(bus, subjects.VITAL_ALL, role.receive_numerics)
     await bus.flush()
     await restart.publish_active(role, restored)
     work += [asyncio.ensure_future(loop()) for loop in (role.tick, role.publish_beds, role.check)]
+    follow = stored.follow(bus, subjects.STORED_VITALS, subjects.VITAL_ALL, role.keep_stored)
+    work.append(asyncio.ensure_future(follow))
     context.ready()
     stopping = asyncio.ensure_future(context.stopping.wait())
     # A loop that ends by itself is a defect: leave, and be restarted.
