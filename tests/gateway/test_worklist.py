@@ -21,9 +21,9 @@ from tests.gateway.test_orders import Desk, omi
 from tests.support.peers import require
 
 from edgeward.gateway.dimse import DimseRequest, Operation
+from edgeward.gateway.matching import plain
 from edgeward.gateway.worklist import MODALITY_WORKLIST, Worklist
 from edgeward.gateway.worklist_entry import SHORTCUTS, entry_dataset
-from edgeward.gateway.worklist_keys import plain
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Pure. Responsible for whether a value matches a key. Not responsible for where v
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable
 
 Match = Callable[[str], bool]
@@ -26,7 +27,7 @@ def matcher(vr: str, key: str) -> Match | None:
     ----------
     vr
         Value representation of the attribute: ``UI`` takes a list, ``DA`` and ``TM`` a range, ``PN`` is compared
-        without case; all but these take the wildcards ``*`` and ``?``.
+        without case and accents, in any of its three groups; all but these take the wildcards ``*`` and ``?``.
 
     Raises
     ------
@@ -46,8 +47,8 @@ def matcher(vr: str, key: str) -> Match | None:
     if vr == "TM":
         return _range(key, _TIME, "a time is HHMMSS, a range HHMMSS-HHMMSS", lambda text: text.replace(":", ""))
     if vr == "PN":
-        wanted_name = _name(key)
-        return lambda value: wild(wanted_name, _name(value))
+        wanted_name = names(key)
+        return lambda value: same_name(wanted_name, value)
     if vr == "IS":
         return lambda value: value.strip() == key
     return lambda value: wild(key, value.strip())
@@ -76,10 +77,22 @@ def wild(pattern: str, text: str) -> bool:
     return not pattern[at:].strip("*")
 
 
-def _name(value: str) -> str:
-    """Return a person name as it is compared: no case, no padding, no empty components at the end."""
-    groups = (group.strip().rstrip("^ ") for group in value.casefold().split("="))
-    return "=".join(groups).rstrip("=")
+def plain(text: str) -> str:
+    """Return text as names are compared: without case, accents and other marks."""
+    decomposed = unicodedata.normalize("NFKD", text)
+    return unicodedata.normalize("NFKC", "".join(c for c in decomposed if not unicodedata.combining(c)).casefold())
+
+
+def names(text: str) -> list[str]:
+    """Return the groups of a person name, or of a key for one, as they are compared; empty ones are left out."""
+    groups = [plain(group).strip().rstrip("^ ") for group in text.split("=")]
+    return [" ".join(group.split()) for group in groups if group]
+
+
+def same_name(wanted: list[str], value: str) -> bool:
+    """Return whether one of the `wanted` groups matches any group of a name (PS3.4, C.2.2.2.1.3)."""
+    given = names(value)
+    return any(wild(pattern, group) for pattern in wanted for group in given) if wanted else True
 
 
 def _range(key: str, form: re.Pattern[str], hint: str, plain: Callable[[str], str]) -> Match:

@@ -9,7 +9,6 @@ matching. Names are compared without case, accents and padding, in any of their 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
-from edgeward.gateway.matching import wild
+from edgeward.gateway.matching import names, same_name, wild
 from edgeward.gateway.order_entry import Entry
 from edgeward.gateway.worklist_entry import SHORTCUTS, entry_dataset, example
 
@@ -194,8 +193,8 @@ def _test(element: DataElement) -> Callable[[str], bool] | None:
     if vr == "UI":
         return frozenset(wanted).__contains__
     if vr == "PN":
-        names = [_name(text) for text in wanted]
-        return lambda value: any(_same_name(name, value) for name in names)
+        groups = [group for text in wanted for group in names(text)]
+        return lambda value: same_name(groups, value)
     if vr in ("DA", "TM", "DT") and any("-" in text for text in wanted):
         if len(wanted) > 1:
             raise BadIdentifier(0xA900, "a range stands alone")
@@ -204,22 +203,6 @@ def _test(element: DataElement) -> Callable[[str], bool] | None:
     if vr in _WILD:
         return lambda value: any(wild(text, value) for text in wanted)
     return lambda value: value in wanted
-
-
-def plain(text: str) -> str:
-    """Return text as names are compared: without case, accents and other marks."""
-    decomposed = unicodedata.normalize("NFKD", text)
-    return unicodedata.normalize("NFKC", "".join(c for c in decomposed if not unicodedata.combining(c)).casefold())
-
-
-def _name(text: str) -> list[str]:
-    groups = [plain(group).strip().rstrip("^ ") for group in text.split("=")]
-    return [" ".join(group.split()) for group in groups if group]
-
-
-def _same_name(wanted: list[str], value: str) -> bool:
-    given = _name(value)
-    return any(wild(pattern, group) for pattern in wanted for group in given) if wanted else True
 
 
 # ---------------------------------------- dates and times
