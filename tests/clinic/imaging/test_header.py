@@ -244,15 +244,29 @@ def test_times_are_told_on_the_clock_of_the_image():
     assert local_time(CREATED_NS, "+9900", timezone(timedelta(hours=1))).hour == (utc.hour + 1) % 24
 
 
-def test_text_too_long_or_with_control_characters_is_made_fit():
+def test_text_with_control_characters_is_made_fit():
     image = breast_image()
-    image.add_new("PatientID", "UT", "x" * 500 + "\\\x00\n")
     image.add_new("StudyID", "UT", "a\nb\\c")
 
     result = reread(result_of(image))
 
-    assert result.PatientID == "x" * 64
     assert result.StudyID == "a b c"
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "IssuerOfPatientID", "AccessionNumber"])
+@pytest.mark.parametrize("value", ["x" * 65, "A\\B", "a\nb"])
+def test_an_identifier_that_cannot_be_written_whole_is_left_out(keyword, value):
+    image = breast_image()
+    image.add_new(keyword, "UT" if len(value) > 64 else "LO", value.split("\\"))
+
+    assert not reread(result_of(image)).get(keyword)
+
+
+def test_an_accession_number_longer_than_the_standard_allows_is_told_in_full():
+    image = breast_image()
+    image.add_new("AccessionNumber", "LO", "HOSP-2026-000123456789")
+
+    assert reread(result_of(image)).AccessionNumber == "HOSP-2026-000123456789"
 
 
 def test_the_frame_count_of_the_finding_counts_where_the_image_says_nothing():

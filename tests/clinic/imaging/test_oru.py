@@ -151,7 +151,7 @@ def test_the_control_id_is_the_same_on_a_repeat_and_another_for_a_revision():
 
 
 def test_delimiters_and_line_breaks_in_a_name_stay_in_their_field():
-    image = breast_image(PatientID="a|b^c&d~e\\F\\", StudyDescription="x\ny")
+    image = breast_image(PatientID="a|b^c&d~e", StudyDescription="x\ny")
     finding = finding_for(image)
     finding = msgspec.structs.replace(finding, model="m|1\r\nOBX|9|ST")
 
@@ -159,8 +159,15 @@ def test_delimiters_and_line_breaks_in_a_name_stay_in_their_field():
 
     message = read(data)
     patient = message.oru_r01_patient_result.oru_r01_patient.pid.pid_3.cx_1
-    assert patient.to_er7() == "a\\F\\b\\S\\c\\T\\d\\R\\e"  # a backslash ends a value in DICOM
+    assert patient.to_er7() == "a\\F\\b\\S\\c\\T\\d\\R\\e"
     assert data.count(b"\r") == 5 + len(results(data))
+
+
+@pytest.mark.parametrize("name", ["", "^^^^", "=="])
+def test_a_name_that_is_not_known_is_said_to_be_unspecified(name):
+    message = read(written(image=breast_image(PatientName=name)))
+
+    assert message.oru_r01_patient_result.oru_r01_patient.pid.pid_5.to_er7() == "^^^^^^U"
 
 
 def test_a_name_in_several_scripts_is_written_in_all_of_them():

@@ -278,9 +278,13 @@ def _person(group: str) -> tuple[str, ...]:
 
 
 def _names(name: str) -> er7.Value:
-    """Return PID-5: alphabetic, ideographic and phonetic representation as repetitions."""
+    """Return PID-5, which is required: alphabetic, ideographic and phonetic representation as repetitions.
+
+    A name that is not known is one of type U (unspecified, table 0200).
+    """
     groups = zip(name.split("="), "AIP", strict=False)
-    return [(*_person(group), "", "L", representation) for group, representation in groups if group.strip("^ ")]
+    known = [(*_person(group), "", "L", representation) for group, representation in groups if group.strip("^ ")]
+    return known or [("", "", "", "", "", "", "U")]
 
 
 def _coded(code: Code) -> tuple[str, str, str]:

@@ -67,8 +67,15 @@ _FORM = {
     "AS": re.compile(r"\d{3}[DWMY]"),
     "DS": re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"),
 }
+# By these a record system finds the patient and the order. Cut or taken in part they may be another's.
+_IDENTIFIERS = frozenset(
+    {"PatientID", "IssuerOfPatientID", "AccessionNumber"}
+    | {f"{which}OrderNumberImagingServiceRequest" for which in ("Placer", "Filler")}
+)
+_LONGEST_IDENTIFIER = 64  # also of an accession number, which real systems make longer than SH allows
 OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
+_BLANK = "".join(map(chr, range(0x21))) + "\x7f"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +206,8 @@ def _text(dataset: Dataset, keyword: str) -> str:
 def _carried(dataset: Dataset, keyword: str) -> str:
     """Return the value of `keyword` in a form its VR allows, or empty."""
     vr, value = dictionary_VR(keyword), _text(dataset, keyword)
+    if keyword in _IDENTIFIERS:
+        return _identifier(dataset, keyword)
     if keyword == "PatientSex":
         return _one_of(value, "M", "F", "O")
     if keyword == "TimezoneOffsetFromUTC":
@@ -213,6 +222,18 @@ def _carried(dataset: Dataset, keyword: str) -> str:
     if (form := _FORM.get(vr)) and (len(value) > longest or not form.fullmatch(value)):
         return ""
     return CONTROL.sub(" ", value)[:longest].strip()
+
+
+def _identifier(dataset: Dataset, keyword: str) -> str:
+    """Return an identifier as it stands, or empty if that cannot be written: never a part of it."""
+    try:
+        value: Any = dataset.get(keyword)
+    except Exception:  # as in _text
+        return ""
+    if isinstance(value, MultiValue | list | tuple) and len(value) > 1:  # a backslash within it
+        return ""
+    text = _text(dataset, keyword).strip(_BLANK)
+    return "" if len(text) > _LONGEST_IDENTIFIER or CONTROL.search(text) else text
 
 
 def clean_name(value: str) -> str:
