@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -197,6 +198,27 @@ async def test_other_content_types_are_refused(web: Web, content_type: str, stat
 
     assert answer.status_code == status
     assert web.admitted == []
+
+
+async def test_a_compressed_body_is_refused_as_such(web: Web) -> None:
+    content = gzip.compress(body(breast_image(rows=16, columns=16)))
+    kind = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
+
+    answer = await web.client().post(
+        "/studies", content=content, headers={"Content-Type": kind, "Content-Encoding": "gzip"}
+    )
+
+    assert answer.status_code == 415
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+async def test_an_object_without_study_is_kept_and_told_without_a_path(web: Web) -> None:
+    answer = await web.store(breast_image(rows=16, columns=16, StudyInstanceUID=""))
+
+    assert answer.status_code == 200
+    assert "00081190" not in answer.json()
+    (told,) = answer.json()["00081199"]["Value"]
+    assert "00081190" not in told
 
 
 async def test_an_answer_in_xml_is_not_offered(web: Web) -> None:

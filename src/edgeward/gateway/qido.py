@@ -270,7 +270,8 @@ def shown(entry: Entry, query: Query, root: str, in_study: bool) -> dict[str, An
         if not (usual or query.everything or attribute.keyword in query.included):
             continue
         result[attribute.tag] = _element(attribute.vr, attribute.value(entry))
-    result["00081190"] = {"vr": "UR", "Value": [_url(entry, query.level, root)]}
+    if query.level == "study" or entry.series_instance_uid:  # else there is no path to it
+        result["00081190"] = {"vr": "UR", "Value": [_url(entry, query.level, root)]}
     return dict(sorted(result.items()))
 
 

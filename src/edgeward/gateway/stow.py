@@ -63,6 +63,8 @@ class Stow:
     async def store(self, request: Request) -> Response:
         """Serve ``POST studies`` and ``POST studies/{study}``."""
         accept_json(request)
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise HTTPException(415, "the body must not be compressed", {"Accept-Encoding": "identity"})
         splitter = _splitter(request)
         outcome = _Outcome(f"{request.base_url}dicomweb", request.path_params.get("study", ""))
         peer: WebPeer = request.scope["state"]["peer"]
@@ -190,13 +192,14 @@ class _Outcome:
     def stored(self, item: Item) -> None:
         """Note that an instance is in safe keeping."""
         self._studies.add(item.study_instance_uid)
-        url = (
-            f"{self._root}/studies/{item.study_instance_uid}/series/{item.series_instance_uid}"
-            f"/instances/{item.sop_instance_uid}"
-        )
-        self._stored.append(
-            _reference(item.sop_class_uid, item.sop_instance_uid) | {"00081190": {"vr": "UR", "Value": [url]}}
-        )
+        told = _reference(item.sop_class_uid, item.sop_instance_uid)
+        if item.study_instance_uid and item.series_instance_uid:  # else there is no path to it
+            url = (
+                f"{self._root}/studies/{item.study_instance_uid}/series/{item.series_instance_uid}"
+                f"/instances/{item.sop_instance_uid}"
+            )
+            told["00081190"] = {"vr": "UR", "Value": [url]}
+        self._stored.append(told)
 
     def failed(self, sop_class_uid: str, sop_instance_uid: str, status: int) -> None:
         """Note that an instance was refused; its UIDs are empty if it did not come so far."""

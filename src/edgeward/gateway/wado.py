@@ -40,7 +40,8 @@ from edgeward.privacy.vault import Vault, VaultDamaged
 _log = logging.getLogger("edgeward.gateway.wado")
 T = TypeVar("T")
 
-_UID = re.compile(r"[0-9.]{1,64}")
+# Also what is no UID by the standard: some that make objects anonymous write hashes, and they are stored as they are.
+_UID = re.compile(r"[0-9A-Za-z._-]{1,1024}")
 _NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d{1,9})?([eE][+-]?\d{1,2})?")
 _PIECE = 1 << 20
 _FRAMES = 10_000  # in one request
@@ -190,7 +191,7 @@ class Wado:
         """
         uids = [request.path_params.get(name, "") for name in ("study", "series", "instance")]
         if not all(_UID.fullmatch(uid) for uid in uids if uid):
-            raise HTTPException(400, "a UID is digits and dots, at most 64")
+            raise HTTPException(400, "the path has something that can be no UID")
         held = await self._in_thread(lambda: self._catalogue.held(*uids))
         if held:
             return held
