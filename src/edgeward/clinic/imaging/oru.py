@@ -283,7 +283,9 @@ def _names(name: str) -> er7.Value:
     A name that is not known is one of type U (unspecified, table 0200).
     """
     groups = zip(name.split("="), "AIP", strict=False)
-    known = [(*_person(group), "", "L", representation) for group, representation in groups if group.strip("^ ")]
+    known: list[str | tuple[str, ...]] = [
+        (*_person(group), "", "L", representation) for group, representation in groups if group.strip("^ ")
+    ]
     return known or [("", "", "", "", "", "", "U")]
 
 
