@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -327,6 +328,25 @@ async def test_a_bundle_is_one_hand_over_per_place(doors):
         assert {(one.source_id, len(one.vitals)) for one in monitor.taken} == {("emr1-MON7", 3), ("emr1-MON8", 1)}
         assert (await web.post("/", json=bundle(observation(), pressure(), patient, other))).status_code == 200
         assert len(monitor.taken) == 2
+
+
+@pytest.mark.parametrize("kind", ["transaction", "batch"])
+async def test_names_that_hold_for_one_bundle_are_no_names(doors, kind):
+    patient = {"resourceType": "Patient", "identifier": [{"system": "urn:hosp", "value": "4711"}]}
+    device = {"resourceType": "Device", "deviceName": [{"name": "Bed 7", "type": "user-friendly-name"}]}
+    async with doors.monitor() as monitor, doors.web() as web:
+        for value in (96, 97):
+            names = f"urn:uuid:{uuid.uuid4()}", f"urn:uuid:{uuid.uuid4()}"
+            sent = observation(value=value, subject={"reference": names[0]}, device={"reference": names[1]})
+            whole = bundle(patient, device, sent, kind=kind)
+            for row, name in zip(whole["entry"], names, strict=False):
+                row["fullUrl"] = name
+            assert (await web.post("", json=whole)).status_code == 200
+        single = observation(value=98, subject={"identifier": {"system": "urn:hosp", "value": "4711"}})
+        assert (await web.post("/Observation", json=single)).status_code == 201
+        assert len({one.patient for one in monitor.taken}) == 1, "one patient, not three"
+        assert [one.source_id for one in monitor.taken[:2]] == [monitor.taken[0].source_id] * 2, "and one bed"
+        assert monitor.taken[0].label == "Bed 7"
 
 
 async def test_of_a_transaction_all_or_nothing_of_a_batch_each(doors):

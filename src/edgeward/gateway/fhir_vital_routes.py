@@ -83,7 +83,8 @@ class VitalSigns:
             raise FhirError(413, "too-costly", f"a Bundle may hold {_MOST_ENTRIES} entries", "Bundle.entry")
         sent_ns = fhir_vitals.sent_of(bundle)
         if kind == "batch":
-            answers = [await self._batched(row, index, device_id, sent_ns) for index, row in enumerate(rows)]
+            # Of a batch no entry may refer to another (R4, 3.1.0.11), but some do.
+            answers = [await self._batched(row, index, device_id, sent_ns) for index, row in enumerate(_resolved(rows))]
         else:
             answers = await self._transacted(rows, device_id, sent_ns)
         response = "batch-response" if kind == "batch" else "transaction-response"
@@ -100,7 +101,7 @@ class VitalSigns:
             return {"response": {"status": str(error.status), "outcome": outcome(error)}}
 
     async def _transacted(self, rows: list[Any], device_id: str, sent_ns: int) -> list[dict[str, Any]]:
-        entries = [self._entry(row, index, device_id, sent_ns) for index, row in enumerate(rows)]
+        entries = [self._entry(row, index, device_id, sent_ns) for index, row in enumerate(_resolved(rows))]
         together = fhir_vitals.merged([entry.numerics for entry in entries if entry and entry.numerics])
         whole = json.dumps([device_id, rows], sort_keys=True, default=str).encode()
 
@@ -161,6 +162,11 @@ class VitalSigns:
 def _entries(bundle: dict[str, Any]) -> list[Any]:
     rows = bundle.get("entry")
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _resolved(rows: list[Any]) -> list[Any]:
+    bundled = {str(row["fullUrl"]): _resource(row) for row in rows if row.get("fullUrl")}
+    return [{**row, "resource": fhir_vitals.resolved(_resource(row), bundled)} for row in rows]
 
 
 def _resource(row: Any) -> dict[str, Any]:

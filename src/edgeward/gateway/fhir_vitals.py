@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from edgeward import codes
@@ -137,6 +137,37 @@ def merged(numerics: Sequence[Numerics]) -> list[Numerics]:
 def sent_of(bundle: dict[str, Any]) -> int:
     """Return when a Bundle says that it was put together; 0 if it does not."""
     return _instant(bundle.get("timestamp"))
+
+
+def resolved(resource: dict[str, Any], bundled: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return an Observation of a Bundle, with what its subject and its device are called in that Bundle.
+
+    In a transaction they are often named by a ``urn:uuid`` that holds for this one Bundle: to take it for
+    a name would make another patient, or another bed, of each.
+
+    Parameters
+    ----------
+    bundled
+        The resources of the Bundle by ``fullUrl``.
+    """
+    found = resource
+    for element in ("subject", "device"):
+        reference = _table(resource.get(element))
+        target = bundled.get(str(reference.get("reference", "")))
+        if target is None or not str(reference.get("reference")).startswith("urn:") or reference.get("identifier"):
+            continue
+        names = [str(one.get("name", "")) for one in _rows(target, "deviceName")]
+        identifier = next((one for one in _rows(target, "identifier") if one.get("value")), None)
+        if identifier is None and element == "device":
+            value = next((text for text in (str(target.get("serialNumber") or ""), *names) if text), "")
+            identifier = {"value": value} if value else None
+        named = {key: value for key, value in reference.items() if key != "reference"}
+        if identifier is not None:
+            named["identifier"] = identifier
+        if names and element == "device":
+            named.setdefault("display", names[0])
+        found = {**found, element: named}
+    return found
 
 
 # ---------------------------------------- one value
