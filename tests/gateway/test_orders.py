@@ -117,6 +117,47 @@ def test_a_cancellation_without_a_step_takes_all_steps_and_one_with_a_step_takes
     assert desk.book.steps() == []
 
 
+PAIR = {
+    "by filler": ("OBR|1|P1|F1|BUS^left^L", "OBR|2|P1|F2|BUS^right^L"),
+    "by code": ("OBR|1|P1||BUL^left^L", "OBR|2|P1||BUR^right^L"),
+    "by position": ("OBR|1|P1||BUS^left^L", "OBR|2|P1||BUS^right^L"),
+}
+
+
+@pytest.mark.parametrize("pair", PAIR.values(), ids=PAIR.keys())
+def test_several_procedures_of_one_order_are_all_kept(desk, pair):
+    head = orm().split("ORC|")[0]
+    order = head + "\r".join(("ORC|{}|P1", *pair)) + "\r"
+
+    assert desk.take(order.format("NW")).outcome == "AA"
+    assert desk.take(order.format("NW")).outcome == "AA"
+    assert [entry.order.procedure for entry in desk.book.steps()] == ["left", "right"]
+    assert len({entry.step_id for entry in desk.book.steps()}) == 2
+
+    desk.take(head + "ORC|CA|P1\r")
+    assert desk.book.steps() == []
+
+
+@pytest.mark.parametrize("name", ["by filler", "by code"])
+def test_one_of_several_procedures_is_cancelled_by_itself(desk, name):
+    head = orm().split("ORC|")[0]
+    desk.take(head + "\r".join(("ORC|NW|P1", *PAIR[name])) + "\r")
+
+    desk.take(head.replace("20260301120000", "20260301120100") + "ORC|CA|P1\r" + PAIR[name][1] + "\r")
+
+    assert [entry.order.procedure for entry in desk.book.steps()] == ["left"]
+
+
+@pytest.mark.parametrize("control", ["XO", "SC", "CA"])
+def test_a_filler_number_does_not_replace_an_accession_number(desk, control):
+    desk.take(orm(accession="ACC7"))
+
+    desk.take(orm(control, accession="", at="20260301120500").replace("|P1||BUS", "|P1|FILL7|BUS"))
+
+    (order,) = desk.book.query(OrdersQuery()).orders
+    assert order.accession_number == "ACC7"
+
+
 def test_the_same_order_twice_is_one_order_with_the_same_study(desk):
     desk.take(orm())
     before = desk.one()

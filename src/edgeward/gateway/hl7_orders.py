@@ -19,9 +19,12 @@ station AE title     IPC-9
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
+
+from msgspec import structs
 
 from edgeward.gateway.mllp import Handler, Sender
 from edgeward.gateway.order_entry import Action, Change, Code, Entry, OrderError, Status
@@ -172,7 +175,34 @@ def _order(group: Sequence[Segment], patient: dict[str, Any], source: str, at: i
             if action in ("new", "update"):
                 _require(entry, has_obr=bool(parts))
             found.append(Change(action=action, entry=entry, status=status))
-    return found
+    return _told_apart(found) if len(found) > 1 else found
+
+
+def _told_apart(changes: list[Change]) -> list[Change]:
+    """Return the changes of an order with several procedures or steps, each with a step id of its own.
+
+    Where the placer gives none it is made of what tells the procedures apart: filler number, else code, else position.
+    Otherwise the last would be taken for an update of the first.
+    """
+    entries = [change.entry for change in changes]
+    if all(entry.step_id_given for entry in entries):
+        return changes
+    fillers, codes = [entry.filler_id for entry in entries], [entry.procedure_code.value for entry in entries]
+    positions = [str(number) for number in range(len(entries))]
+    names = next(names for names in (fillers, codes, positions) if len(set(names)) == len(names) and all(names))
+    return [
+        change
+        if change.entry.step_id_given
+        else structs.replace(
+            change, entry=structs.replace(change.entry, step_id=_made(change.entry, name), step_id_given=True)
+        )
+        for change, name in zip(changes, names, strict=True)
+    ]
+
+
+def _made(entry: Entry, name: str) -> str:
+    digest = hashlib.sha256(f"{entry.order.order_id}\0{name}".encode()).digest()
+    return f"S{int.from_bytes(digest[:8], 'big') % 10**12:012d}"
 
 
 def _parts(group: Sequence[Segment]) -> list[tuple[Segment, Sequence[Segment]]]:

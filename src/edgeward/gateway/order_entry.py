@@ -113,13 +113,19 @@ def status_after(now: Status | None, change: Change) -> Status:
 
 
 def merged(old: Entry, new: Entry) -> Entry:
-    """Return `old` with what `new` tells; what `new` leaves empty stays. Status and step id stay `old`'s."""
+    """Return `old` with what `new` tells; what `new` leaves empty stays. Status and step id stay `old`'s.
+
+    A filler number stands in for an accession number where none is told. It does not replace one that was.
+    """
     kept_order = {"order_id", "status", "received_ns"}
     order = {
         name: value
         for name in Order.__struct_fields__
         if name not in kept_order and (value := getattr(new.order, name)) not in ("", 0)
     }
+    known = old.order.accession_number not in ("", old.filler_id, old.order.order_id)
+    if known and new.filler_id and new.order.accession_number == new.filler_id:
+        del order["accession_number"]
     kept = {"order", "step_id", "step_id_given"}
     rest = {
         name: value

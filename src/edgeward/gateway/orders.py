@@ -256,6 +256,8 @@ class OrderBook:
                 seq, old = unnamed[0]
                 same = [(seq, msgspec.structs.replace(old, step_id=new.step_id, step_id_given=True))]
             rows = same
+        elif len(rows) > 1:  # of several procedures the one that is meant, if the message tells
+            rows = _meant(rows, lambda entry: entry.filler_id, new) or _meant(rows, _code, new) or rows
         if not rows:
             return [self._add(db, change)]
         return [(seq, self._put(db, seq, self._changed(old, change))) for seq, old in rows]
@@ -354,6 +356,14 @@ class OrderBook:
         except (ValueError, OverflowError, OSError):
             scheduled = 0
         return max(entry.order.changed_ns, min(scheduled, entry.order.changed_ns + 3650 * _DAY_NS))
+
+
+def _meant(rows: list[tuple[int, Entry]], key: Callable[[Entry], str], new: Entry) -> list[tuple[int, Entry]]:
+    return [row for row in rows if key(new) and key(row[1]) == key(new)]
+
+
+def _code(entry: Entry) -> str:
+    return entry.procedure_code.value
 
 
 def _due(entry: Entry) -> tuple[str, int]:
