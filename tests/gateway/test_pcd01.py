@@ -207,10 +207,12 @@ def test_consciousness_is_read(kind, value):
     assert vital(oru(obx("c", value, kind=kind, code="67775-7^Responsiveness^LN"))).value == 2
 
 
-def test_waveforms_are_passed_over_and_counted():
-    wave = obx("wave", "^".join(["12"] * 500), kind="NA", code="131329^MDC_ECG_ELEC_POTL_I^MDC")
-    reading = read(er7.parse(oru(wave, obx("hr", 70))), "gw", NOW, str)
-    assert reading.counts["hl7_waveforms_passed_over"] == 1
+def test_waveforms_that_nobody_reads_are_counted_and_no_error():
+    gas = obx("wave", "^".join(["12"] * 500), kind="NA", code="152464^MDC_CONC_AWAY_O2^MDC")
+    multiplexed = obx("wave", "1^2^3", kind="MA", code="131329^MDC_ECG_ELEC_POTL_I^MDC")
+    reading = read(er7.parse(oru(gas, multiplexed, obx("hr", 70))), "gw", NOW, str)
+    assert (reading.counts["hl7_waveforms_unknown"], reading.counts["hl7_waveforms_passed_over"]) == (1, 1)
+    assert (reading.waves, reading.unusable) == ({}, None)
     assert len(reading.numerics[0].vitals) == 1
 
 

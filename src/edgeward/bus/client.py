@@ -65,6 +65,19 @@ class Bus:
         except (nats.errors.Error, OSError) as error:
             raise BusError(f"cannot publish on {subject}: {error or type(error).__name__}") from error
 
+    async def publish_raw(self, subject: str, payload: bytes) -> None:
+        """Publish a payload that is not a message of ours.
+
+        Raises
+        ------
+        BusError
+            If the connection is closed or the payload is too large.
+        """
+        try:
+            await self._client.publish(subject, payload)
+        except (nats.errors.Error, OSError) as error:
+            raise BusError(f"cannot publish on {subject}: {error or type(error).__name__}") from error
+
     async def request(self, subject: str, message: Message, answer: Any, timeout_s: float) -> Any:
         """Send a request and return its answer, a message of type `answer` (a type or a union).
 

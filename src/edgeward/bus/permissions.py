@@ -40,6 +40,7 @@ ROLES: dict[str, Permissions] = {
             s.ITEM_STATE_ALL,
             s.STATE_STUDY,
             s.MONITOR_NUMERICS,
+            s.WAVE_ALL,  # of monitors that speak HL7
         ),
         subscribe=("work.gateway.>", s.QUARANTINED, s.role_state("engine")),
     ),

@@ -70,6 +70,20 @@ class Handover:
                 raise NotTaken(reasons[0])
         self.count("numerics_values", sum(len(one.vitals) for one in numerics))
 
+    async def wave(self, source_id: str, packet: bytes) -> None:
+        """Send a waveform packet on its way, as a device that speaks MQTT does.
+
+        Raises
+        ------
+        NotTaken
+            If the bus does not take it.
+        """
+        try:
+            await self._bus.publish_raw(subjects.wave(source_id), packet)
+        except BusError as error:
+            raise NotTaken("the bus does not take waveforms") from error
+        self.count("hl7_wave_packets")
+
     async def once(self, key: bytes, work: Callable[[], Awaitable[None]]) -> bool:
         """Do `work` unless it was done for this key already; return whether it was done now.
 

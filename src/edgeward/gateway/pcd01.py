@@ -15,8 +15,9 @@ patient       PID-3, of which only a keyed digest goes further
 ============ =================================================================================================
 
 No value is: a status (OBX-11) of X, D, W, N, I or O, a flag (OBX-8) of INV, NAV or CAL, and what ``measurement`` says.
-DEMO and TEST stay marked. Waveforms (types NA and MA) are acknowledged, counted and not kept: they come by MQTT. A code
-that we have no parameter for is no error either, because a monitor sends hundreds of settings and statuses.
+DEMO and TEST stay marked. Waveforms (type NA) are read by ``pcd01_waves`` and go the way of a wearable's packets; one
+that cannot be used is an error, after the numerics were taken. A code that we have no parameter or channel for is no
+error, because a monitor sends hundreds of settings and statuses.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import asyncio
 import datetime as dt
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from edgeward import codes
@@ -33,6 +34,7 @@ from edgeward import units as known_units
 from edgeward.bedside import Numerics, Vital
 from edgeward.gateway.handover import Handover, NotTaken, source_id
 from edgeward.gateway.mllp import Handler, Sender
+from edgeward.gateway.pcd01_waves import ARRAY, Array, Arrays, Streams, Unusable, channel_of
 from edgeward.hl7 import values
 from edgeward.hl7.acknowledgement import ACCEPTED, Answer, Code, Outcome
 from edgeward.hl7.er7 import Message, Segment
@@ -40,7 +42,8 @@ from edgeward.measurement import Validity, measured
 
 EVENT = "ORU^R01"
 _TYPES = ("NM", "SN", "ST", "CWE", "CE", "CNE", "TX", "IS", "")
-_WAVEFORMS = ("NA", "MA")
+_OTHER_WAVEFORMS = ("MA",)
+WAVES = "ORU^W01"
 _WITHDRAWN = {"D": "deleted", "W": "wrong"}  # table 0085
 _NO_RESULT = {"X": "not_obtained", "N": "not_asked", "I": "pending", "O": "order_only"}
 # IHE PCD TF-2, appendix B, OBX-8: the measurement status of IEEE 11073-10201.
@@ -74,14 +77,17 @@ class _Group:
     label: str = ""
     patient: str = ""
     vitals: dict[tuple[str, int], tuple[tuple[bool, int], Vital]] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=Arrays)
 
 
 @dataclass(slots=True)
 class Reading:
-    """A message, read."""
+    """A message, read. `unusable`: why a waveform of it cannot be used."""
 
     numerics: list[Numerics]
     counts: Counter[str]
+    waves: dict[str, list[Array]] = field(default_factory=dict)
+    unusable: Unusable | None = None
 
 
 def read(message: Message, device_id: str, received_ns: int, pseudonym: Callable[[str], str]) -> Reading:
@@ -114,7 +120,7 @@ def read(message: Message, device_id: str, received_ns: int, pseudonym: Callable
             reader.observe(segment)
     if not reader.observed:
         raise Misread(Code.SEGMENT_SEQUENCE, "OBX", "the message has no OBX segment")
-    return Reading(reader.numerics(), reader.counts)
+    return Reading(reader.numerics(), reader.counts, reader.waves(), reader.unusable)
 
 
 class _Reader:
@@ -132,6 +138,8 @@ class _Reader:
         self._now: _Group | None = None
         self._at_ns = sent_ns
         self.validity: Validity = "valid"
+        self._about = ""  # OBR-4
+        self.unusable: Unusable | None = None
         self.counts: Counter[str] = Counter()
         self.observed = 0
 
@@ -151,12 +159,18 @@ class _Reader:
 
     def request(self, obr: Segment) -> None:
         self._at_ns = _time(obr, 7, self._zone) or self._sent_ns
+        self._about = f"{obr.text(4, 1)} {obr.text(4, 2)}"
 
     def observe(self, obx: Segment) -> None:
         self.observed += 1
         kind = obx.text(2).upper()
-        if kind in _WAVEFORMS:
+        if kind == ARRAY:
+            self._wave(obx)
+            return
+        if kind in _OTHER_WAVEFORMS:
             self.counts["hl7_waveforms_passed_over"] += 1
+            return
+        if self._now is not None and self._now.arrays.found and self._now.arrays.attribute(obx):
             return
         meaning, code = _meaning(obx)
         if meaning is None:
@@ -166,21 +180,40 @@ class _Reader:
         if kind not in _TYPES:
             self.counts["hl7_types_unknown"] += 1
             return
-        if not self._placed:
-            raise Misread(
-                Code.FIELD_MISSING, "PV1-3", "the message is about several patients and does not say which bed is whose"
-            )
-        if self._now is None:
-            self._now = self._group(self._device_id, "")
+        place = self._place()
         at_ns = _time(obx, 14, self._zone) or self._at_ns
         vital = _vital(obx, kind, meaning, code, at_ns, self.validity)
         if vital.value is None:
             self.counts["hl7_no_value"] += 1
         # Of several measurements of one time the best one counts: a value before none, then by the code's rank.
         key, rank = (vital.parameter, at_ns), (vital.value is None, meaning.rank)
-        best = self._now.vitals.get(key)
+        best = place.vitals.get(key)
         if best is None or rank < best[0]:
-            self._now.vitals[key] = (rank, vital)
+            place.vitals[key] = (rank, vital)
+
+    def _place(self) -> _Group:
+        """Return whose the observations are that follow."""
+        if not self._placed:
+            raise Misread(
+                Code.FIELD_MISSING, "PV1-3", "the message is about several patients and does not say which bed is whose"
+            )
+        if self._now is None:
+            self._now = self._group(self._device_id, "")
+        return self._now
+
+    def _wave(self, obx: Segment) -> None:
+        if channel_of(obx) is None:
+            self.counts["hl7_waveforms_unknown"] += 1
+            return
+        try:
+            self._place().arrays.take(obx, _time(obx, 14, self._zone) or self._at_ns, self._about)
+            self.counts["hl7_waveforms"] += 1
+        except Unusable as error:
+            self.unusable = self.unusable or error
+
+    def waves(self) -> dict[str, list[Array]]:
+        """Return the waveforms of each place."""
+        return {group.source_id: group.arrays.found for group in self._groups.values() if group.arrays.found}
 
     def numerics(self) -> list[Numerics]:
         """Return what was read, one per place."""
@@ -196,7 +229,7 @@ class _Reader:
                 patient=group.patient,
             )
             for group in self._groups.values()
-            if group.vitals
+            if group.vitals or group.arrays.found  # the monitor learns whose waveforms come
         ]
 
     def _group(self, key: str, label: str) -> _Group:
@@ -205,7 +238,7 @@ class _Reader:
             if len(self._groups) >= _MOST_PLACES:
                 raise Misread(Code.SEGMENT_SEQUENCE, "PV1", f"the message is about more than {_MOST_PLACES} places")
             group = self._groups[key] = _Group(key, values.clean(label))
-        if group.vitals and group.patient != self._patient:
+        if (group.vitals or group.arrays.found) and group.patient != self._patient:
             raise Misread(Code.DUPLICATE_KEY, "PV1-3", "two patients are said to be at one place")
         group.patient = self._patient
         return group
@@ -287,10 +320,19 @@ def _time(segment: Segment, number: int, zone: str = "") -> int:
 
 
 class Pcd01:
-    """Answers ORU^R01: accepted once the monitor has the measurements."""
+    """Answers ORU^R01 and ORU^W01: accepted once the numerics are on the monitor's disk and waveforms on the bus.
 
-    def __init__(self, handover: Handover, pseudonym: Callable[[str], str]) -> None:
-        self._handover, self._pseudonym = handover, pseudonym
+    Parameters
+    ----------
+    publish
+        Sends a waveform packet of a source on its way. It raises `NotTaken` where that is not possible.
+    """
+
+    def __init__(
+        self, handover: Handover, pseudonym: Callable[[str], str], publish: Callable[[str, bytes], Awaitable[None]]
+    ) -> None:
+        self._handover, self._pseudonym, self._publish = handover, pseudonym, publish
+        self._streams = Streams()
 
     async def take(self, message: Message, sender: Sender, received_ns: int) -> Answer:
         """Take one message.
@@ -300,7 +342,7 @@ class Pcd01:
         """
         self._handover.count("hl7_observations")
         try:
-            if len(message.segments) > _LARGE:
+            if len(message.segments) > _LARGE or any(segment.text(2) == ARRAY for segment in message.segments[1:]):
                 reading = await asyncio.to_thread(read, message, sender.device_id, received_ns, self._pseudonym)
             else:
                 reading = read(message, sender.device_id, received_ns, self._pseudonym)
@@ -310,6 +352,9 @@ class Pcd01:
 
         async def give() -> None:
             await self._handover.give(reading.numerics)
+            await self._waves(reading)
+            if reading.unusable is not None:  # not remembered as done: sent again it is answered as this time
+                raise reading.unusable
 
         try:
             if await self._handover.once(f"{sender.device_id}\0{whole}".encode(errors="replace"), give):
@@ -317,9 +362,28 @@ class Pcd01:
                     self._handover.count(name, count)
         except NotTaken as error:
             return Answer(Outcome.ERROR, f"{error}; send it again later", Code.INTERNAL)
+        except Unusable as error:
+            self._handover.count("hl7_waveforms_refused")
+            text = f"{error}; everything else of the message was taken"
+            return Answer(Outcome.ERROR, text, error.code, error.where)
         return ACCEPTED
+
+    async def _waves(self, reading: Reading) -> None:
+        for source, arrays in reading.waves.items():
+            # Several pieces of one channel, each with its time, may stand in one message.
+            for at_ns in sorted({array.at_ns for array in arrays}):
+                together = [array for array in arrays if array.at_ns == at_ns]
+                try:
+                    packets, repeated = self._streams.packets(source, together)
+                except Unusable as error:
+                    reading.unusable = reading.unusable or error
+                    continue
+                if repeated:
+                    self._handover.count("hl7_samples_repeated", repeated)
+                for packet in packets:
+                    await self._publish(source, packet)
 
 
 def handled(pcd01: Pcd01) -> dict[str, Handler]:
     """Return the handlers for ``MllpDoor``."""
-    return {EVENT: pcd01.take}
+    return {EVENT: pcd01.take, WAVES: pcd01.take}

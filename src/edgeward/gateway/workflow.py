@@ -86,7 +86,7 @@ class Workflow:
             settings,
             registry=registry,
             quarantine=quarantine,
-            handlers=handled(Hl7Orders(self.book)) | pcd01.handled(pcd01.Pcd01(handover, pseudonym)),
+            handlers=handled(Hl7Orders(self.book)) | pcd01.handled(pcd01.Pcd01(handover, pseudonym, handover.wave)),
             count=context.stats.count,
         )
         self.services: tuple[DimseService, ...] = (Worklist(self.book), self.performed, self._commitment)
