@@ -17,6 +17,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from edgeward.bus import bulk
 from edgeward.messages import M, Message, MessageError, Refused, decode, decode_one_of, encode
 
 _log = logging.getLogger("edgeward.bus")
@@ -152,6 +153,33 @@ class Bus:
                 _log.exception("handler of %s failed", subject)
 
         await self._client.subscribe(subject, cb=receive)
+
+    @property
+    def full(self) -> bool:
+        """Whether bulk subscriptions bring more than is read: we are behind."""
+        return self._bulk is not None and self._bulk.reading.full
+
+    async def subscribe_bulk(self, subject: str, handler: Callable[[bulk.Batch], None]) -> None:
+        """Call `handler` with all subjects and payloads that arrived together, in order.
+
+        For streams of many small messages, whose payload is not a message of ours.
+
+        Messages are taken some milliseconds after their arrival at most (``reading``).
+        """
+
+        def receive(batch: bulk.Batch) -> None:
+            try:
+                handler(batch)
+            except Exception:
+                _log.exception("handler of %s failed", subject)
+
+        async def never(message: Msg) -> None:
+            receive([(message.subject, message.data)])
+
+        # Before the subscription is made, or its first messages would go another way and could be overtaken.
+        self._bulk = bulk.install(self._client)
+        self._bulk.add_next(receive)
+        await self._client.subscribe(subject, cb=never)
 
     async def serve_raw(self, subject: str, handler: Callable[[bytes], Awaitable[bytes]]) -> None:
         """Answer requests whose payload is not a message of ours (the server's own callouts)."""
