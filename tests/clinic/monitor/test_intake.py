@@ -8,7 +8,8 @@ from tests.support.monitoring import SECOND, Site
 from tests.support.wearable import RATE, ecg
 
 from edgeward.bedside import Numerics, Vital
-from edgeward.clinic.monitor.intake import Intake, Pace
+from edgeward.clinic.monitor import streams
+from edgeward.clinic.monitor.intake import Intake
 from edgeward.clinic.monitor.limits import Limits
 from edgeward.waveform import FLAG_LAST, Block, Channel, Kind, WaveformPacket, encode, encode_channels
 
@@ -127,10 +128,11 @@ def test_an_alarm_from_packets_in_time_is_not_late():
 
 
 def test_a_faster_clock_in_the_device_does_not_make_it_late_for_ever():
-    pace = Pace(250.0)
+    book = np.zeros(1, dtype=streams.STREAM)
+    streams.new_stream(book, 0, 250.0, 0)
     for second in range(7200):
-        pace.take(second * 250, 250, int(second * SECOND * 1.0002))  # 200 ppm: 1.4 s in two hours
-    assert pace.behind_ns(7200 * 250, int(7200 * SECOND * 1.0002)) < SECOND * 0.1
+        streams.take_pace(book, 0, second * 250, 250, int(second * SECOND * 1.0002))  # 200 ppm: 1.4 s in two hours
+    assert streams.behind_ns(book, 0, 7200 * 250, int(7200 * SECOND * 1.0002)) < SECOND * 0.1
 
 
 def test_a_heart_rate_beyond_its_limit_alarms_once():

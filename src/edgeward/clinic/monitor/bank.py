@@ -21,7 +21,7 @@ from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.kernel import BEAT, advance
 from edgeward.clinic.monitor.limits import Limits
 from edgeward.clinic.monitor.queue import Queue
-from edgeward.clinic.monitor.readings import Look, Numerics
+from edgeward.clinic.monitor.readings import Board, Numerics
 from edgeward.clinic.monitor.rhythm import CONDITIONS, TRANSITION, Condition
 from edgeward.clinic.monitor.seats import Patient, Seats
 from edgeward.clinic.monitor.state import MAX_LEADS, Tuning
@@ -246,18 +246,6 @@ class MonitorBank:
         self._queue.put(patient.row, samples, first_sample, mask, received_ns)
         self._keep_small(received_ns)
 
-    def refuse(self, device_id: str) -> None:
-        """Count a packet that is there already.
-
-        Raises
-        ------
-        KeyError
-            If the device is not enrolled.
-        """
-        stream = self.seats.book[self.row(device_id)]
-        stream["packets"] += 1
-        stream["refused"] += 1
-
     def take_usual(
         self,
         data: NDArray[np.uint8],
@@ -267,6 +255,7 @@ class MonitorBank:
         begin: int,
         received_ns: int,
         looks: NDArray[np.int64],
+        leave_ns: int = 0,
     ) -> int:
         """Queue packets as they came, up to the first that is not usual; see `streams.take_usual`.
 
@@ -291,6 +280,7 @@ class MonitorBank:
             queue.arrived,
             queue.count,
             looks,
+            leave_ns,
         )
         self._keep_small(received_ns)
         return int(at)
@@ -476,12 +466,10 @@ class MonitorBank:
         KeyError
             If a device is not enrolled.
         """
-        look = self.look([self.row(device_id) for device_id in device_ids], now_ns)
-        return [look.numerics(place) for place in range(len(device_ids))]
-
-    def look(self, rows: NDArray[np.intp] | Sequence[int], now_ns: int) -> Look:
-        """Return the numbers of the patients in these rows, as they are now."""
-        return Look(self.seats, rows, now_ns)
+        board = Board(self.seats)
+        rows = [self.row(device_id) for device_id in device_ids]
+        board.look(rows, now_ns)
+        return [board.numerics(row) for row in rows]
 
     def fresh(self) -> NDArray[np.intp]:
         """Return the rows of the patients who sent since the last call."""
@@ -537,9 +525,9 @@ class MonitorBank:
         return np.concatenate(beats) if beats else self._no_beats.copy()
 
     def statistics(self) -> dict[str, int]:
-        """Return counts over all patients: packets, missing, refused."""
+        """Return counts over all patients: packets, missing, refused, left out."""
         book = self.seats.book[: len(self.seats.by_row)]
-        counts = {name: int(book[name].sum()) for name in ("packets", "missing", "refused")}
+        counts = {name: int(book[name].sum()) for name in ("packets", "missing", "refused", "left_out")}
         return {"patients": len(book), **counts}
 
 

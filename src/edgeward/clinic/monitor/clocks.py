@@ -21,7 +21,7 @@ slow, for all that can be seen from here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from edgeward.clinic.monitor.conditions import ConditionEvent
@@ -150,6 +150,24 @@ class Clock:
     def to_site(self, device_ns: int, received_ns: int) -> int:
         """Return a time of the device's clock by the site's clock; never later than its arrival."""
         return min(device_ns - self._line(received_ns), received_ns) if self.known else min(device_ns, received_ns)
+
+    def frame(self) -> tuple[int, int, float, int, int, int] | None:
+        """Return within what a look changes nothing, for those who look at thousands (``streams``).
+
+        Returns
+        -------
+        tuple or None
+            Arrival and value at the base of the line, its slope, the divisor of its slack (0: none), the end of the
+            bucket and the best seen in it. None: the next look matters in any case.
+        """
+        if not self.known or self._ahead or self._behind is not None:
+            return None
+        slack = 0 if self._slope_known else _SLACK
+        return self._base_ns, self._base_seen, self._slope, slack, self._bucket_start + self._width, self._best
+
+    def passed(self, device_ns: int) -> None:
+        """Take it that the clock showed this meanwhile, and that nothing followed from it."""
+        self._last_device = device_ns
 
     # ---------------------------------------- steps
 
@@ -281,6 +299,7 @@ class Clocks:
     def __init__(self) -> None:
         self._clocks: dict[str, Clock] = {}
         self._told: set[str] = set()
+        self.before_look: Callable[[str, Clock], None] = lambda *_: None  # who looked on our behalf tells it now
 
     def __contains__(self, source_id: str) -> bool:
         return source_id in self._clocks
@@ -290,6 +309,7 @@ class Clocks:
         clock = self._clocks.get(source_id)
         if clock is None:
             clock = self._clocks[source_id] = Clock()
+        self.before_look(source_id, clock)
         clock.synchronised = synchronised
         clock.observe(device_ns, arrival_ns)
 

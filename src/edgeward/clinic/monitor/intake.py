@@ -1,81 +1,39 @@
 """Takes what sources send, whatever it came by, and gives it to those who look at it.
 
-Responsible for decoding, for knowing how each source's signal is sampled, for whose word a planned stop is, for how far
-behind its own pace a stream is. Not responsible for the signals (``bank``,
-``signals``), the numerics (``vitals``), the limits (``values``), alarms (``engine``) or the bus (``role``).
+Responsible for decoding, for the order of packets, for knowing how each source's signal is sampled, for whose word a
+planned stop is. Not responsible for the signals (``bank``, ``signals``), the numerics (``vitals``), the limits
+(``values``), alarms (``engine``) or the bus (``role``).
 
 All times are the site's steady clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from edgeward import waveform
 from edgeward.bedside import Numerics
-from edgeward.clinic.monitor import crosscheck, senml
-from edgeward.clinic.monitor.bank import MonitorBank
+from edgeward.clinic.monitor import crosscheck, senml, streams
+from edgeward.clinic.monitor.bank import MonitorBank, steps_ahead
 from edgeward.clinic.monitor.bank import Numerics as HeartNumbers
-from edgeward.clinic.monitor.clocks import Clocks
+from edgeward.clinic.monitor.clocks import Clock, Clocks
 from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.engine import Verdict
+from edgeward.clinic.monitor.keepup import KeepUp
 from edgeward.clinic.monitor.limits import Limits
+from edgeward.clinic.monitor.readings import Board
+from edgeward.clinic.monitor.reorder import Held, Reorder
 from edgeward.clinic.monitor.signals import SignalBank
 from edgeward.clinic.monitor.site_clock import SiteClock
 from edgeward.clinic.monitor.values import LimitWatch
 from edgeward.clinic.monitor.vitals import Change, Vitals
-from edgeward.waveform import FLAG_CLOCK_UNSYNCHRONISED, FLAG_LAST, SignalPacket
+from edgeward.waveform import FLAG_CLOCK_UNSYNCHRONISED, FLAG_LAST, SignalPacket, WaveformPacket
 
-#: The pace of a stream is the best it was within this time and the same time before.
-PACE_NS = 30_000_000_000
-#: A stream that is so much behind what was there began anew: a device keeps at most so much of what it could not send.
-ANEW_S = 30.0
-BURST_NS = 2_000_000_000
 CLOCKS_NS = 1_000_000_000  # devices' clocks drift slowly: a look a second is plenty
-
-
-@dataclass(slots=True)
-class Pace:
-    """When packets of a stream arrive, against the index of their samples: a stream that waited is behind it.
-
-    What is faster than ever before counts only after a while: a burst must not make its own beginning late.
-    """
-
-    rate_hz: float
-    packet_ns: int = 0  # how much of the signal one packet carries
-    next_sample: int = 0
-    best: int = 0  # arrival less stream time, ns
-    before: int | None = None  # the best of the span before
-    span: int = 0  # when this span began
-    faster: int = 0  # the best of the last moments
-    faster_since: int = 0
-
-    def take(self, first_sample: int, samples: int, received_ns: int) -> None:
-        """Take the arrival of a packet."""
-        seen = received_ns - round((first_sample + samples) / self.rate_hz * 1e9)
-        # A copy, or one that was overtaken, is no new stream: it must not hide that the stream is behind.
-        anew = first_sample == 0 or first_sample < self.next_sample - ANEW_S * self.rate_hz
-        self.packet_ns = round(samples / self.rate_hz * 1e9)
-        if not self.span or anew:
-            self.best, self.before, self.span = seen, None, received_ns
-            self.faster, self.faster_since = seen, received_ns
-        elif received_ns - self.span > PACE_NS:
-            self.before, self.best, self.span = self.best, seen, received_ns
-        if received_ns - self.faster_since > BURST_NS:
-            self.best = min(self.best, self.faster)
-            self.faster, self.faster_since = seen, received_ns
-        elif seen < self.faster:
-            self.faster = seen
-        self.next_sample = first_sample + samples if anew else max(self.next_sample, first_sample + samples)
-
-    def behind_ns(self, sample: int, now_ns: int) -> int:
-        """Return how long ago `sample` should have been here, its packet's own length allowed for."""
-        best = self.best if self.before is None else min(self.best, self.before)
-        return now_ns - best - round(sample / self.rate_hz * 1e9) - self.packet_ns
 
 
 class Intake:
@@ -88,9 +46,13 @@ class Intake:
         Rhythm limits of sources without their own.
     known : callable
         Called with a source before anything else is done with it, and the label that came with it.
+    reorder_ms : float
+        How long a packet waits for its predecessor.
     """
 
-    def __init__(self, clock: SiteClock, limits: Limits, known: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, clock: SiteClock, limits: Limits, known: Callable[[str, str], None], *, reorder_ms: float = 150.0
+    ) -> None:
         self._clock = clock
         self._known = known
         self.bank = MonitorBank(limits)
@@ -103,8 +65,12 @@ class Intake:
         self.resting: set[str] = set()  # said that they stop
         self.fresh: set[str] = set()  # sources whose numbers are not yet looked at
         self.shown: set[str] = set()  # sources with something new to show
-        self._pace: dict[str, Pace] = {}
-        self._numbers: dict[str, tuple[HeartNumbers, int]] = {}  # of the last look, and when that was
+        self.keep_up = KeepUp()
+        self.reorder = Reorder(round(reorder_ms * 1e6))
+        self._rows: dict[str, int] = {}  # source -> row of its ECG in the book of streams
+        self._seated = 0  # how often that has changed
+        self._board = Board(self.bank.seats)
+        self.clocks.before_look = self._tell_clock
         self._clocks_looked = 0
         self.counts: dict[str, int] = {}
         self.keep: Callable[[Numerics], None] = lambda _: None  # called with numerics that were taken
@@ -114,6 +80,38 @@ class Intake:
         return source_id in self.bank or source_id in self.signals
 
     # ------------------------------------------------------------------ waveforms
+
+    def waves(self, packets: Sequence[tuple[str, bytes]], received_ns: int, other: Callable[[str, bytes], None]) -> int:
+        """Take packets that came together, each with its source; return how many were as usual.
+
+        What is not usual is given to `other`, in its place among the rest: that does what is to be done with a packet
+        which `wave` may refuse.
+        """
+        count = len(packets)
+        data = np.frombuffer(b"".join([packet for _, packet in packets]), dtype=np.uint8)
+        starts = np.zeros(count + 1, dtype=np.int64)
+        np.cumsum([len(packet) for _, packet in packets], out=starts[1:])
+        looks = np.zeros(count, dtype=np.int64)
+        usual = at = 0
+        row_of = self._rows.get
+        rows = np.array([row_of(source_id, -1) for source_id, _ in packets], dtype=np.int64)
+        while True:
+            begun = at
+            at = self.bank.take_usual(
+                data, starts, rows, begin=begun, received_ns=received_ns, looks=looks, leave_ns=self.keep_up.leave_ns
+            )
+            usual += at - begun
+            for place in np.flatnonzero(looks[begun:at]).tolist():
+                source_id, row = packets[begun + place][0], int(rows[begun + place])
+                unsynchronised = bool(self.bank.seats.book[row]["unsynchronised"])
+                self._look(source_id, int(looks[begun + place]), received_ns, synchronised=not unsynchronised)
+            if at >= count:
+                return usual
+            seated = self._seated
+            other(*packets[at])
+            at += 1
+            if seated != self._seated:
+                rows[at:] = [row_of(one, -1) for one, _ in packets[at:]]
 
     def wave(self, source_id: str, data: bytes, received_ns: int) -> None:
         """Take one packet.
@@ -125,11 +123,69 @@ class Intake:
         """
         packet = waveform.read(data)
         self._known(source_id, "")
+        if self.keep_up.leaving:
+            if not self._leave_out(source_id, packet, received_ns):
+                self._use(
+                    source_id, [*self.reorder.release(source_id, self._sequence(source_id)), Held(packet, received_ns)]
+                )
+            return
+        found, copy = self.reorder.take(source_id, packet, received_ns, self._sequence(source_id))
+        if copy:
+            self.count("packets_repeated")
+        self._use(source_id, found)
+
+    def _leave_out(self, source_id: str, packet: SignalPacket, received_ns: int) -> bool:
+        """Leave a packet out if it waited; see `streams.take_usual`. Return whether it was."""
+        row, ecg = self._rows.get(source_id), packet.ecg
+        if row is None or ecg is None or steps_ahead(packet.sequence, self._sequence(source_id)) != 1:
+            return False
+        end = ecg.first_sample + ecg.samples.shape[1]
+        stream = self.bank.seats.book[row]
+        late = streams.behind_ns(self.bank.seats.book, row, end, received_ns) + int(stream["packet_ns"])
+        if not stream["span"] or late <= self.keep_up.leave_ns or packet.flags & FLAG_LAST:
+            return False
+        stream["left_out"] += 1
+        stream["missing"] += 1
+        stream["packets"] += 1
+        stream["received_ns"] = max(int(stream["received_ns"]), received_ns)
+        stream["sequence"], stream["next_sample"] = packet.sequence, end
+        self.signals.leave_out(source_id, packet, received_ns)
+        return True
+
+    def _sequence(self, source_id: str) -> int:
+        """Return the sequence number of a source's newest packet, -1 if there was none."""
+        if source_id in self.signals:
+            return self.signals.sequence(source_id)
+        row = self._rows.get(source_id)
+        return -1 if row is None else int(self.bank.seats.book[row]["sequence"])
+
+    def _use(self, source_id: str, packets: list[Held]) -> None:
+        """Use packets, in their order; tell afterwards what is the matter with the first that cannot be used."""
+        problem: ValueError | None = None
+        for one in packets:
+            try:
+                self._use_one(source_id, one.packet, one.received_ns)
+            except ValueError as error:
+                problem = problem or error
+        row = self._rows.get(source_id)
+        if row is not None:
+            self.bank.seats.book[row]["held"] = source_id in self.reorder
+        if problem is not None:
+            raise problem
+
+    def _use_one(self, source_id: str, packet: SignalPacket, received_ns: int) -> None:
         if packet.ecg is not None:
-            self._ecg(source_id, packet, received_ns)
+            self._ecg(source_id, packet, packet.ecg, received_ns)
         if packet.others or source_id in self.signals:
             self.signals.push(source_id, packet, received_ns=received_ns)
-        self.fresh.add(source_id)
+        row = self._rows.get(source_id)
+        if row is None:
+            self.fresh.add(source_id)
+        else:
+            book = self.bank.seats.book
+            book[row]["fresh"], book[row]["plain"] = 1, 0
+            if packet.ecg is not None and not packet.others and source_id not in self.signals:
+                streams.describe(book, row, packet.ecg)
         if packet.start_ns > 0:
             self._observe(source_id, packet, received_ns)
         if packet.flags & FLAG_LAST:
@@ -137,9 +193,7 @@ class Intake:
         elif source_id in self.resting:
             self.resting.discard(source_id)
 
-    def _ecg(self, source_id: str, packet: SignalPacket, received_ns: int) -> None:
-        ecg = packet.ecg
-        assert ecg is not None
+    def _ecg(self, source_id: str, packet: SignalPacket, ecg: WaveformPacket, received_ns: int) -> None:
         known = self.descriptions.get(source_id)
         if (
             known is None
@@ -157,7 +211,8 @@ class Intake:
             received_ns=received_ns,
             lead_off=ecg.lead_off,
         )
-        self._pace[source_id].take(ecg.first_sample, ecg.samples.shape[1], received_ns)
+        book = self.bank.seats.book
+        streams.take_pace(book, self._rows[source_id], ecg.first_sample, ecg.samples.shape[1], received_ns)
 
     def enrol(self, source_id: str, description: dict[str, Any]) -> None:
         """Make room for an ECG.
@@ -169,7 +224,11 @@ class Intake:
         """
         self.bank.enrol(source_id, **description, now_ns=self._clock.now_ns())
         self.descriptions[source_id] = description
-        self._pace[source_id] = Pace(description["rate_hz"])
+        row = self._rows[source_id] = self.bank.row(source_id)
+        self._seated += 1
+        streams.new_pace(self.bank.seats.book, row)
+
+    # ------------------------------------------------------------------ devices' clocks
 
     def _observe(self, source_id: str, packet: SignalPacket, received_ns: int) -> None:
         """Learn of the device's clock: its packet is sent when the last sample is taken."""
@@ -178,19 +237,39 @@ class Intake:
             length_s = ecg.samples.shape[1] / ecg.rate_hz
         else:
             length_s = max((b.samples.size / b.channel.rate_hz for b in packet.others), default=0.0)
-        self.clocks.observe(
-            source_id,
-            packet.start_ns + round(length_s * 1e9),
-            received_ns,
-            synchronised=not packet.flags & FLAG_CLOCK_UNSYNCHRONISED,
-        )
+        synchronised = not packet.flags & FLAG_CLOCK_UNSYNCHRONISED
+        self._look(source_id, packet.start_ns + round(length_s * 1e9), received_ns, synchronised=synchronised)
+
+    def _look(self, source_id: str, device_ns: int, received_ns: int, *, synchronised: bool) -> None:
+        """Look at a device's clock, and write into the book within what the next looks are not needed."""
+        self.clocks.observe(source_id, device_ns, received_ns, synchronised=synchronised)
+        row = self._rows.get(source_id)
+        clock = self.clocks.get(source_id)
+        frame = clock.frame() if clock is not None else None
+        if row is None or frame is None:
+            return
+        stream = self.bank.seats.book[row]
+        stream["base_ns"], stream["base_seen"], stream["slope"], stream["slack"] = frame[:4]
+        stream["bucket_end"], stream["bucket_best"] = frame[4:]
+        stream["device_ns"], stream["calm"] = device_ns, 1
+
+    def _tell_clock(self, source_id: str, clock: Clock) -> None:
+        """Before a clock is looked at: tell it what it showed while nobody had to look."""
+        row = self._rows.get(source_id)
+        if row is None:
+            return
+        stream = self.bank.seats.book[row]
+        if stream["passed"]:
+            clock.passed(int(stream["device_ns"]))
+        stream["passed"] = stream["calm"] = 0
 
     def lag_ms(self, event: ConditionEvent) -> float:
         """Return how long ago what decided an event should have been here."""
-        pace = self._pace.get(event.source_id)
-        if pace is None or event.decisive_sample < 0:
+        row = self._rows.get(event.source_id)
+        if row is None or event.decisive_sample < 0:
             return 0.0
-        return max(0.0, pace.behind_ns(event.decisive_sample, self._clock.now_ns()) / 1e6)
+        now = self._clock.now_ns()
+        return max(0.0, streams.behind_ns(self.bank.seats.book, row, event.decisive_sample, now) / 1e6)
 
     # ------------------------------------------------------------------ numerics
 
@@ -290,20 +369,30 @@ class Intake:
     def process(self) -> list[ConditionEvent]:
         """Take everything queued through the kernels; return what began or ended."""
         now = self._clock.now_ns()
+        for source_id in self.reorder.overdue(now):
+            self._use(source_id, self.reorder.release(source_id, self._sequence(source_id)))
         return [*self.bank.process(now), *self.signals.process(now), *self.watch.take_events()]
 
     def tick(self) -> list[ConditionEvent]:
         """Take the passing of time, and compare new numbers with the limits; return what began or ended."""
         now = self._clock.now_ns()
+        rows = self.bank.fresh()
+        self._board.look(rows, now)
+        by_row = self.bank.seats.by_row
+        names = [by_row[row].device_id for row in rows.tolist()]
+        resting, rows_of = self.resting, self._rows
+        self.watch.update_all(
+            "heart_rate",
+            (
+                (name, None if rate != rate else rate, at, quality)  # noqa: PLR0124 - not a number
+                for name, rate, quality, at in zip(names, *self._board.heart_rates(rows), strict=True)
+                if name not in resting and name in rows_of
+            ),
+            received_ns=now,
+        )
         fresh, self.fresh = self.fresh, set()
-        of_heart = [one for one in fresh if one in self.bank]
-        update = self.watch.update
-        for source_id, numbers in zip(of_heart, self.bank.numerics_of(of_heart, now), strict=True):
-            self._numbers[source_id] = numbers, now
-            if source_id not in self.resting:
-                at = now - round(numbers.age_ms * 1e6)
-                update(source_id, "heart_rate", numbers.heart_rate, at_ns=at, received_ns=now, quality=numbers.quality)
         self.shown |= fresh
+        self.shown.update(names)
         self.signals.give_values(self.watch)
         self._values(self.vitals.expire(now))
         self.watch.tick()
@@ -312,6 +401,11 @@ class Intake:
             self._clocks_looked = now
             found += self.clocks.conditions(now)
         return found
+
+    def look_behind(self, *, full: bool) -> None:
+        """Look whether monitoring keeps up; `full`: the connection brings more than is read."""
+        seats = self.bank.seats
+        self.keep_up.look(seats.book[: len(seats.by_row)], self._clock.now_ns(), full=full)
 
     # ------------------------------------------------------------------ sources
 
@@ -323,11 +417,11 @@ class Intake:
         KeyError
             If the source sends no ECG.
         """
-        known = self._numbers.get(source_id)
-        if known is None:
-            known = self._numbers[source_id] = self.bank.numerics(source_id, now_ns), now_ns
-        numbers, at = known
-        return numbers, numbers.age_ms + (now_ns - at) / 1e6
+        row = self._rows[source_id]
+        if not self._board.at_ns(row):
+            self._board.look([row], now_ns)
+        numbers = self._board.numerics(row)
+        return numbers, numbers.age_ms + (now_ns - self._board.at_ns(row)) / 1e6
 
     def rest(self, source_id: str) -> None:
         """Take it that a source stops on purpose: its silence is no alarm until it sends again."""
@@ -357,8 +451,9 @@ class Intake:
         self.clocks.forget(source_id)
         self.watch.drop(source_id)
         self.descriptions.pop(source_id, None)
-        self._pace.pop(source_id, None)
-        self._numbers.pop(source_id, None)
+        self._rows.pop(source_id, None)
+        self._seated += 1
+        self.reorder.forget(source_id)
         for kept in (self.resting, self.fresh, self.shown, self.changed):
             kept.discard(source_id)
 
@@ -372,11 +467,11 @@ class Intake:
         if not pulses or description is None or source_id not in self.bank or event.onset_sample < 0:
             return Verdict("undecided")
         rate_hz = description["rate_hz"]
-        pace = self._pace[source_id]
+        next_sample = int(self.bank.seats.book[self._rows[source_id]]["pace_next"])
         numbers = self.bank.numerics(source_id, now_ns)
         heart = crosscheck.Beats(
             times_s=self.bank.recent_beats(source_id) / rate_hz,
-            now_s=pace.next_sample / rate_hz,
+            now_s=next_sample / rate_hz,
             quality=numbers.quality or 0.0,
         )
         rate = event.args.get("rate")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,40 +41,57 @@ class Numerics:
     stale: bool
 
 
-class Look:
-    """The numbers of some patients as they were at one moment; who asks for one gets it then.
+class Board:
+    """The numbers of patients as they were when they were looked at last.
 
     Parameters
     ----------
     seats : Seats
-    rows : ndarray or list of int
-    now_ns : int
     """
 
-    def __init__(self, seats: Seats, rows: NDArray[np.intp] | Sequence[int], now_ns: int) -> None:
-        self._by_row = seats.by_row
-        self.rows = np.asarray(rows, dtype=np.intp)
-        self.now_ns = now_ns
-        self._columns = {name: seats.rows[name][self.rows] for name in _OF_RHYTHM}
-        self._columns |= {name: seats.book[name][self.rows] for name in _OF_STREAM}
+    def __init__(self, seats: Seats) -> None:
+        self._seats = seats
+        self._columns: dict[str, NDArray[Any]] = {}
+        self._at = np.zeros(0, dtype=np.int64)
 
-    def heart_rates(self) -> tuple[list[float], list[float | None], list[int]]:
-        """Return per patient the heart rate (not a number: none), its quality, and when it was there."""
-        started = self._columns["started"].tolist()
-        quality = self._columns["quality"].tolist()
+    def look(self, rows: NDArray[np.intp] | Sequence[int], now_ns: int) -> None:
+        """Look at the patients in these rows."""
+        seats = self._seats
+        if self._at.size < seats.book.size:
+            more = seats.book.size - self._at.size
+            self._at = np.concatenate((self._at, np.zeros(more, dtype=np.int64)))
+            for names, table in ((_OF_RHYTHM, seats.rows), (_OF_STREAM, seats.book)):
+                for name in names:
+                    new = np.zeros(more, dtype=table[name].dtype)
+                    known = self._columns.get(name)
+                    self._columns[name] = new if known is None else np.concatenate((known, new))
+        for name in _OF_RHYTHM:
+            self._columns[name][rows] = seats.rows[name][rows]
+        for name in _OF_STREAM:
+            self._columns[name][rows] = seats.book[name][rows]
+        self._at[rows] = now_ns
+
+    def heart_rates(self, rows: NDArray[np.intp]) -> tuple[list[float], list[float | None], list[int]]:
+        """Return per row the heart rate (not a number: none), its quality, and when it was there."""
+        columns = self._columns
+        pairs = zip(columns["quality"][rows].tolist(), columns["started"][rows].tolist(), strict=True)
         return (
-            self._columns["heart_rate"].tolist(),
-            [one if begun else None for one, begun in zip(quality, started, strict=True)],
-            np.minimum(self._columns["received_ns"], self.now_ns).tolist(),
+            columns["heart_rate"][rows].tolist(),
+            [quality if started else None for quality, started in pairs],
+            np.minimum(columns["received_ns"][rows], self._at[rows]).tolist(),
         )
 
-    def numerics(self, place: int) -> Numerics:
-        """Return the numbers of the patient at a place of `rows`."""
-        patient: Patient = self._by_row[self.rows[place]]
+    def at_ns(self, row: int) -> int:
+        """Return when a row was looked at; 0: never."""
+        return int(self._at[row]) if row < self._at.size else 0
+
+    def numerics(self, row: int) -> Numerics:
+        """Return the numbers of a patient who was looked at."""
+        patient: Patient = self._seats.by_row[row]
         rate, quality, width, ventricular, started, beats, last, mask, primary, received, packets, missing = (
-            column[place].item() for column in self._columns.values()
+            column[row].item() for column in self._columns.values()
         )
-        age_ms = max(0.0, (self.now_ns - received) / 1e6)
+        age_ms = max(0.0, (int(self._at[row]) - received) / 1e6)
         return Numerics(
             heart_rate=None if math.isnan(rate) else rate,
             quality=quality if started else None,

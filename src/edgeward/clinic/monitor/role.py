@@ -8,6 +8,7 @@ a second, the check of the alarm system every four. What is decided is decided e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 from edgeward.bedside import AlarmPause, AlarmQuery, Hearing, NoticeReport, Numerics, SetBed
 from edgeward.bus import stored, subjects
+from edgeward.bus.bulk import Batch
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
 from edgeward.bus.stored import Stored, TwoWays
@@ -57,6 +59,8 @@ ROUNDS = 6  # on a larger site, beds that nobody looks at and whose alarms stand
 SLICE = 250  # beds built, and published, at once
 KEEP_S = 15.0  # values that outlast a restart are written down this often
 WRITE_S = 2.0  # a log that takes longer to write one row is a problem
+
+_BEHIND = "monitoring is behind what is sent: alarms are late"
 
 
 class MonitorRole:
@@ -120,6 +124,7 @@ class MonitorRole:
         self._round = 0
         self._fresh_traces: set[str] = set()
         self._site_shown = False
+        self._behind_told = asyncio.Event()
 
     # ---------------------------------------- sources
 
@@ -195,14 +200,18 @@ class MonitorRole:
 
     # ---------------------------------------- packets
 
-    def receive(self, subject: str, data: bytes) -> None:
-        """Take one waveform packet from the bus."""
-        source_id = subject.rsplit(".", 1)[-1]
+    def receive(self, batch: Batch) -> None:
+        """Take the waveform packets that came together from the bus."""
+        now = self.clock.now_ns()
+        packets = [(subject.rsplit(".", 1)[-1], data) for subject, data in batch]
         if self.waiting is not None:
-            self.waiting.append((source_id, data, self.clock.now_ns()))
+            self.waiting += [(source_id, data, now) for source_id, data in packets]
             return
-        self.take_wave(source_id, data, self.clock.now_ns())
-        self.process_soon()
+        usual = self.intake.waves(packets, now, lambda source_id, data: self.take_wave(source_id, data, now))
+        self.context.stats.count("packets", usual)
+        if self.viewed:
+            self._fresh_traces.update(source_id for source_id, _ in packets if source_id in self.viewed)
+        self.process_soon(0.0)
 
     def take_wave(self, source_id: str, data: bytes, received_ns: int) -> None:
         """Take one waveform packet that came at a time."""
@@ -256,11 +265,15 @@ class MonitorRole:
         found = self.intake.vitals.observations(numerics, bed_id, self.clock.wall_ns)
         self.keeper.put(self.intake.by_wall_clock(numerics), found)
 
-    def process_soon(self) -> None:
+    def process_soon(self, after_s: float = GATHER_S) -> None:
         """Look at what came, within a few milliseconds."""
-        if self._due is None:
-            self._due = self._loop.call_later(GATHER_S, self.process)
-            self._due_since = self._loop.time()
+        now = self._loop.time()
+        if self._due is not None:
+            if self._due.when() <= now + after_s:
+                return
+            self._due.cancel()
+        self._due = self._loop.call_later(after_s, self.process)
+        self._due_since = now
 
     def process(self) -> None:
         """Look at what came."""
@@ -271,6 +284,8 @@ class MonitorRole:
         changes = self.engine.take(self.intake.process())
         self.context.stats.stage(ServiceClass.ALARM, "analyse", (time.perf_counter() - began) * 1e3)
         self.tell(changes)
+        if (due_ns := self.intake.reorder.due_ns) is not None:
+            self.process_soon(max(GATHER_S, (due_ns - self.clock.now_ns()) / 1e9))
         fresh, self._fresh_traces = self._fresh_traces, set()
         if fresh:
             now = self._loop.time()
@@ -314,11 +329,29 @@ class MonitorRole:
                 grace = now + max(GRACE_S, min(GRACE_MOST_S, (now - before) * len(self.devices) / SOURCES_AT_ONCE))
             before = now
             self._ticked = time.monotonic()
+            self._look_behind()
             if now < grace:
                 continue
             self.tell(self.engine.take(self.intake.tick()) + self.engine.tick())
             for change, contacts in self.escalation.tick():
                 self.publisher.put([change], contacts)
+
+    def _look_behind(self) -> None:
+        """Say when monitoring does not keep up with what is sent, and when it does again."""
+        keep_up, stats = self.intake.keep_up, self.context.stats
+        told = keep_up.told
+        self.intake.look_behind(full=self.context.bus.full)
+        stats.counters["behind_ms"] = round(1e3 * keep_up.behind_s)
+        if keep_up.told == told:
+            return
+        if keep_up.told:
+            _log.error("monitoring is %.1f s behind what is sent: alarms are late", keep_up.behind_s)
+            stats.count("overloads")
+            stats.warnings.add(_BEHIND)
+        else:
+            _log.warning("monitoring keeps up again")
+            stats.warnings.discard(_BEHIND)
+        self._behind_told.set()
 
     async def publish_beds(self) -> None:
         """Publish numerics twice a second."""
@@ -388,6 +421,7 @@ class MonitorRole:
         """Try the alarm system, and tell whether it works, every few seconds."""
         kept = time.monotonic()
         while True:
+            self._behind_told.clear()
             now = time.monotonic()
             if now - kept > KEEP_S:
                 kept = now
@@ -406,7 +440,10 @@ class MonitorRole:
                 await self.context.bus.publish(subjects.ALARM_SYSTEM, state)
             except BusError as error:
                 _log.debug("the state of the alarm system was not published: %s", error)
-            await asyncio.sleep(max(0.0, EVERY_S - (time.monotonic() - now)))
+            # That monitoring is behind is told at once.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, EVERY_S - (time.monotonic() - now))):
+                    await self._behind_told.wait()
 
     async def _surroundings(self) -> Surroundings:
         if self.publisher.owing:
@@ -429,6 +466,7 @@ class MonitorRole:
             tick_age_s=now - self._ticked,
             beds_age_s=now - self._published,
             packets_waiting_s=self._loop.time() - self._due_since if self._due is not None else 0.0,
+            behind_s=self.intake.keep_up.behind_s if self.intake.keep_up.told else 0.0,
             notices_problem=self.publisher.courier.problem,
             unknown_codes=len(self.engine.unknown),
         )
@@ -512,7 +550,7 @@ async def run(context: RoleContext) -> None:
     bus, desk = context.bus, role.desk
     restored = restart.restore(role)
     queue = subjects.MONITORS
-    await bus.subscribe_raw(subjects.WAVE_ALL, role.receive)
+    await bus.subscribe_bulk(subjects.WAVE_ALL, role.receive)
     await bus.flush()
     work = [asyncio.ensure_future(one()) for one in (role.publisher.run, role.keeper.write, role.keeper.hand_over)]
     await restart.catch_up(role)

@@ -74,6 +74,7 @@ class Surroundings:
     tick_age_s: float = 0.0
     beds_age_s: float = 0.0
     packets_waiting_s: float = 0.0  # how long the oldest packet waits to be processed
+    behind_s: float = 0.0  # by so much monitoring is behind what is sent
     notices_problem: str = ""
     unknown_codes: int = 0
 
@@ -106,6 +107,8 @@ class AlarmSystem:
             found.append(f"numbers were last published {around.beds_age_s:.0f} s ago")
         if around.packets_waiting_s > STUCK_S:
             found.append(f"packets wait for {around.packets_waiting_s:.0f} s")
+        if around.behind_s > 0:
+            found.append(f"monitoring is {around.behind_s:.1f} s behind: alarms are late")
         if around.notices_problem:
             found.append(f"people are not told: {around.notices_problem}")
         if around.unknown_codes:

@@ -206,6 +206,23 @@ class SignalBank:
             told = self.process(received_ns)  # takes what is pending with it
             self._pending += told
 
+    def leave_out(self, source_id: str, packet: SignalPacket, received_ns: int) -> None:
+        """Take it that a packet came whose signal is not looked at: to the signal it is a gap."""
+        source = self._sources.get(source_id)
+        if source is None:
+            return
+        source.packets += 1
+        source.last_received_ns = max(source.last_received_ns, received_ns)
+        source.sequence = packet.sequence
+        if packet.others:
+            block = packet.others[0]
+            source.expected = (block.channel.name, block.first_sample + block.samples.size)
+
+    def sequence(self, source_id: str) -> int:
+        """Return the sequence number of a source's newest packet, -1 if there was none."""
+        source = self._sources.get(source_id)
+        return source.sequence if source else -1
+
     def _began_anew(self, source: _Source, packet: SignalPacket, ahead: int) -> bool:
         if not packet.others:
             return False

@@ -32,6 +32,7 @@ STREAM = np.dtype(
         ("missing", "i8"),
         ("missing_ns", "i8"),  # last loss
         ("refused", "i8"),  # repeated or too late
+        ("left_out", "i8"),  # not looked at, because monitoring was behind
         ("silence_ns", "i8"),  # for so long nothing may come
         ("lost", "i1"),  # told that nothing comes
         ("losing", "i1"),  # told that packets are missing
@@ -57,6 +58,7 @@ STREAM = np.dtype(
         ("faster_since", "i8"),
         # -- its device's clock (``clocks``), as far as it says whether one more look at it would change anything
         ("calm", "i1"),
+        ("passed", "i1"),  # it showed something that nothing followed from, and that ``clocks`` does not know
         ("device_ns", "i8"),  # what it showed last
         ("base_ns", "i8"),
         ("base_seen", "i8"),
@@ -80,6 +82,12 @@ def new_stream(book: NDArray[Any], row: int, rate_hz: float, now_ns: int) -> Non
     stream["received_ns"] = now_ns
     stream["rate"] = rate_hz
     book[row] = stream[0]
+
+
+def new_pace(book: NDArray[Any], row: int) -> None:
+    """Begin the pace of a stream anew."""
+    for name in ("packet_ns", "pace_next", "best", "has_before", "before", "span", "faster", "faster_since"):
+        book[row][name] = 0
 
 
 def describe(book: NDArray[Any], row: int, packet: WaveformPacket) -> None:
@@ -250,6 +258,7 @@ def take_usual(
     arrived: NDArray[np.int64],
     count: int,
     looks: NDArray[np.int64],
+    leave_ns: int,
 ) -> tuple[int, int, int]:
     """Take packets into the queue, from packet `begin` on, up to the first that is not usual.
 
@@ -265,6 +274,8 @@ def take_usual(
         The queue (``queue``), with room for all packets; `used` samples and `count` blocks are in it.
     looks : ndarray, shape (n,)
         Set to what the device's clock showed, where that has to be looked at; 0 where not.
+    leave_ns
+        Packets that are further behind their stream's pace are counted, and their signal is not looked at; 0: none.
 
     Returns
     -------
@@ -285,6 +296,11 @@ def take_usual(
         s.sequence = (s.sequence + 1) % 4294967296
         s.next_sample = first + samples
         s.received_ns = max(s.received_ns, received_ns)
+        if leave_ns > 0 and s.span > 0 and behind_ns(book, row, first + samples, received_ns) + s.packet_ns > leave_ns:
+            s.left_out += 1
+            s.missing += 1
+            take_pace(book, row, first, samples, received_ns)
+            continue
         block = blocks[count]
         block.patient = row
         block.offset = used
@@ -305,7 +321,9 @@ def take_usual(
             device_ns = start_ns + np.int64(np.rint(samples / s.rate * 1e9))
             if _is_calm(book, row, device_ns, received_ns):
                 s.device_ns = device_ns
+                s.passed = 1
             else:
+                s.calm = 0
                 looks[i] = device_ns
     return rows.size, used, count
 

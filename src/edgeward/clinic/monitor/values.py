@@ -11,8 +11,9 @@ so a step of the wall clock makes nothing stale.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from edgeward.bedside import ParameterLimit
@@ -42,6 +43,15 @@ class Value:
     since: dict[str, int] = field(default_factory=dict)  # side -> beyond since, not yet told
     history: deque[tuple[int, float]] | None = None  # for averaging
     timed: bool = False  # has its entry in the timers
+    calm: tuple[float, float] = (-math.inf, math.inf)  # within these nothing is beyond any limit
+
+    def adopt(self, limit: ParameterLimit) -> None:
+        """Take other limits."""
+        self.limit = limit
+        self.history = deque() if limit.averaging_s else None
+        low = [bound for bound in (limit.extreme_low, limit.low) if bound is not None]
+        high = [bound for bound in (limit.high, limit.extreme_high) if bound is not None]
+        self.calm = max(low, default=-math.inf), min(high, default=math.inf)
 
     def stale(self, now: int) -> bool:
         """Return whether it is too old to be shown as live."""
@@ -99,8 +109,7 @@ class LimitWatch:
             limit = limits.get(name, _OFF)
             if limit == known.limit:
                 continue
-            known.limit = limit
-            known.history = deque() if limit.averaging_s else None
+            known.adopt(limit)
             known.since.clear()
             if known.value is not None and not known.stale(now):
                 self._judge(source_id, known, known.value, now)
@@ -130,10 +139,8 @@ class LimitWatch:
             source = self._sources[source_id] = _Source()
         known = source.values.get(parameter)
         if known is None:
-            known = Value(PARAMETERS[parameter], limit=source.limits.get(parameter, _OFF))
-            if known.limit.averaging_s:
-                known.history = deque()
-            source.values[parameter] = known
+            known = source.values[parameter] = Value(PARAMETERS[parameter])
+            known.adopt(source.limits.get(parameter, _OFF))
         now = self._clock()
         source.heard = now
         if source.lost:
@@ -160,6 +167,43 @@ class LimitWatch:
         limit = known.limit
         if limit is not _OFF:
             self._judge(source_id, known, value, now)
+
+    def update_all(
+        self,
+        parameter: str,
+        values: Iterable[tuple[str, float | None, int, float | None]],
+        *,
+        received_ns: int,
+    ) -> None:
+        """Take one parameter's values of many sources: of each its id, value, `at_ns` and quality, as in `update`.
+
+        The usual one is live and within its limits, and nothing is told of it: then only the number changes.
+        """
+        now = self._clock()
+        sources = self._sources
+        for source_id, value, at_ns, quality in values:
+            source = sources.get(source_id)
+            known = source.values.get(parameter) if source is not None else None
+            at = now - max(0, received_ns - at_ns)
+            if (
+                value is None
+                or source is None
+                or known is None
+                or source.lost
+                or known.gone
+                or not known.live
+                or not known.timed
+                or known.on
+                or known.since
+                or known.history is not None
+                or not known.calm[0] <= value <= known.calm[1]
+                or not known.at <= at
+                or now - at >= (stale_ns := int(known.parameter.stale_s * 1e9))
+            ):
+                self.update(source_id, parameter, value, at_ns=at_ns, received_ns=received_ns, quality=quality)
+                continue
+            source.heard = now
+            known.value, known.at, known.quality, known.stale_ns = value, at, quality, stale_ns
 
     # ------------------------------------------------------------------ limits
 
@@ -308,9 +352,8 @@ class LimitWatch:
         if parameter in source.values:
             return  # there is a newer one, or an alarm about it
         now = self._clock()
-        known = source.values[parameter] = Value(PARAMETERS[parameter], limit=source.limits.get(parameter, _OFF))
-        if known.limit.averaging_s:
-            known.history = deque()
+        known = source.values[parameter] = Value(PARAMETERS[parameter])
+        known.adopt(source.limits.get(parameter, _OFF))
         if not known.continuous:
             return
         source.heard = source.heard or now
@@ -335,10 +378,8 @@ class LimitWatch:
                 PARAMETERS[parameter],
                 at=now,
                 stale_ns=int(PARAMETERS[parameter].stale_s * 1e9),
-                limit=source.limits.get(parameter, _OFF),
             )
-            if known.limit.averaging_s:
-                known.history = deque()
+            known.adopt(source.limits.get(parameter, _OFF))
         if code == "no_value":
             known.gone = True
         else:

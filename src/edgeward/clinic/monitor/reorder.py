@@ -1,0 +1,106 @@
+"""Puts packets of a source that overtook one another back into their order.
+
+Responsible for holding a packet that came before its predecessor: for a short time, and few of them. If the missing one
+comes meanwhile, nothing is lost; if not, the gap is told when the time is over. While nothing is missing nothing is
+held, so that no alarm waits. Pure apart from its memory. Not responsible for what a gap means (``bank``, ``signals``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeward.clinic.monitor.bank import RESTART_BEHIND, steps_ahead
+from edgeward.waveform import SignalPacket
+
+#: So many missing packets are waited for: more are a gap, not another order.
+MISSING_MOST = 4
+#: So many packets of one source are held at once.
+HELD_MOST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One packet that waits for its predecessor."""
+
+    packet: SignalPacket
+    received_ns: int
+
+
+class Reorder:
+    """The packets held, of all sources.
+
+    Parameters
+    ----------
+    patience_ns : int
+        How long a packet waits for one that is missing; 0: not at all.
+    """
+
+    def __init__(self, patience_ns: int) -> None:
+        self.patience_ns = patience_ns
+        self.saved = 0  # packets that came late and were waited for
+        self._held: dict[str, list[Held]] = {}
+
+    def __contains__(self, source_id: object) -> bool:
+        """Whether packets of a source are held."""
+        return source_id in self._held
+
+    @property
+    def due_ns(self) -> int | None:
+        """When the first packet has waited for long enough; None if none is held."""
+        if not self._held:
+            return None
+        return min(one.received_ns for held in self._held.values() for one in held) + self.patience_ns
+
+    def take(self, source_id: str, packet: SignalPacket, received_ns: int, before: int) -> tuple[list[Held], bool]:
+        """Take a packet; return what is to be used now, in order, and whether this one is a copy of one that is held.
+
+        Parameters
+        ----------
+        before : int
+            Sequence number of the source's newest packet that was used; -1 if there was none.
+        """
+        one = Held(packet, received_ns)
+        held = self._held.get(source_id)
+        ahead = steps_ahead(packet.sequence, before) if before >= 0 else 1
+        waits = self.patience_ns > 0 and 1 < ahead <= 1 + MISSING_MOST
+        if held is None:
+            if waits:
+                self._held[source_id] = [one]
+                return [], False
+            return [one], False
+        if any(other.packet.sequence == packet.sequence for other in held):
+            return [], True
+        if ahead == 1:
+            self.saved += 1
+            return [one, *self._followers(source_id, packet.sequence)], False
+        if waits and len(held) < HELD_MOST:
+            held.append(one)
+            return [], False
+        if -RESTART_BEHIND < ahead <= 0:
+            return [one], False  # a copy of one that was used, or too late: whoever uses it will say so
+        return [*self.release(source_id, before), one], False
+
+    def _followers(self, source_id: str, sequence: int) -> list[Held]:
+        """Return, and hold no more, the packets that follow each other from `sequence` on."""
+        held, found = self._held[source_id], []
+        while (follower := next((o for o in held if steps_ahead(o.packet.sequence, sequence) == 1), None)) is not None:
+            held.remove(follower)
+            found.append(follower)
+            sequence = follower.packet.sequence
+        if not held:
+            del self._held[source_id]
+        return found
+
+    def overdue(self, now_ns: int) -> list[str]:
+        """Return the sources of which a packet has waited for long enough."""
+        latest = now_ns - self.patience_ns
+        return [source for source, held in self._held.items() if any(one.received_ns <= latest for one in held)]
+
+    def release(self, source_id: str, before: int) -> list[Held]:
+        """Return all held packets of a source, in order, and hold them no more."""
+        held = self._held.pop(source_id, [])
+        return sorted(held, key=lambda one: steps_ahead(one.packet.sequence, before))
+
+    def forget(self, source_id: str) -> None:
+        """Forget what is held of a source."""
+        self._held.pop(source_id, None)
