@@ -115,35 +115,47 @@ def pattern_at(c: Any, band: NDArray[np.float32], fiducial: float, out: NDArray[
 
 
 @njit
-def resemblance(shape: NDArray[np.float64], pattern: NDArray[np.float64]) -> tuple[float, int]:
-    """Return the best correlation of a candidate with a pattern over small shifts, and that shift."""
-    norm = 1e-12
-    for k in range(PATTERN):
-        norm += pattern[k] * pattern[k]
-    best, where = -1.0, SHIFTS
+def compare(c: Any) -> None:
+    """Compare the candidate in ``c.around`` with both patterns: best correlation over small shifts, and that shift.
+
+    The inner loops run over the shifts, which do not wait for one another.
+    """
+    shape, power, cross = c.around, c.powers, c.crosses
     for shift in range(2 * SHIFTS + 1):
-        cross, power = 0.0, 1e-12
+        power[shift] = 1e-12
+    for k in range(PATTERN):
+        for shift in range(2 * SHIFTS + 1):
+            power[shift] += shape[shift + k] * shape[shift + k]
+    for t in range(2):
+        c.likes[t], c.slides[t] = -1.0, SHIFTS
+        if c.pattern_weight[t] <= 0.0:
+            continue
+        norm = 1e-12
+        for shift in range(2 * SHIFTS + 1):
+            cross[shift] = 0.0
         for k in range(PATTERN):
-            cross += shape[shift + k] * pattern[k]
-            power += shape[shift + k] * shape[shift + k]
-        r = cross / math.sqrt(norm * power)
-        if r > best:
-            best, where = r, shift
-    return best, where
+            v = c.patterns[t, k]
+            norm += v * v
+            for shift in range(2 * SHIFTS + 1):
+                cross[shift] += shape[shift + k] * v
+        for shift in range(2 * SHIFTS + 1):
+            r = cross[shift] / math.sqrt(norm * power[shift])
+            if r > c.likes[t]:
+                c.likes[t], c.slides[t] = r, shift
 
 
 @njit
 def learn_pattern(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) -> None:
     """Remember what an accepted beat looks like: two patterns, the more usual one is kept longer."""
     shape = c.around
-    pattern_at(c, band, cand[2], shape)
+    if c.compared != cand[0]:  # `gather` has not just done it
+        pattern_at(c, band, cand[2], shape)
+        compare(c)
     best, which, where = -1.0, 0, SHIFTS
     for t in range(2):
         c.pattern_weight[t] *= 0.95
-        if c.pattern_weight[t] > 0.0:
-            r, shift = resemblance(shape, c.patterns[t])
-            if r > best:
-                best, which, where = r, t, shift
+        if c.likes[t] > best:
+            best, which, where = c.likes[t], t, c.slides[t]
     if best < 0.75:
         which = 0 if c.pattern_weight[0] <= c.pattern_weight[1] else 1
         where = SHIFTS
@@ -157,13 +169,13 @@ def learn_pattern(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) 
 @njit
 def gather(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], out: NDArray[np.float64]) -> None:
     """Write what is known of a candidate: logs of energy, noise, sharpness, height, crest; likeness; earliness."""
-    shape = c.around
-    pattern_at(c, band, cand[2], shape)
+    pattern_at(c, band, cand[2], c.around)
+    compare(c)
+    c.compared = cand[0]
     like = -1.0
     for t in range(2):
         if c.pattern_weight[t] > 1.5:
-            r, _ = resemblance(shape, c.patterns[t])
-            like = max(like, r)
+            like = max(like, c.likes[t])
     since = (cand[2] - c.beat_n) / c.interval
     out[0] = math.log(max(cand[1], 1e-6) / c.signal)
     out[1] = math.log(max(c.noise, 0.02 * c.signal) / c.signal)

@@ -21,6 +21,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.candidate import CANDIDATE, describe, gather, learn_pattern, likelihood
+from edgeward.clinic.monitor.jumps import is_jump
 from edgeward.clinic.monitor.state import CANDIDATES, MASK, NEVER
 
 #: Not counted below: 0.15 mV must not, 0.5 mV must be counted (IEC 60601-2-27, 201.12.1.101.15 b).
@@ -215,9 +216,13 @@ def judge_peak(
     beats: NDArray[np.float64],
     count: int,
     net: Any,
+    room: NDArray[np.float64],
 ) -> int:
     """Judge the peak of energy that has just become final; return the new count of beats."""
     describe(c, trace, band, cand)
+    if c.edge_count > 0 and is_jump(c, trace, cand, room):
+        c.again = 1
+        return count
     if c.learned == 0:
         if c.rejected_count < CANDIDATES:
             keep(c, cand)
@@ -306,7 +311,9 @@ def detect(
             # rare: only here is the state written back and read again
             c.n, c.peak, c.peak_n, c.mean_energy_now = n, peak, peak_n, means[i - 1]
             if final:
-                count = judge_peak(c, trace, band, cand, beats, count, net)
+                count = judge_peak(c, trace, band, cand, beats, count, net, work[5])
+                if c.again == 1:
+                    c.again, rising, peak, peak_n = 0, 1, e, now
             if c.learned == 0:
                 if now >= learned_n:
                     count = learn(c, band, beats, count)

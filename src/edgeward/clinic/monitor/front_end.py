@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from edgeward.clinic.monitor.jumps import note_edges
 from edgeward.clinic.monitor.state import NEVER
 
 RAIL = 32700  # a code beyond this is the end of the converter's range
@@ -35,6 +36,7 @@ def restart(c: Any, first_index: int) -> None:
         c.slopes[k] = 0.0
     c.slope_sum = 0.0
     c.rising = 0
+    c.edge_count = 0
     c.last_energy = 0.0
     c.rejected_count = 0
     c.back_from = NEVER
@@ -136,6 +138,7 @@ def front_end(
     clean[: taps - 1] = c.clean[: taps - 1]
     without_spikes(c, raw, codes[0], clean[taps - 1 :])
     c.clean[: taps - 1] = clean[size:]
+    note_edges(c, clean, size)
     smooth = phases[phases.shape[0] - 1]
     count = low_pass(c, clean, size, phases, smooth)
     scale = c.scale

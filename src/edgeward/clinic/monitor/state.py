@@ -46,6 +46,8 @@ HELD = 30  # features of a beat that are known at once
 LATER = 8  # and those that its successor tells
 CANDIDATES = 16
 PATTERN = 19  # points of a QRS in its band, about 12 ms apart
+EDGES = 16  # jumps remembered; they are 20 ms apart, and a candidate is judged within 0.3 s
+EDGE_MV = 0.2
 SHIFTS = 4  # points a candidate may slide against a pattern
 FACTS = 8  # of a candidate, for the veto in noise
 NEVER = 2**62
@@ -107,6 +109,12 @@ CHANNEL = np.dtype(
         ("last_raw", "i4"),
         ("same", "i8"),  # run of identical raw values
         ("railed", "i8"),  # run of raw values at the end of the int16 range
+        ("edge_code", "i4"),  # the least jump that is remembered
+        ("edge_count", "i8"),
+        ("edge_first", "i8"),  # where the newest began to jump
+        ("edges", "i4", (EDGES,)),
+        ("edge_at", "i8", (EDGES,)),
+        ("jump_at", "f8"),  # where the last one was that was told from a beat
         # -- clock
         ("n", "i8"),  # analysis samples so far; never reset
         ("start_n", "i8"),  # n at the last (re)start
@@ -116,6 +124,7 @@ CHANNEL = np.dtype(
         # -- peak search
         ("mean_gain", "f8"),
         ("rising", "i4"),
+        ("again", "i4"),  # the peak was a jump of the baseline: a beat in its shadow is looked for
         ("peak", "f8"),
         ("peak_n", "i8"),
         ("last_energy", "f8"),
@@ -145,6 +154,11 @@ CHANNEL = np.dtype(
         ("patterns", "f8", (2, PATTERN)),  # what beats look like in the QRS band
         ("pattern_weight", "f8", (2,)),
         ("around", "f8", (PATTERN + 2 * SHIFTS,)),  # room for the candidate's own
+        ("powers", "f8", (2 * SHIFTS + 1,)),
+        ("crosses", "f8", (2 * SHIFTS + 1,)),
+        ("likes", "f8", (2,)),  # of the candidate to the patterns
+        ("slides", "i4", (2,)),
+        ("compared", "f8"),  # peak_n of the candidate that they belong to
         ("rejected", "f8", (CANDIDATES, 5)),  # peak_n, energy, fiducial, height, sharpness
         ("rejected_count", "i4"),
         ("back_from", "i8"),  # from this analysis sample on the rejected ones are worth another look
@@ -233,7 +247,10 @@ def new_channel(rate_hz: float, gain_uv: float, tuning: Tuning | None = None) ->
     row["confirm"] = round(CONFIRM_S * analysis)
     row["qrs_delay"] = round(group_delay(qrs, 10.0, analysis))
     row["trace_delay"] = len(low) // 2 + int(row["spike_lag"][0])
+    row["edge_code"] = math.ceil(EDGE_MV / row["scale"][0])
     row["beat_n"] = row["beat_peak_n"] = -(10**9)
+    row["jump_at"] = -1e18
+    row["compared"] = -1.0
     row["back_from"] = NEVER
     row["interval"] = 0.8 * analysis  # 75/min, until beats tell
     row["normal_interval"] = row["long_interval"] = 0.8
