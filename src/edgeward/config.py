@@ -197,6 +197,9 @@ class Monitor(Section):
     profile: Name = Field("adult", description="limits of beds of no ward: adult, child, neonate or a [[profile]]")
     ward: str = Field("", pattern=r"^[A-Za-z0-9_-]{0,64}$", description="of beds that nobody put into a ward")
     audio_pause_s: float = Field(120.0, ge=10, le=600, description="the longest a sound may be paused at once")
+    reminder_s: float = Field(
+        0.0, ge=0, le=3600, description="an acknowledged alarm that lasts so long calls once more; 0: never"
+    )
     flood_beds: int = Field(8, ge=2, le=10_000, description="so many beds falling silent together are one alarm")
     flood_s: float = Field(5.0, ge=1, le=60, description="within this time")
     suppress: bool = Field(True, description="check lethal rhythm alarms against the pulse and the signal's quality")

@@ -242,5 +242,5 @@ async def test_an_asystole_in_hl7_waveforms_is_an_alarm_and_a_rate_is_shown(door
         if second == 18:
             assert abs(intake.watch.values("gw-ICU-1-2")["heart_rate"].value - 72) <= 2
             assert abs(intake.watch.values("gw-ICU-1-2")["pulse_rate"].value - 72) <= 3
-            assert raised == []
+            assert set(raised) <= {"clock_offset"}, "this test's clock is not the messages'"
     assert "asystole" in raised

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.support.monitoring import Site
+from tests.support.monitoring import SECOND, Site
 
 from edgeward.bedside import SetBed
 from edgeward.clinic.monitor.alarms import BedAlarms
-from edgeward.clinic.monitor.engine import SITE, Verdict
+from edgeward.clinic.monitor.engine import SITE, AlarmEngine, Verdict
+from edgeward.clinic.monitor.floods import FloodWatch
 from edgeward.clinic.monitor.rules import RULES, UNCONFIRMED
 
 LETHAL = sorted(code for code, of in RULES.items() if of.latching)
@@ -444,3 +445,83 @@ def test_a_pause_that_became_an_asystole_does_not_come_up_when_both_are_over(ord
     site.take(*(site.event("a", code, False) for code in order))
     wait(site, 120)
     assert [one.change.alarm.code for one in site.told if one.change.alarm.present] == []
+
+
+# ---------------------------------------- reminders, and clocks that are set
+
+
+def reminded(site: Site) -> list[tuple[str, bool, bool]]:
+    found = site.engine.tick()
+    site.told += found
+    return [(one.change.alarm.code, one.change.new, one.change.alarm.acknowledged) for one in found]
+
+
+def reminding(seconds: float = 60.0) -> Site:
+    site = Site("a")
+    site.engine = AlarmEngine(site.beds, site.clock, FloodWatch(8, 5.0), reminder_s=seconds)
+    return site
+
+
+def test_an_acknowledged_alarm_that_lasts_calls_once_more_and_again_after_the_next_acknowledgement():
+    site = reminding()
+    site.begin("a", "asystole")
+    alarm_id = f"a-{site.engine.active('a')[0].number}"
+    for _ in range(2):
+        site.engine.acknowledge(alarm_id, by="Li")
+        site.hands.pass_s(59)
+        assert reminded(site) == []
+        site.hands.pass_s(2)
+        assert reminded(site) == [("asystole", True, False)]
+    assert reminded(site) == [], "once"
+    assert [f"a-{one.number}" for one in site.engine.active("a")] == [alarm_id], "the same alarm"
+
+
+def test_nothing_is_reminded_of_that_is_over_or_of_low_priority_or_where_the_site_does_not_want_it():
+    site = reminding()
+    site.begin("a", "asystole")
+    site.engine.acknowledge("a-1", by="Li")
+    site.end("a", "asystole")
+    site.begin("a", "bigeminy")
+    assert site.engine.active("a")[0].priority == "low"
+    site.engine.acknowledge("a-2", by="Li")
+    never = reminding(0.0)
+    never.begin("a", "asystole")
+    never.engine.acknowledge("a-1", by="Li")
+    for one in (site, never):
+        one.hands.pass_s(3600)
+        assert reminded(one) == []
+
+
+def test_a_reminder_survives_a_restart_and_a_clock_that_is_set_moves_none():
+    site = reminding()
+    site.begin("a", "asystole")
+    site.engine.acknowledge("a-1", by="Li")
+    site.hands.pass_s(30)
+    site.hands.wall -= 3600 * SECOND
+    site.clock.follow()
+    after = reminding()
+    after.hands.wall = site.hands.wall + 3600 * SECOND  # what was stamped before the step stays in the log
+    after.clock = after.hands.clock()
+    after.engine = AlarmEngine(after.beds, after.clock, FloodWatch(8, 5.0), reminder_s=60.0)
+    after.engine.restore("a", site.engine.alarms("a").to_dict())
+    for one in (site, after):
+        one.hands.pass_s(29)
+        assert reminded(one) == []
+        one.hands.pass_s(2)
+        assert reminded(one) == [("asystole", True, False)]
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_a_pause_of_the_sound_lasts_as_long_as_it_was_meant_to_when_the_clock_is_set(step_s):
+    site = Site("a")
+    site.begin("a", "asystole")
+    site.engine.pause("a", "", seconds=120, by="Li")
+    site.hands.pass_s(20)
+    site.hands.wall += step_s * SECOND
+    changes = site.engine.clock_set(site.clock.follow())
+    assert [one.change.state for one in changes] == ["raised"]
+    assert not changes[0].change.new, "its sound does not begin"
+    assert (site.engine.active("a")[0].paused_until_ns - site.hands.wall) / SECOND == pytest.approx(100)
+    site.hands.pass_s(200)
+    site.hands.wall += step_s * SECOND
+    assert site.engine.clock_set(site.clock.follow()) == [], "it was over"

@@ -183,3 +183,24 @@ def test_systems_are_told_of_every_transition_and_people_only_when_it_is_their_t
     assert [notice.phase for notice in notices] == ["start", "update", "acknowledge", "end"]
     assert len({notice.notice_id for notice in notices}) == 4
     assert Ladder().escalation.notices(told, lambda _: []) == []
+
+
+def test_people_are_called_anew_when_an_acknowledged_alarm_calls_once_more():
+    ladder = Ladder(pcd04=[])
+    ladder.site.engine._reminder_ns = 300 * 10**9
+    alarm_id = ladder.begin("asystole")
+    assert ladder.wait(60) == [["resident"]]
+    first = ladder.site.engine.active("a")[0]
+    ladder.site.engine.acknowledge(alarm_id, by="Li")
+    assert ladder.wait(299) == []
+    ladder.site.hands.pass_s(2)
+    (again,) = ladder.site.engine.tick()
+    ladder.escalation.begin(again.bed_id, again.change.alarm)
+    assert ladder.wait(59) == [], "counted from the reminder, not from the beginning"
+    assert ladder.wait(121) == [["resident"], ["on-call", "matron"]]
+    later = ladder.site.engine.active("a")[0]
+    assert (later.number, later.level, later.raised_ns) == (first.number, 2, first.raised_ns)
+    told = ladder.site.engine.escalate("a", later.number, level=1)
+    shown = to_message("a", later, "escalated", 1)
+    (notice,) = ladder.escalation.notices([(told[0], shown, ["resident"])], lambda _: [])
+    assert notice.notice_id != f"{alarm_id}/escalate/{first.raised_ns}/1", "deliver would take it for the first one"

@@ -67,6 +67,7 @@ class AlarmRecord:
     paused_until_ns: int = 0
     folded: bool = False  # an alarm flood tells it
     members: tuple[str, ...] = ()  # of an alarm flood
+    reminded_ns: int = 0  # when it called once more, after it had been acknowledged and lasted
 
     @property
     def rule(self) -> Rule:
@@ -281,7 +282,7 @@ class BedAlarms:
             self._number += 1
             again = replace(
                 record, number=self._number, raised_ns=at_ns, received_ns=at_ns, acknowledged=False, by="",
-                acknowledged_ns=0, level=0, told=(), paused_until_ns=0, late_ms=0.0,
+                acknowledged_ns=0, level=0, told=(), paused_until_ns=0, late_ms=0.0, reminded_ns=0,
             )  # fmt: skip
             self._active[key] = again
             if not again.folded:
@@ -308,6 +309,30 @@ class BedAlarms:
             return [change]
         del self._active[known.key]
         return [change, AlarmChange("ended", known, at_ns)]
+
+    def remind(self, number: int, *, at_ns: int) -> list[AlarmChange]:
+        """Let an acknowledged alarm whose condition still holds call once more, as if it began now.
+
+        Alarms of low priority are left as they are.
+        """
+        record = self.by_number(number)
+        if record is None or not record.acknowledged or not record.present or record.priority is LOW:
+            return []
+        record = replace(
+            record, acknowledged=False, by="", acknowledged_ns=0, level=0, told=(), paused_until_ns=0,
+            reminded_ns=at_ns,
+        )  # fmt: skip
+        self._active[record.key] = record
+        return [AlarmChange("raised", record, at_ns, new=True)]
+
+    def shift_pauses(self, step_ns: int, *, at_ns: int) -> list[AlarmChange]:
+        """Let pauses of the sound last as long as they were meant to, after the wall clock was set by `step_ns`."""
+        changes = []
+        for key, record in self._active.items():
+            if record.paused_until_ns > at_ns - step_ns:
+                self._active[key] = replace(record, paused_until_ns=record.paused_until_ns + step_ns)
+                changes.append(AlarmChange("raised", self._active[key], at_ns))
+        return changes
 
     def pause(self, number: int | None, *, until_ns: int, by: str, at_ns: int) -> list[AlarmChange]:
         """Pause the sound of one alarm, or of all that sound now, until `until_ns`; 0 ends the pause (6.8).

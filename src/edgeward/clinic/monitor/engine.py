@@ -60,6 +60,8 @@ class AlarmEngine:
         Without it every lethal alarm is raised.
     lag : callable, optional
         By how many ms what an event tells has come later than it should have (packets that waited).
+    reminder_s : float
+        How long after its acknowledgement an alarm that lasts calls once more; 0: never.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class AlarmEngine:
         check: Check | None = None,
         lag: Callable[[ConditionEvent], float] = lambda _: 0.0,
         late_from_ms: float = 500.0,
+        reminder_s: float = 0.0,
     ) -> None:
         self.beds = beds
         self.dirty: set[str] = set()  # beds whose alarms differ from what was written down last
@@ -81,6 +84,8 @@ class AlarmEngine:
         self._check = check
         self._lag = lag
         self._late_from_ms = late_from_ms
+        self._reminder_ns = int(reminder_s * 1e9)
+        self._acknowledged: dict[tuple[str, int], int] = {}  # bed and alarm -> when, steady; of those that still hold
         self._alarms: dict[str, BedAlarms] = {}
         self._holding: dict[str, dict[Key, ConditionEvent]] = {}  # per source: what holds now
         self._doubted: dict[tuple[str, str], ConditionEvent] = {}  # (bed, code): lethal rhythms kept back
@@ -260,7 +265,7 @@ class AlarmEngine:
         Lethal rhythms that were kept back and are not spoken against any more are raised at once; ends that were held
         back are told.
         """
-        changes = self._end_held()
+        changes = self._end_held() + self._remind()
         for (bed_id, code), event in list(self._doubted.items()):
             if self._ask(bed_id, event).verdict == "suppress":
                 continue
@@ -269,6 +274,30 @@ class AlarmEngine:
             # First the lethal one, then the end of its stand-in: never nothing in between.
             changes += self._raise(bed_id, (code, ""), event)
             changes += self._tell(bed_id, self.alarms(bed_id).end(UNCONFIRMED[code], at_ns=at_ns))
+        return changes
+
+    def _remind(self) -> list[BedChange]:
+        """Let acknowledged alarms that last call once more (the alarm reminder of monitors, "re-alarm")."""
+        if not self._reminder_ns or not self._acknowledged:
+            return []
+        changes: list[BedChange] = []
+        due = self._clock.now_ns() - self._reminder_ns
+        for (bed_id, number), since in list(self._acknowledged.items()):
+            record = self._alarms[bed_id].by_number(number) if bed_id in self._alarms else None
+            if record is None or not record.acknowledged:  # over, or another bed joined the flood
+                del self._acknowledged[bed_id, number]
+            elif since <= due:
+                del self._acknowledged[bed_id, number]
+                changes += self._tell(bed_id, self._alarms[bed_id].remind(number, at_ns=self._clock.wall_ns()))
+        return changes
+
+    def clock_set(self, step_ns: int) -> list[BedChange]:
+        """Take it that the wall clock was set: a pause of the sound lasts as long as it was meant to."""
+        at_ns = self._clock.wall_ns()
+        changes: list[BedChange] = []
+        for bed_id, alarms in self._alarms.items():
+            if found := alarms.shift_pauses(step_ns, at_ns=at_ns):
+                changes += self._tell(bed_id, found)
         return changes
 
     # ------------------------------------------------------------------ floods
@@ -323,6 +352,8 @@ class AlarmEngine:
             return []
         bed_id, record = found
         told = self.alarms(bed_id).acknowledge(record.number, by=by, at_ns=self._clock.wall_ns())
+        if told and record.present:
+            self._acknowledged[bed_id, record.number] = self._clock.now_ns()
         return self._tell(bed_id, told)
 
     def pause(self, bed_id: str, alarm_id: str, *, seconds: float, by: str) -> list[BedChange]:
@@ -435,6 +466,10 @@ class AlarmEngine:
         alarms = BedAlarms.from_dict(dict(state), source_id=sources[0] if sources else _OWN + bed_id)
         self._alarms[bed_id] = alarms
         found: dict[str, list[AlarmRecord]] = {}
+        for record in alarms.active:
+            if record.acknowledged and record.present:
+                since = min(self._clock.steady_ns(record.acknowledged_ns), self._clock.now_ns())
+                self._acknowledged[bed_id, record.number] = since
         for record in alarms.present():
             source_id = record.source_id or (sources[0] if sources else _OWN + bed_id)
             if record.code == FLOOD:

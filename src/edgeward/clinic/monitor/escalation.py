@@ -5,7 +5,7 @@ be told, and for writing the notices that `deliver` takes over. Pure: time is pa
 notices to people (`deliver`), nor for handing them over (``courier``).
 
 A step that was taken stands in the alarm itself (``level``) and is durable with it; the time of the next is its own
-``after_s`` from when the alarm was raised. So a restart forgets no step.
+``after_s`` from when the alarm was raised, or called once more (``reminded_ns``). So a restart forgets no step.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Escalation:
             for contact in settings.contact
         }  # fmt: skip
         self._due: list[tuple[int, str, int, int]] = []  # steady time, bed, alarm, level
-        self._raised: dict[tuple[str, int], int] = {}  # bed and alarm -> steady time
+        self._raised: dict[tuple[str, int], tuple[int, int]] = {}  # bed and alarm -> wall time, and steady time
+        self._next: dict[tuple[str, int], int] = {}  # bed and alarm -> when its next step is due, as begun last
         self._failed: dict[str, set[str]] = {}  # alarm and level -> channels that failed
 
     def steps(self, bed_id: str, record: AlarmRecord) -> list[EscalationStep]:
@@ -81,8 +82,11 @@ class Escalation:
         after_s = 0.0 if record.code in AT_ONCE and not record.level else steps[record.level].after_s
         # Kept by the steady clock: a wall clock that is set meanwhile must not call anybody early, or late.
         key = bed_id, record.number
-        raised = self._raised.setdefault(key, self._clock.steady_ns(record.raised_ns))
-        due = raised + int(after_s * 1e9)
+        begun_ns = record.reminded_ns or record.raised_ns
+        if self._raised.get(key, (0, 0))[0] != begun_ns:
+            self._raised[key] = begun_ns, self._clock.steady_ns(begun_ns)
+        due = self._raised[key][1] + int(after_s * 1e9)
+        self._next[key] = due
         heapq.heappush(self._due, (due, bed_id, record.number, record.level))
 
     def tick(self) -> list[tuple[BedChange, list[str]]]:
@@ -90,7 +94,9 @@ class Escalation:
         now = self._clock.now_ns()
         taken: list[tuple[BedChange, list[str]]] = []
         while self._due and self._due[0][0] <= now:
-            _, bed_id, number, level = heapq.heappop(self._due)
+            due, bed_id, number, level = heapq.heappop(self._due)
+            if self._next.get((bed_id, number)) != due:
+                continue  # of the ward before, or of before it was acknowledged and called once more
             taken += self._take(bed_id, number, level)
         return taken
 
@@ -146,7 +152,7 @@ class Escalation:
         for change, alarm, contacts in told:
             state, record = change.change.state, change.change.alarm
             if contacts:
-                phase, mark = "escalate", f"{record.raised_ns}/{record.level}"
+                phase, mark = "escalate", f"{record.reminded_ns or record.raised_ns}/{record.level}"
             elif not self.systems:
                 continue
             else:
@@ -168,6 +174,7 @@ class Escalation:
     def forget(self, bed_id: str, number: int) -> None:
         """Forget an alarm that is over."""
         self._raised.pop((bed_id, number), None)
+        self._next.pop((bed_id, number), None)
         alarm_id = f"{bed_id}-{number}"
         for step in [step for step in self._failed if step.startswith(f"{alarm_id}/")]:
             del self._failed[step]

@@ -86,6 +86,7 @@ class MonitorRole:
             check=self.intake.check if section.suppress else None,
             lag=self.intake.lag_ms,
             late_from_ms=settings.budgets.alarm_ms,
+            reminder_s=section.reminder_s,
         )
         self.escalation = Escalation(settings, self.engine, self.clock)
         self.shown = Shown(
@@ -322,6 +323,7 @@ class MonitorRole:
             if stepped := self.clock.follow():
                 _log.warning("this machine's clock was set by %.1f s", stepped / 1e9)
                 self.context.stats.count("clock_steps")
+                self.tell(self.engine.clock_set(stepped))
             if now - before > PAUSED_S:
                 _log.warning("stood still for %.1f s; packets that wait are taken first", now - before)
                 self.context.stats.count("pauses")

@@ -208,7 +208,7 @@ class Shown:
         changes = self._called(bed_id, due(score) if score else "", score)
         alarms = self.active(bed_id)
         vitals = self._vitals(bed_id, chosen, now)
-        source = next((one for one in bed.sources if one in intake.bank), "")
+        source = self._ecg_of(bed, now)
         quiet = bed.standby
         if intake.resting and not quiet:
             quiet = bool(bed.sources) and all(one in intake.resting for one in bed.sources)
@@ -262,6 +262,17 @@ class Shown:
             ),
             changes,
         )
+
+    def _ecg_of(self, bed: BedRecord, now: int) -> str:
+        """Return the source whose ECG is shown: the first that is alive, else the first; empty if there is none.
+
+        Of two devices at one bed, one may die: the bed goes on showing the other's.
+        """
+        found = [one for one in bed.sources if one in self._intake.bank]
+        for one in found if len(found) > 1 else ():
+            if one not in self._intake.resting and self._intake.numbers(one, now)[1] < self._silence_ms:
+                return one
+        return found[0] if found else ""
 
     def _called(self, bed_id: str, code: str, score: News2 | None) -> list[BedChange]:
         before = self._scores.get(bed_id, "")
