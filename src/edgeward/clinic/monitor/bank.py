@@ -20,9 +20,9 @@ from edgeward.clinic.monitor.candidate import SHIPPED, Network
 from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.kernel import BEAT, advance
 from edgeward.clinic.monitor.limits import Limits
+from edgeward.clinic.monitor.patient import CONDITIONS, TRANSITION, Condition
 from edgeward.clinic.monitor.queue import Queue
 from edgeward.clinic.monitor.readings import Board, Numerics
-from edgeward.clinic.monitor.rhythm import CONDITIONS, TRANSITION, Condition
 from edgeward.clinic.monitor.seats import Patient, Seats
 from edgeward.clinic.monitor.state import MAX_LEADS, Tuning
 

@@ -59,7 +59,7 @@ BEAT = np.dtype(
 _PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
 
 _SOURCES = ("state", "filters", "qrs_model", "jumps", "front_end", "candidate", "detector", "beats", "beat_model",
-            "ectopy", "atrial", "fibrillation", "voting", "rhythm", "kernel")  # fmt: skip
+            "ectopy", "atrial", "fibrillation", "voting", "patient", "listening", "rhythm", "kernel")  # fmt: skip
 
 
 def _stamp() -> int:

@@ -1,15 +1,15 @@
 """Turns the beats and the signal of one patient into numbers and alarm conditions.
 
-Responsible for which lead is listened to, heart rate, ventricular runs, asystole, extreme rates, fibrillation and lead
-faults, judged at each beat and twice a second of signal, always at the same samples whatever the packets' length.
-A condition is only *true or false* here; latching, priority and acknowledgement are ``alarms``.
+Responsible for heart rate, ventricular runs, asystole, extreme rates, fibrillation and lead faults, judged at each beat
+and twice a second of signal, always at the same samples whatever the packets' length. A condition is only *true or
+false* here; latching, priority and acknowledgement are ``alarms``. Not responsible for what is remembered of a patient
+(``patient``) or for which lead is listened to (``listening``).
 """
 
 # ruff: noqa: PLR0917 - compiled kernels take their arrays by position
 from __future__ import annotations
 
 import math
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from edgeward.clinic.monitor import atrial, fibrillation
-from edgeward.clinic.monitor.atrial import CHANGES
 from edgeward.clinic.monitor.beats import R_BEFORE_AT, R_BEFORE_S, R_BEFORE_V, R_NOW, R_WIDTH
-from edgeward.clinic.monitor.detector import B_ENERGY, B_FIDUCIAL, B_REPORT, B_RESTART, sort_into
+from edgeward.clinic.monitor.detector import B_ENERGY, B_FIDUCIAL, B_REPORT, B_RESTART
 from edgeward.clinic.monitor.ectopy import (
     ALTERNATIONS,
     HISTORY,
@@ -33,34 +32,27 @@ from edgeward.clinic.monitor.ectopy import (
     run_length,
 )
 from edgeward.clinic.monitor.fibrillation import is_fibrillation
-from edgeward.clinic.monitor.state import MASK, MAX_LEADS
+from edgeward.clinic.monitor.listening import AGREEMENT, choose_lead, judge_lead
+from edgeward.clinic.monitor.patient import (
+    AF,
+    ALL_OFF,
+    ASYSTOLE,
+    BIGEMINY,
+    BRADY,
+    COUPLET,
+    FREQUENT_V,
+    HOPS_A_MINUTE,
+    LEAD_OFF,
+    NOISY,
+    PAUSE,
+    TACHY,
+    TRIGEMINY,
+    V_RUN,
+    VF,
+    VT,
+    switch,
+)
 
-
-class Condition(IntEnum):
-    """What the signal itself can tell (silence and lost packets are told by ``bank``)."""
-
-    ASYSTOLE = 0
-    VENTRICULAR_FIBRILLATION = 1
-    VENTRICULAR_TACHYCARDIA = 2
-    EXTREME_BRADYCARDIA = 3
-    EXTREME_TACHYCARDIA = 4
-    LEAD_OFF = 5
-    ALL_LEADS_OFF = 6
-    NOISY = 7
-    VENTRICULAR_RUN = 8
-    PAUSE = 9
-    ATRIAL_FIBRILLATION = 10
-    COUPLET = 11
-    BIGEMINY = 12
-    TRIGEMINY = 13
-    FREQUENT_VENTRICULAR_BEATS = 14
-
-
-(ASYSTOLE, VF, VT, BRADY, TACHY, LEAD_OFF, ALL_OFF, NOISY, V_RUN, PAUSE, AF, COUPLET, BIGEMINY, TRIGEMINY,
- FREQUENT_V) = (int(c) for c in Condition)  # fmt: skip
-CONDITIONS = len(Condition)
-
-HOPS_A_MINUTE = 120
 TICK_S = 0.5
 #: A beat is known at most this long after its R (p99 in docs/physiology.md), so silence counts from here.
 REPORT_S = 0.35
@@ -70,118 +62,9 @@ RUN_BEATS = 3
 COUPLET_S = 10.0  # a couplet is an event: its condition holds so long after the last one
 VT_OVER_BEATS = 3
 VT_OVER_S = 3.0
-FLAT_S = 1.5  # lead off must be told within 2 s (docs/findings.md "Clinical numbers")
-RAIL_S = 0.3
-NOISE_POINTS = 80
-POOR_QUALITY = 0.25
 POOR_TICKS = 6
-SILENT_S = 2.5
 RESCUE = 1.35
-AGREEMENT = 0.85
 SAME_BEAT_S = 0.15
-
-PATIENT = np.dtype(
-    [
-        ("rate", "f8"),
-        ("hop", "i8"),
-        ("leads", "i4"),
-        ("row", "i8"),  # of its first lead among the channels
-        ("started", "i4"),
-        ("next_index", "i8"),
-        ("next_tick", "i8"),
-        # -- limits
-        ("asystole_s", "f8"),
-        ("extreme_bradycardia", "f8"),
-        ("extreme_tachycardia", "f8"),
-        ("ventricular_tachycardia_rate", "f8"),
-        ("ventricular_tachycardia_beats", "i4"),
-        ("pause_s", "f8"),
-        ("frequent_ventricular_beats", "f8"),
-        # -- listening
-        ("primary", "i4"),
-        ("voice", "i4"),  # the lead that gave the last beat
-        ("poor", "i4"),
-        ("quality", "f8"),
-        ("off_mask", "i4"),
-        # -- beats
-        ("beats", "i8"),
-        ("last_beat", "f8"),  # stream index
-        ("anchor", "f8"),  # the same, moved by the time nobody could see
-        ("times", "f8", (HISTORY,)),
-        ("intervals", "f8", (HISTORY,)),  # s; 0 where a gap lies between
-        # -- what each of them is: scores of the lead that gave it and of the others, at once and in hindsight
-        ("voices", "i1", (HISTORY,)),
-        ("now_own", "f8", (HISTORY,)),
-        ("now_sum", "f8", (HISTORY,)),
-        ("now_count", "i4", (HISTORY,)),
-        ("later_known", "i1", (HISTORY,)),
-        ("later_own", "f8", (HISTORY,)),
-        ("later_sum", "f8", (HISTORY,)),
-        ("later_count", "i4", (HISTORY,)),
-        ("super_own", "f8", (HISTORY,)),
-        ("super_sum", "f8", (HISTORY,)),
-        ("kinds", "i1", (HISTORY,)),
-        ("alternations", "i4"),
-        ("bigeminy_left", "i4"),
-        ("triples", "i4"),
-        ("since_v", "i4"),
-        ("trigeminy_left", "i4"),
-        ("row_of_v", "i4"),
-        ("couplet_at", "f8"),
-        # -- atrial fibrillation
-        ("changes", "f8", (CHANGES,)),
-        ("change_count", "i8"),
-        ("af_since", "f8"),  # stream index from which it has looked so (or not so, while it is told); -1: it does not
-        ("heart_rate", "f8"),  # 1/min; nan: no value
-        ("beat_width", "f8"),  # ms
-        ("run", "i4"),
-        ("run_onset", "f8"),
-        ("normals", "i4"),
-        ("v_counts", "i2", (HOPS_A_MINUTE,)),
-        ("v_slot", "i4"),
-        ("v_now", "i4"),
-        ("v_minute", "i4"),
-        ("fast", "i4"),
-        ("rate_onset", "f8"),
-        ("vf_hits", "i4"),
-        # -- conditions
-        ("active", "i1", (CONDITIONS,)),
-        ("value", "f8", (CONDITIONS,)),
-    ]
-)
-
-#: A condition begins (1) or ends (0).
-TRANSITION = np.dtype(
-    [
-        ("patient", "i8"),
-        ("condition", "i4"),
-        ("on", "i4"),
-        ("onset", "i8"),
-        ("decisive", "i8"),
-        ("value", "f8"),
-        ("block", "i8"),
-    ]
-)
-
-
-@njit
-def switch(
-    p: Any, who: int, block: int, condition: int, on: bool, onset: float, at: float, value: float, out: Any, count: int
-) -> int:
-    """Write a transition if the condition changes; return the new count."""
-    if (p.active[condition] == 1) == on:
-        return count
-    p.active[condition] = 1 if on else 0
-    p.value[condition] = value
-    row = out[count]
-    row.patient = who
-    row.condition = condition
-    row.on = 1 if on else 0
-    row.onset = np.int64(max(onset, 0.0))
-    row.decisive = np.int64(at)
-    row.value = value
-    row.block = block
-    return count + 1
 
 
 @njit
@@ -383,79 +266,6 @@ def on_rate(p: Any, who: int, block: int, since: float, at: float, out: Any, cou
 
 
 @njit
-def judge_lead(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64]) -> None:
-    """Judge one lead from its last two seconds: flat, saturated, noise (mV), quality (0..1).
-
-    The noise is the median second difference over 16 ms: beats fill less than half of the time and do not move it.
-    Quality is how far that lies below the sharpness of the beats.
-    """
-    rate = c.analysis_rate
-    overdue = c.interval_count == 0 or c.n - c.beat_n > 1.5 * c.interval  # a slow heart is flat between its beats
-    c.flat = 1 if c.same >= FLAT_S * c.rate and overdue else 0
-    c.saturated = 1 if c.railed >= RAIL_S * c.rate else 0
-    if c.lead_off == 1 or c.flat == 1 or c.saturated == 1:
-        c.quality = 0.0
-        return
-    lag = max(1, int(0.016 * rate + 0.5))
-    count = min(int(2.0 * rate), c.n - c.start_n - 2 * lag)
-    if count < rate * 0.4:
-        return
-    used = 0
-    for k in range(0, count, max(1, count // NOISE_POINTS)):
-        j = c.n - 1 - k
-        scratch[used] = abs(trace[j & MASK] - 2.0 * trace[(j - lag) & MASK] + trace[(j - 2 * lag) & MASK])
-        used += 1
-    sort_into(scratch, used, scratch)  # in place: what is read has not been written yet
-    c.noise_level = scratch[used // 2]
-    reference = max(c.sharpness, 0.05) if c.learned == 1 else 0.3
-    c.quality = min(1.0, max(0.0, 1.25 - 2.5 * c.noise_level / reference))
-
-
-@njit
-def choose_lead(p: Any, channels: Any) -> None:
-    """Change the lead listened to when it is off or dead, or silent while another beats. Mere noise is not a reason:
-    measured on real records, changing for it costs more beats than it saves.
-    """
-    now = channels[p.row + p.primary]
-    best, best_quality = p.primary, now.quality
-    for k in range(p.leads):
-        c = channels[p.row + k]
-        if c.lead_off == 0 and c.flat == 0 and c.saturated == 0 and c.learned == 1 and c.quality > best_quality + 0.2:
-            best = k
-            best_quality = c.quality
-    dead = now.lead_off == 1 or now.flat == 1 or now.saturated == 1
-    p.poor = p.poor + 1 if now.quality < POOR_QUALITY else 0
-    if best != p.primary and dead:
-        p.primary = best
-        p.poor = 0
-        return
-    if p.primary != 0 and beats_steadily(channels[p.row]):
-        p.primary = 0  # the first lead is the one the device maker or the nurse chose
-        p.poor = 0
-        return
-    if not dead and now.n - now.beat_n > SILENT_S * now.analysis_rate:
-        for k in range(p.leads):
-            other = channels[p.row + k]
-            if k != p.primary and other.agreement > AGREEMENT and beats_steadily(other):
-                p.primary = k
-                return
-
-
-@njit
-def beats_steadily(c: Any) -> bool:
-    """Return whether this lead is connected and gave its last four beats within plausible intervals, until now."""
-    if c.lead_off == 1 or c.flat == 1 or c.saturated == 1 or c.interval_count < 4 or c.quality < 0.4:
-        return False
-    most = 2.0 * c.analysis_rate
-    if c.n - c.beat_n > most:
-        return False
-    steady = True
-    for k in range(1, 4):
-        steady = steady and c.intervals[(c.interval_count - k) & 7] <= most
-    return steady
-
-
-@njit
 def on_tick(
     p: Any,
     who: int,
@@ -539,6 +349,3 @@ def on_tick(
     if noisy or p.poor == 0:
         count = switch(p, who, block, NOISY, noisy and off != everything, at, at, p.quality, out, count)
     return count
-
-
-assert MAX_LEADS <= 31  # off_mask is a 32-bit integer

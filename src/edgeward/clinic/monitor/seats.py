@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeward.clinic.monitor.limits import Limits
-from edgeward.clinic.monitor.rhythm import PATIENT
+from edgeward.clinic.monitor.patient import PATIENT
 from edgeward.clinic.monitor.state import CHANNEL, MAX_LEADS, RING, Tuning, new_channel
 from edgeward.clinic.monitor.streams import STREAM, new_stream
 

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from edgeward.clinic.monitor.rhythm import PATIENT
+from edgeward.clinic.monitor.patient import PATIENT
 from edgeward.clinic.monitor.seats import Seats
 from edgeward.clinic.monitor.state import CHANNEL, RING
 
