@@ -49,7 +49,7 @@ S_FEATURES = [
 S_MONOTONE = {"interval": -1, "interval_long": -1, "likeness": 1, "jumps": -1, "irregularity": -1, "p_likeness": -1}
 SETTINGS = {
     "objective": "binary", "learning_rate": 0.06, "num_leaves": 8, "min_data_in_leaf": 60, "lambda_l2": 10.0,
-    "feature_fraction": 0.5, "bagging_fraction": 0.7, "bagging_freq": 1, "verbose": -1, "seed": 0, "num_threads": 2,
+    "feature_fraction": 0.5, "bagging_fraction": 0.7, "bagging_freq": 1, "verbose": -1, "seed": 0, "num_threads": 1,
     "deterministic": True,
 }  # fmt: skip
 TREES = 120

@@ -24,6 +24,7 @@ POINT_S = 0.008
 BEFORE_S = 0.100
 P_BEFORE_S = 0.260  # what comes before a QRS begins here
 SHIFT = 5  # points a beat may slide against a template: the fiducial may sit on R in one and on S in the next
+P_SHIFT = 3  # and what comes before it against its own: the interval to the P wave varies
 SAME = 0.90  # correlation above which two beats have the same shape
 FORGET = 0.995  # weight of a template after each beat: 200 beats of memory, or a long tachycardia would become usual
 EDGE = 0.2  # a QRS begins and ends where its slope falls below this part of the steepest
@@ -33,6 +34,13 @@ INTERVAL_MOST_S = 3.0  # longer ones tell nothing of the rhythm
 VOTE_GAIN = 0.1
 VOTE_MOST = 4.0
 VOTERS = 4
+#: What score a beat needs is the patient's own: in a noisy lead, or beside paced beats, the other beats' scores lie
+#: higher, in a clean one lower. `LEVEL_EVEN` is the level at which a raw score of 0 is undecided.
+LEVEL_GAIN = 0.02
+LEVEL_BEATS = 8  # that the level at first weighs
+LEVEL_PART = 1.2
+LEVEL_LEAST = -5.5  # a very clean lead does not make every odd beat ventricular
+LEVEL_EVEN = -3.6
 FEATURES = HELD + LATER
 #: Names of the features, in order; the last `LATER` ones are known only with the next beat.
 NAMES = (
@@ -51,49 +59,59 @@ R_WIDTH, R_NOW, R_BEFORE_AT, R_BEFORE_V, R_BEFORE_S = range(5)
 R_FEATURES = 5
 R_LATER = R_FEATURES + FEATURES
 RESULT = R_LATER + FEATURES
+ROOM = 3 * (2 * SHIFT + 1)
 
 
 @njit
-def shape_of(c: Any, trace: NDArray[np.float32], fiducial: float, out: NDArray[np.float64]) -> None:
-    """Write `SHAPE` points around the fiducial (analysis samples), linearly interpolated, in mV without their mean."""
-    rate = c.analysis_rate
+def stretch(c: Any, trace: NDArray[np.float32], start: float, out: NDArray[np.float64]) -> None:
+    """Fill `out`, `POINT_S` apart from analysis sample `start` on, interpolated, in mV without their mean."""
+    step = POINT_S * c.analysis_rate
     mean = 0.0
-    for k in range(SHAPE):
-        at = fiducial + (k * POINT_S - BEFORE_S) * rate
-        at = min(at, c.n - 2.0)
+    for k in range(out.size):
+        at = min(max(start + k * step, 0.0), c.n - 2.0)
         i = np.int64(math.floor(at))
         part = at - i
         out[k] = (1.0 - part) * trace[i & MASK] + part * trace[(i + 1) & MASK]
         mean += out[k]
-    mean /= SHAPE
-    for k in range(SHAPE):
+    mean /= out.size
+    for k in range(out.size):
         out[k] -= mean
 
 
 @njit
-def likeness(shape: NDArray[np.float64], template: NDArray[np.float64]) -> tuple[float, int, float]:
-    """Return the best correlation over small shifts, that shift, and the relative residual there (0 = identical)."""
-    best, best_shift, residual = -1.0, 0, 2.0
-    length = SHAPE - 2 * SHIFT
-    for shift in range(-SHIFT, SHIFT + 1):
-        sx = sy = sxx = syy = sxy = 0.0
-        for k in range(length):
-            x = shape[SHIFT + k + shift]
-            y = template[SHIFT + k]
-            sx += x
-            sy += y
-            sxx += x * x
-            syy += y * y
-            sxy += x * y
-        vx = sxx - sx * sx / length
-        vy = syy - sy * sy / length
-        cov = sxy - sx * sy / length
-        r = cov / math.sqrt(max(vx * vy, 1e-18))
+def resemblance(
+    x: NDArray[np.float64], y: NDArray[np.float64], most: int, room: NDArray[np.float64]
+) -> tuple[float, int, float]:
+    """Return the best correlation of two curves, one sliding up to `most` points, the shift and the residual there.
+
+    The residual is relative (0: identical). The shifts are the inner loop, so that it runs in vector instructions.
+    """
+    length, shifts = y.size - 2 * most, 2 * most + 1
+    cov, sums, squares = room[:shifts], room[shifts : 2 * shifts], room[2 * shifts : 3 * shifts]
+    mean = vy = 0.0
+    for j in range(3 * shifts):
+        room[j] = 0.0
+    for k in range(length):
+        mean += y[most + k]
+    mean /= length
+    for k in range(length):
+        d = y[most + k] - mean
+        vy += d * d
+        for j in range(shifts):
+            v = x[k + j]
+            cov[j] += v * d
+            sums[j] += v
+            squares[j] += v * v
+    best, at = -1e30, 0
+    for j in range(shifts):
+        vx = max(squares[j] - sums[j] * sums[j] / length, 1e-12)
+        squares[j] = vx
+        r = cov[j] * abs(cov[j]) / vx
         if r > best:
             best = r
-            best_shift = shift
-            residual = (vx + vy - 2.0 * cov) / max(vx + vy, 1e-18)
-    return best, best_shift, residual
+            at = j
+    vx = squares[at]
+    return cov[at] / math.sqrt(vx * max(vy, 1e-12)), at - most, (vx + vy - 2.0 * cov[at]) / (vx + vy)
 
 
 @njit
@@ -123,43 +141,6 @@ def width_ms(c: Any, trace: NDArray[np.float32], fiducial: int) -> float:
                 silent += 1
             j += direction
     return (edges[1] - edges[0] + 2 * lag) / c.analysis_rate * 1e3
-
-
-@njit
-def stretch(c: Any, trace: NDArray[np.float32], start: float, out: NDArray[np.float64]) -> None:
-    """Write `P_POINTS` points from analysis sample `start` on, linearly interpolated, in mV without their mean."""
-    step = POINT_S * c.analysis_rate
-    mean = 0.0
-    for k in range(P_POINTS):
-        at = max(start + k * step, 0.0)
-        i = np.int64(math.floor(at))
-        part = at - i
-        out[k] = (1.0 - part) * trace[i & MASK] + part * trace[(i + 1) & MASK]
-        mean += out[k]
-    mean /= P_POINTS
-    for k in range(P_POINTS):
-        out[k] -= mean
-
-
-@njit
-def p_likeness(stretch_: NDArray[np.float64], template: NDArray[np.float64]) -> float:
-    """Return the best correlation of two stretches before a QRS over shifts of up to 24 ms."""
-    best = -1.0
-    length = P_POINTS - 6
-    for shift in range(-3, 4):
-        sx = sy = sxx = syy = sxy = 0.0
-        for k in range(length):
-            x = stretch_[3 + k + shift]
-            y = template[3 + k]
-            sx += x
-            sy += y
-            sxx += x * x
-            syy += y * y
-            sxy += x * y
-        vx = sxx - sx * sx / length
-        vy = syy - sy * sy / length
-        best = max(best, (sxy - sx * sy / length) / math.sqrt(max(vx * vy, 1e-12)))
-    return best
 
 
 @njit
@@ -208,27 +189,33 @@ def features_of(
     shape: NDArray[np.float64],
     before: NDArray[np.float64],
     width: float,
+    room: NDArray[np.float64],
     out: NDArray[np.float64],
-) -> int:
-    """Fill `out` with the features of a beat that are known at once, as in `NAMES`; return the template or -1.
+) -> tuple[int, int]:
+    """Fill `out` with the features of a beat that are known at once, as in `NAMES`.
+
+    Return the template that it looks like (-1: none) and its shift against it.
 
     Intervals, widths and heights are logarithms of their ratio to this patient's usual ones.
     """
     like, residual = 0.0, 1.0
     usual_width, usual_height, usual_peak = 90.0, c.height, 0.0
     if c.dominant >= 0:
-        like, _, residual = likeness(shape, c.shapes[c.dominant])
         usual_width = c.shape_width[c.dominant]
         usual_height = c.shape_height[c.dominant]
         usual_peak = peak_of(c.shapes[c.dominant])
-    best, which, weights = -1.0, -1, 0.0
+    best, which, shift, weights = -1.0, -1, 0, 0.0
     for t in range(TEMPLATES):
         weights += c.shape_weight[t]
         if c.shape_weight[t] > 0.0:
-            r, _, _ = likeness(shape, c.shapes[t])
+            r, moved, rest = resemblance(shape, c.shapes[t], SHIFT, room)
+            if t == c.dominant:
+                like = r
+                residual = rest
             if r > best:
                 best = r
                 which = t
+                shift = moved
     area = 0.0
     for k in range(SHAPE):
         area += abs(shape[k])
@@ -260,11 +247,11 @@ def features_of(
         rms += before[k] * before[k]
     rms = math.sqrt(rms / P_POINTS)
     known = c.p_count >= 4
-    out[15] = p_likeness(before, c.p_shape) if known else 0.5
+    out[15] = resemblance(before, c.p_shape, P_SHIFT, room)[0] if known else 0.5
     out[16] = math.log((rms + 0.005) / height)
     out[17] = math.log((math.sqrt(c.p_energy) + 0.005) / (math.sqrt(c.p_spread) + 0.005)) if known else 0.0
     out[18] = math.log((rms + 0.005) / (math.sqrt(c.p_energy + c.p_spread) + 0.005)) if known else 0.0
-    out[19] = likeness(shape, c.held_shape)[0] if c.judged > 0 else like
+    out[19] = resemblance(shape, c.held_shape, SHIFT, room)[0] if c.judged > 0 else like
     out[20] = c.shape_early[which] if which >= 0 and best >= SAME else 0.0
     out[21] = math.log(max(beat[B_SHARP], 0.02 * height) / height)
     level, rough, reach = span_of(c, trace, at - 0.4 * rate, at - 0.12 * rate)
@@ -281,7 +268,7 @@ def features_of(
     c.roughness = rough if c.judged == 0 else c.roughness + 0.1 * (rough - c.roughness)
     for k in range(HELD):
         out[k] = min(max(out[k], -3.0), 3.0)
-    return which if best >= SAME else -1
+    return (which if best >= SAME else -1), shift
 
 
 @njit
@@ -290,10 +277,12 @@ def features_later(
     trace: NDArray[np.float32],
     beat: NDArray[np.float64],
     shape: NDArray[np.float64],
-    like: float,
+    x: NDArray[np.float64],
+    room: NDArray[np.float64],
     out: NDArray[np.float64],
 ) -> None:
-    """Fill `out` with all features of the beat before, now that `beat`, its successor, is known."""
+    """Fill `out` with all features of the beat before, now that `beat`, its successor with features `x`, is known."""
+    like = x[0]
     for k in range(HELD):
         out[k] = c.held[k]
     after = interval_of(c, beat)
@@ -304,8 +293,8 @@ def features_later(
     out[HELD] = math.log(after / c.normal_interval)
     out[HELD + 1] = math.log((interval + after) / (2.0 * c.normal_interval))
     out[HELD + 2] = like
-    out[HELD + 3] = likeness(shape, c.older_shape)[0] if c.judged > 1 else like
-    out[HELD + 4] = likeness(shape, c.held_shape)[0]
+    out[HELD + 3] = resemblance(shape, c.older_shape, SHIFT, room)[0] if c.judged > 1 else like
+    out[HELD + 4] = x[19]
     out[HELD + 5] = math.log(interval / after)
     out[HELD + 6] = (t - level) - c.t_level
     out[HELD + 7] = math.log(interval / max(c.last_interval, 0.15)) if c.last_interval > 0.0 else 0.0
@@ -321,6 +310,7 @@ def remember(
     shape: NDArray[np.float64],
     before: NDArray[np.float64],
     which: int,
+    shift: int,
     beat: NDArray[np.float64],
     width: float,
     x: NDArray[np.float64],
@@ -345,7 +335,6 @@ def remember(
             c.votes[k, which] = 0.0
             c.voters[k, which] = 0
     else:
-        _, shift, _ = likeness(shape, c.shapes[which])
         gain = max(0.125, 1.0 / (1.0 + c.shape_weight[which]))
         for k in range(SHAPE):
             j = min(max(k + shift, 0), SHAPE - 1)
@@ -404,6 +393,20 @@ def vote(c: Any, kind: int, which: int, value: float) -> None:
 
 
 @njit
+def raise_level(c: Any, kind: int, value: float) -> None:
+    """Let the score of a beat that does not look ventricular count for the level of this lead."""
+    c.leveled[kind] += 1
+    if value < 0.0:
+        c.level[kind] += max(LEVEL_GAIN, 1.0 / (c.leveled[kind] + LEVEL_BEATS)) * (value - c.level[kind])
+
+
+@njit
+def above_level(c: Any, kind: int) -> float:
+    """Return what the level of this lead adds to a score."""
+    return float(LEVEL_PART * (LEVEL_EVEN - max(c.level[kind], LEVEL_LEAST)))
+
+
+@njit
 def judge(
     c: Any,
     trace: NDArray[np.float32],
@@ -414,27 +417,29 @@ def judge(
 ) -> None:
     """Judge a beat at once and the one before it in hindsight, learn its shape, and write the result to `out`."""
     at = c.start_n + (beat[B_FIDUCIAL] + c.trace_delay - c.start_raw) / c.decimation
-    shape, before = work[:SHAPE], work[SHAPE : SHAPE + P_POINTS]
+    shape, before, room = work[:SHAPE], work[SHAPE : SHAPE + P_POINTS], work[SHAPE + P_POINTS : SHAPE + P_POINTS + ROOM]
     x, later = out[R_FEATURES:R_LATER], out[R_LATER:RESULT]
-    shape_of(c, trace, at, shape)
+    stretch(c, trace, at - BEFORE_S * c.analysis_rate, shape)
     stretch(c, trace, at - P_BEFORE_S * c.analysis_rate, before)
     width = width_ms(c, trace, np.int64(round(at)))
-    which = features_of(c, trace, at, beat, shape, before, width, x)
+    which, shift = features_of(c, trace, at, beat, shape, before, width, room, x)
     out[R_BEFORE_AT] = -1.0
     if c.judged > 0 and beat[B_RESTART] == 0.0:
-        features_later(c, trace, beat, shape, x[0], later)
+        features_later(c, trace, beat, shape, x, room, later)
         out[R_BEFORE_AT] = c.held_sample
         value = score(model, VENTRICULAR_LATER, later)
-        out[R_BEFORE_V] = value
+        out[R_BEFORE_V] = value + above_level(c, 1)
         if c.shape_serial[c.held_slot] == c.held_serial:
             out[R_BEFORE_V] += opinion(c, 1, c.held_slot)
             vote(c, 1, c.held_slot, value)
+        raise_level(c, 1, value)
         out[R_BEFORE_S] = score(model, SUPRAVENTRICULAR_LATER, later)
     value = score(model, VENTRICULAR_NOW, x)
     out[R_WIDTH] = width
-    out[R_NOW] = value + opinion(c, 0, which)
-    which = remember(c, shape, before, which, beat, width, x)
+    out[R_NOW] = value + opinion(c, 0, which) + above_level(c, 0)
+    which = remember(c, shape, before, which, shift, beat, width, x)
     vote(c, 0, which, value)
+    raise_level(c, 0, value)
     for k in range(SHAPE):
         c.older_shape[k] = c.held_shape[k]
         c.held_shape[k] = shape[k]

@@ -49,6 +49,7 @@ PATTERN = 19  # points of a QRS in its band, about 12 ms apart
 EDGES = 16  # jumps remembered; they are 20 ms apart, and a candidate is judged within 0.3 s
 EDGE_MV = 0.2
 SHIFTS = 4  # points a candidate may slide against a pattern
+LEVEL_AT_FIRST = -4.5  # the usual score of a beat that is not ventricular, over the patients trained on
 FACTS = 8  # of a candidate, for the veto in noise
 NEVER = 2**62
 
@@ -171,6 +172,8 @@ CHANNEL = np.dtype(
         ("shape_serial", "i8", (TEMPLATES,)),  # tells a shape from another that took its place
         ("votes", "f8", (2, TEMPLATES)),  # running score of its beats: at once, and in hindsight
         ("voters", "i8", (2, TEMPLATES)),
+        ("level", "f8", (2,)),  # running score of the beats that do not look ventricular: at once, and in hindsight
+        ("leveled", "i8", (2,)),
         ("serials", "i8"),
         ("dominant", "i4"),
         ("normal_interval", "f8"),  # running RR of beats of the dominant shape, s
@@ -254,5 +257,6 @@ def new_channel(rate_hz: float, gain_uv: float, tuning: Tuning | None = None) ->
     row["back_from"] = NEVER
     row["interval"] = 0.8 * analysis  # 75/min, until beats tell
     row["normal_interval"] = row["long_interval"] = 0.8
+    row["level"] = LEVEL_AT_FIRST
     row["dominant"] = -1
     return row

@@ -1,0 +1,66 @@
+"""A beat's shape beside others, and what score a patient's beat needs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from edgeward.clinic.monitor import beats
+from edgeward.clinic.monitor.state import LEVEL_AT_FIRST, P_POINTS, SHAPE
+
+
+def naive(x, y, most):
+    """The same by the definition: one correlation coefficient per shift."""
+    part = y[most : len(y) - most]
+    pieces = [x[most + shift : len(x) - most + shift] for shift in range(-most, most + 1)]
+    likes = [np.corrcoef(piece, part)[0, 1] for piece in pieces]
+    best = int(np.argmax(likes))
+    d = (pieces[best] - pieces[best].mean()) - (part - part.mean())
+    return likes[best], best - most, (d**2).sum() / (part.var() + pieces[best].var()) / len(part)
+
+
+@pytest.mark.parametrize(("points", "most"), [(SHAPE, beats.SHIFT), (P_POINTS, beats.P_SHIFT)])
+def test_the_resemblance_of_two_curves_is_their_best_correlation_over_small_shifts(points, most):
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        x, y = rng.normal(size=(2, points)).cumsum(axis=1)
+        found = beats.resemblance(x, y, most, np.full(beats.ROOM, 7.0))
+        np.testing.assert_allclose(found, naive(x, y, most), rtol=1e-9, atol=1e-9)
+
+
+def test_a_shifted_copy_is_the_same_and_a_flat_curve_is_like_nothing():
+    y = np.exp(-(((np.arange(SHAPE) - 14) / 3.0) ** 2))
+    like, shift, residual = beats.resemblance(np.roll(y, 3), y, beats.SHIFT, np.zeros(beats.ROOM))
+    assert (round(like, 3), shift) == (1.0, 3)
+    assert residual < 1e-3
+    like, _, _ = beats.resemblance(np.zeros(SHAPE), y, beats.SHIFT, np.zeros(beats.ROOM))
+    assert like == 0.0
+
+
+def lead():
+    return SimpleNamespace(level=np.full(2, LEVEL_AT_FIRST), leveled=np.zeros(2, dtype=np.int64))
+
+
+def level_after(scores, kind=1):
+    c = lead()
+    for score in scores:
+        beats.raise_level.py_func(c, kind, score)
+    return c
+
+
+def test_where_usual_beats_score_high_a_beat_needs_more_to_be_ventricular():
+    noisy, usual, clean = (beats.above_level.py_func(level_after([s] * 300), 1) for s in (-1.0, -3.6, -6.9))
+    assert noisy < usual < clean
+    assert abs(usual) < 0.05
+    assert clean == pytest.approx(beats.LEVEL_PART * (beats.LEVEL_EVEN - beats.LEVEL_LEAST))  # and no more than that
+
+
+def test_ventricular_beats_do_not_move_the_level_of_a_lead():
+    assert level_after([3.0] * 300).level[1] == LEVEL_AT_FIRST
+    assert level_after([3.0, -6.0] * 200).level[1] == pytest.approx(-6.0, abs=0.1)
+
+
+def test_what_is_known_at_once_and_in_hindsight_have_levels_of_their_own():
+    c = level_after([-1.0] * 100, kind=0)
+    assert c.level[0] > -1.5
+    assert c.level[1] == LEVEL_AT_FIRST
