@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import datetime as dt
+import io
 import os
 import time
 
 import httpx
 import msgspec
 
+from edgeward.bedside import Trend, TrendSeries
+from edgeward.console.pages.signals import trend_csv
 from edgeward.messages import AlarmPriority
 from tests.console.conftest import Served, csrf
 from tests.support.synthetic import make_alarm
@@ -150,7 +155,41 @@ async def test_alarms_are_listed_filtered_and_reviewed_with_their_strip(served: 
     trend = (await admin.get("/api/beds/bed-01/trend?hours=4")).json()
     assert trend["limits"]["spo2"]["low"] == 90
     assert (await admin.get("/api/beds/bed-01/trend?hours=25")).status_code == 400
+
+    file = await admin.get("/beds/bed-01/trend.csv?hours=4&zone=Asia/Shanghai")
+    assert file.headers["content-disposition"].startswith('attachment; filename="bed-01-')
+    rows = list(csv.DictReader(io.StringIO(file.text.removeprefix("\ufeff"))))
+    assert len(rows) == sum(len(series["at"]) for series in trend["series"])
+    assert {row["parameter"] for row in rows} == {series["p"] for series in trend["series"]}
+    assert all(row["time"].endswith("+08:00") for row in rows)
+    assert (await admin.get("/beds/bed-01/trend.csv?hours=25")).status_code == 400
     await admin.aclose()
+
+
+def test_a_file_of_trends_has_no_row_for_a_gap_and_no_formula() -> None:
+    """A spreadsheet must not run what a device calls a unit."""
+    series = TrendSeries(parameter="spo2", unit="=cmd|' /C calc'!A0", at_ns=[0, 7_200_000_000_000], low=[95, 97], mean=[96.25, 98], high=[97, 99])  # fmt: skip
+
+    rows = list(csv.reader(io.StringIO(trend_csv(Trend(bed_id="b", interval_ms=60_000, series=[series]), dt.UTC))))
+
+    assert rows == [
+        ["time", "parameter", "unit", "mean", "lowest", "highest"],
+        ["1970-01-01T00:00:00+00:00", "spo2", "'=cmd|' /C calc'!A0", "96.25", "95", "97"],
+        ["1970-01-01T02:00:00+00:00", "spo2", "'=cmd|' /C calc'!A0", "98", "97", "99"],
+    ]
+
+
+async def test_a_form_sent_after_the_login_ended_is_answered_by_a_page(served: Served) -> None:
+    """And not by a line of JSON; a script that asked is told by status."""
+    async with served.client() as client:
+        page = await client.post("/beds/bed-01/limits", data={"heart_rate.low": "55"}, headers={"accept": "text/html"})
+        script = await client.post("/beds/bed-01/acknowledge", data={"alarm": "x"}, headers={"accept": "application/json"})  # fmt: skip
+
+    assert page.status_code == 401
+    assert "was not saved" in page.text
+    assert 'href="/login"' in page.text
+    assert "main.js" not in page.text, "it would lead away before anybody has read this"
+    assert (script.status_code, script.json()) == (401, {"error": "log in first"})
 
 
 async def test_the_console_answers_that_it_hears(served: Served) -> None:

@@ -141,6 +141,54 @@ async def calipers_measure_time_rate_and_amplitude(visit: Visit) -> None:
     assert numbers == [{"ms": 1000, "perMinute": 60}, {"ms": 0, "perMinute": 0}, 0.5, None, None, 1002, 1006]
 
 
+async def a_printed_strip_is_true_to_scale_and_says_whose_it_is(visit: Visit) -> None:
+    """On the page of the step before. Chromium cuts the scale of a printed canvas down to 64ths: it must meet one."""
+    page = visit.page
+    await page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    rows = await page.evaluate(
+        "[...document.querySelectorAll('[data-print-area] canvas')].map(c => [c.width, c.height, parseFloat(c.style.width), parseFloat(c.style.height)])"
+    )
+    assert rows
+    for wide, high, wide_mm, high_mm in rows:
+        assert wide_mm == 250
+        for pixels, mm in ((wide, wide_mm), (high, high_mm)):
+            printed = int(mm / 25.4 * 96 / pixels * 64) / 64 * pixels / 96 * 25.4
+            assert abs(printed / mm - 1) < 0.01
+            assert int(mm / 25.4 * 96 / pixels * 64) == 32
+    paper = page.locator("[data-print-area]")
+    for text in ("Bed 1", "UTC", "25 mm/s", "Patient ____", "by admin"):
+        await expect(paper).to_contain_text(text)
+
+
+async def what_tells_of_alarms_never_scrolls_away(visit: Visit) -> None:
+    """Not on a phone, not under the keys of the viewer, not in full screen."""
+    page = visit.page
+    await page.set_viewport_size({"width": 390, "height": 844})
+    await page.goto(visit.url + "/alarms")
+    await visit.live()
+    visit.hospital.bedside.problems = ["the alarm log cannot be written"]
+    await expect(page.locator("#alarm-failure")).to_be_visible()
+    await page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    await expect(page.locator("#alarm-failure")).to_be_in_viewport()
+    await expect(page.locator("#alarm-summary")).to_be_in_viewport()
+    await expect(page.locator("#alarm-summary .alarm-high .tag-marks")).to_have_text("!!!")
+    visit.hospital.bedside.problems = []
+    await page.set_viewport_size({"width": 1920, "height": 1080})
+
+
+async def long_names_that_differ_at_their_end_look_different(visit: Visit) -> None:
+    page, hospital = visit.page, visit.hospital
+    hospital.patients[4].label = "Kardiologische Überwachungseinheit Fensterplatz 12 A"
+    hospital.patients[5].label = "Kardiologische Überwachungseinheit Fensterplatz 12 B"
+    await page.goto(visit.url + "/beds")
+    await visit.live()
+    await expect(page.locator("[data-device=bed-05] [data-label]")).to_have_text(re.compile("…"))
+    shown = [await page.locator(f"[data-device={bed}] [data-label]").text_content() for bed in ("bed-05", "bed-06")]
+
+    assert (shown[0] or "").endswith("A")
+    assert (shown[1] or "").endswith("B")
+
+
 async def a_failing_alarm_system_is_shown_and_would_be_heard(visit: Visit) -> None:
     page, hospital = visit.page, visit.hospital
     failure = page.locator("#alarm-failure")
@@ -163,5 +211,8 @@ async def test_monitoring_in_a_browser(tmp_path: Path) -> None:
         await an_alarm_is_paused_and_acknowledged_by_keys(visit)
         await bursts_are_as_the_standard_says(visit)
         await calipers_measure_time_rate_and_amplitude(visit)
+        await a_printed_strip_is_true_to_scale_and_says_whose_it_is(visit)
         await a_failing_alarm_system_is_shown_and_would_be_heard(visit)
+        await what_tells_of_alarms_never_scrolls_away(visit)
+        await long_names_that_differ_at_their_end_look_different(visit)
         assert visit.problems == []

@@ -306,7 +306,7 @@ async def test_a_verdict_is_given_kept_and_shown_with_name_and_comment(visit: Vi
     assert visit.problems == []
 
 
-async def test_times_are_local_with_the_exact_moment_in_the_title(visit: Visit) -> None:
+async def test_times_are_local_with_their_zone_in_the_title(visit: Visit) -> None:
     await visit.log_in()
     context = await visit.context.browser.new_context(
         timezone_id="Asia/Shanghai", storage_state=await visit.context.storage_state()
@@ -320,7 +320,8 @@ async def test_times_are_local_with_the_exact_moment_in_the_title(visit: Visit) 
     hour = await page.evaluate("iso => new Date(iso).getHours()", iso)
     assert (int(iso[11:13]) + 8) % 24 == hour  # type: ignore[index]
     assert f" {hour:02d}:" in text  # type: ignore[operator]
-    assert await shown.get_attribute("title") == iso
+    assert await shown.get_attribute("title") == f"{text} UTC+8"
+    await expect(page.locator(".foot")).to_contain_text("Asia/Shanghai, UTC+8")
 
 
 async def test_colours_and_language_switch_without_losing_the_wall(visit: Visit) -> None:

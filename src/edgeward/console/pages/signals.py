@@ -74,7 +74,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a com
 
 
 def trend_csv(trend: Trend, zone: dt.tzinfo | None) -> str:
-    """Return trends as CSV (RFC 4180): a row per parameter and interval, in order of time, none where nothing was measured.
+    """Return trends as CSV (RFC 4180): one row per parameter and interval, in order of time, none for a gap.
 
     Times are ISO 8601 with their distance from UTC, in `zone` (None: the site's own).
     """

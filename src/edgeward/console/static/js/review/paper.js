@@ -24,8 +24,8 @@ export class Lane {
     this.width = width;
     this.mm = mm;
     this.height = heightMm * mm;
-    this.canvas.width = Math.round(width * ratio);
-    this.canvas.height = Math.round(this.height * ratio);
+    this.canvas.width = Math.floor(width * ratio);
+    this.canvas.height = Math.floor(this.height * ratio);
     this.canvas.style.width = `${width}px`;
     this.canvas.style.height = `${this.height}px`;
     this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
