@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 
 import msgspec
 import pytest
@@ -73,3 +75,44 @@ def test_a_truncated_message_is_refused(cut: int) -> None:
     if cut < len(data):
         with pytest.raises(m.MessageError):
             m.decode(m.Beds, data[:cut])
+
+
+_TOGETHER = """
+import sys, threading
+from edgeward import messages
+
+sys.setswitchinterval(1e-6)
+SOURCE = '''
+class Inner(messages.Message, frozen=True, kw_only=True, tag="inner"):
+    a: str
+    b: list[int]
+    c: dict[str, float] | None = None
+
+class Outer(messages.Message, frozen=True, kw_only=True, tag="outer"):
+    one: Inner
+    more: list[Inner]
+    d: str = ""
+'''
+for _ in range(60):
+    made = {"messages": messages, "__name__": "edgeward.messages"}
+    exec(SOURCE, made)
+    inner = made["Inner"](a="x", b=[1], c={"y": 1.0})
+    data = messages.encode(made["Outer"](one=inner, more=[inner, inner]))
+    start = threading.Barrier(4)
+
+    def read():
+        start.wait()
+        messages.decode(made["Outer"], data)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_a_type_is_first_decoded_by_several_threads_at_once_without_a_crash() -> None:
+    ended = subprocess.run([sys.executable, "-c", _TOGETHER], capture_output=True, timeout=60, check=False)
+
+    assert ended.returncode == 0, ended.stderr.decode()[-500:]

@@ -13,6 +13,7 @@ pixel at (0.0, 0.0).
 
 from __future__ import annotations
 
+import threading
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
@@ -31,6 +32,7 @@ M = TypeVar("M", bound=Message)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+_building = threading.Lock()
 
 
 def encode(message: Message) -> bytes:
@@ -57,14 +59,26 @@ def decode_one_of(kinds: Any, data: bytes) -> Any:
     MessageError
         If `data` is none of them.
     """
-    decoder = _decoders.get(kinds)
-    if decoder is None:
-        decoder = _decoders[kinds] = msgspec.msgpack.Decoder(kinds)
     try:
-        return decoder.decode(data)
+        return decoder(kinds).decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         name = getattr(kinds, "__name__", str(kinds))
         raise MessageError(f"not a {name}: {error}") from error
+
+
+def decoder(kinds: Any) -> msgspec.msgpack.Decoder[Any]:
+    """Return the decoder of a type, or of a union of types.
+
+    One thread at a time: while msgspec looks at a type for the first time, others would decode with what it has found
+    so far, and that is a segmentation fault. So whatever is decoded in threads has its decoder from here.
+    """
+    found = _decoders.get(kinds)
+    if found is None:
+        with _building:
+            found = _decoders.get(kinds)
+            if found is None:
+                found = _decoders[kinds] = msgspec.msgpack.Decoder(kinds)
+    return found
 
 
 # ---------------------------------------- classes

@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from edgeward.gateway.order_entry import OPEN, Change, Entry, OrderError, Status, merged, status_after
-from edgeward.messages import Order, Orders, OrdersQuery
+from edgeward.messages import Order, Orders, OrdersQuery, decoder
 from edgeward.privacy.database import Database, DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
 
@@ -80,6 +80,9 @@ MIGRATIONS = (
     CREATE INDEX commitments_state ON commitments (state);
     """,
 )
+
+
+_entry = decoder(Entry)
 
 
 class OrderBook:
@@ -344,7 +347,8 @@ class OrderBook:
         return [(int(seq), self._opened(sealed)) for seq, sealed in rows.fetchall()]
 
     def _opened(self, sealed: bytes) -> Entry:
-        return msgspec.msgpack.decode(self._key.open(sealed, b"order"), type=Entry)
+        entry: Entry = _entry.decode(self._key.open(sealed, b"order"))
+        return entry
 
     def _digest(self, kind: str, value: str) -> bytes:
         return self._key.pseudonym(f"order:{kind}:{value}".encode())

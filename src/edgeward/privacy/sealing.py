@@ -5,11 +5,11 @@ Responsible for the context that each sealed value is bound to, so that a value 
 
 from __future__ import annotations
 
-import msgspec
-
-from edgeward.messages import Verdict, decode
+from edgeward.messages import Verdict, decode, decoder
 from edgeward.privacy.items import Identity
 from edgeward.privacy.keys import SiteKey
+
+_identity = decoder(Identity)
 
 
 def bound(column: str, row: str) -> bytes:
@@ -25,7 +25,8 @@ def opened_identity(site_key: SiteKey, item_id: str, sealed: bytes) -> Identity:
     WrongKey
         If it was sealed with another key or for another row.
     """
-    return msgspec.msgpack.decode(site_key.open(sealed, bound("identity", item_id)), type=Identity)
+    identity: Identity = _identity.decode(site_key.open(sealed, bound("identity", item_id)))
+    return identity
 
 
 def opened_verdict(site_key: SiteKey, verdict_id: str, sealed: bytes) -> Verdict:

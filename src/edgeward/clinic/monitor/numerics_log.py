@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from edgeward.bedside import Numerics, Observation
+from edgeward.messages import decoder
 from edgeward.privacy.database import Database
 from edgeward.privacy.keys import SiteKey, WrongKey
 
@@ -34,6 +35,9 @@ class Batch(msgspec.Struct, array_like=True):
 
     numerics: list[Numerics]
     observations: list[Observation]
+
+
+_batch = decoder(Batch)
 
 
 class NumericsLog:
@@ -91,7 +95,7 @@ class NumericsLog:
         )
         for one, sealed in rows:
             try:
-                found.append((one, msgspec.msgpack.decode(self._open(sealed), type=Batch)))
+                found.append((one, _batch.decode(self._open(sealed))))
             except (WrongKey, msgspec.MsgspecError):
                 self.unreadable += 1
                 found.append((one, Batch([], [])))

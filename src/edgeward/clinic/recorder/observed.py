@@ -17,6 +17,7 @@ import msgspec
 from edgeward.bedside import Observation, ObservationQuery, Observations, Observed
 from edgeward.clinic.recorder import trends
 from edgeward.clinic.recorder.clock import SECOND
+from edgeward.messages import decoder
 
 BLOCK_ROWS = 2000
 MOST = 50_000  # of one answer
@@ -31,6 +32,9 @@ class _Block(msgspec.Struct, array_like=True):
     log: str
     upto: int
     beds: dict[str, list[_Row]]
+
+
+_block = decoder(_Block)
 
 
 def fresh(observed: Observed, upto: int) -> list[Observation]:
@@ -74,7 +78,8 @@ def _pack(log: str, upto: int, beds: dict[str, list[_Row]]) -> bytes:
 
 def _unpacked(block: bytes) -> _Block:
     try:
-        return msgspec.msgpack.decode(bytes(imagecodecs.zstd_decode(block)), type=_Block)
+        found: _Block = _block.decode(bytes(imagecodecs.zstd_decode(block)))
+        return found
     except (imagecodecs.ZstdError, msgspec.MsgspecError, ValueError) as error:
         raise ObservedError(f"a block of numerics cannot be read: {error}") from error
 

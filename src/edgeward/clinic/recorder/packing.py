@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeward import waveform
+from edgeward.messages import decoder
 
 BLOCK_BYTES = 64 << 10  # packets of about so many bytes share a block
 _LEVEL = 1
@@ -44,6 +45,9 @@ class _Group(msgspec.Struct, array_like=True):
 class _Block(msgspec.Struct, array_like=True):
     names: list[str]
     groups: list[_Group]
+
+
+_block = decoder(_Block)
 
 
 def blocks(arrivals: Sequence[Arrival]) -> list[tuple[str, bytes]]:
@@ -118,7 +122,7 @@ def unpack(block: bytes, source: str | None = None) -> list[Arrival]:
     try:
         data = bytes(imagecodecs.zstd_decode(block))
         (size,) = struct.unpack_from("<I", data)
-        head = msgspec.msgpack.decode(data[4 : 4 + size], type=_Block)
+        head = _block.decode(data[4 : 4 + size])
         found: list[tuple[int, Arrival]] = []
         offset = 4 + size
         for group in head.groups:

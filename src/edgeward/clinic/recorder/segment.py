@@ -49,6 +49,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward.clinic.recorder.clock import Stamp
 from edgeward.home import write_private
+from edgeward.messages import decoder
 from edgeward.privacy.keys import KEY_BYTES, SiteKey, WrongKey
 from edgeward.privacy.vaultfile import sync_directory
 
@@ -71,6 +72,9 @@ class _Kept(msgspec.Struct, array_like=True):
     boot_ns: int
     wall_ns: int
     wrapped: bytes
+
+
+_kept = decoder(_Kept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ class Segment:
         (size,) = struct.unpack_from("<I", text, len(_KEY_MAGIC))
         start = len(_KEY_MAGIC) + 4
         try:
-            kept = msgspec.msgpack.decode(text[start : start + size], type=_Kept)
+            kept = _kept.decode(text[start : start + size])
         except msgspec.MsgspecError:
             return None
         opened = Stamp(kept.boot_id, kept.boot_ns, kept.wall_ns)

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgeward.bedside import Observation, TrendSeries
 from edgeward.clinic.recorder.clock import SECOND
-from edgeward.messages import Message
+from edgeward.messages import Message, decoder
 from edgeward.parameters import PARAMETERS
 
 INTERVAL_S = 10
@@ -164,6 +164,9 @@ class _Block(msgspec.Struct, array_like=True):
     beds: dict[str, dict[str, int]]  # rows of each parameter, in the order of the columns
 
 
+_block = decoder(_Block)
+
+
 def blocks(rows: Rows, units: dict[str, str], since: int = -1) -> list[tuple[str, bytes]]:
     """Return rows as blocks, each with its first bed."""
     result: list[tuple[str, bytes]] = []
@@ -200,7 +203,7 @@ def unpack(block: bytes, bed_id: str) -> tuple[int, dict[str, str], dict[str, li
     try:
         data = bytes(imagecodecs.zstd_decode(block))
         (size,) = struct.unpack_from("<I", data)
-        head = msgspec.msgpack.decode(data[4 : 4 + size], type=_Block)
+        head = _block.decode(data[4 : 4 + size])
         total = sum(count for parameters in head.beds.values() for count in parameters.values())
         offset = 4 + size
         columns: list[np.ndarray[tuple[int], np.dtype[np.generic]]] = []
