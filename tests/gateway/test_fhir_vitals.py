@@ -417,5 +417,5 @@ async def test_hl7_numerics_go_through_the_door_and_a_repeated_message_once(door
         assert len(monitor.taken) == 4
         assert (await client.ask(oru(obx("x", 1, code="1^STRANGE^99X")))).code == "CA", "a code that is not ours"
         assert (await client.ask(oru(pid(), pv1()))).code == "CE"
-        assert (await client.ask(two.replace("ORU^R01^ORU_R01", "ORU^W01^ORU_W01"))).code == "CR"
+        assert (await client.ask(two.replace("ORU^R01^ORU_R01", "ORU^R40^ORU_R40"))).code == "CR"
         assert len(monitor.taken) == 4

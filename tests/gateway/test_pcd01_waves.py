@@ -203,6 +203,20 @@ async def test_a_bad_waveform_is_a_clear_error_and_the_numerics_are_taken(door, 
     assert (await door.send(*wave(ECG_II, [1] * 250))).outcome is Outcome.ACCEPTED, "it disturbs nothing"
 
 
+@pytest.mark.parametrize("mark", ["flag TEST", "flag DEMO", "flag INV", "status X", "status D", "training"])
+async def test_what_is_no_patients_signal_is_accepted_and_looked_at_by_nobody(door, mark):
+    array, rate = wave(ECG_II, [0.1] * 250)
+    fields = array.split("|")
+    kind, _, word = mark.partition(" ")
+    if kind != "training":
+        fields[8 if kind == "flag" else 11] = word
+    text = oru("|".join(fields), rate)
+    if kind == "training":
+        text = text.replace("|P|2.6", "|T|2.6")
+    assert (await door.handler.take(er7.parse(text), Sender("gw", ""), 0)).outcome is Outcome.ACCEPTED
+    assert (door.raw, door.counts["hl7_waveforms_no_value"]) == ([], 1)
+
+
 async def test_while_the_monitor_is_away_the_sender_keeps_the_duty(door):
     door.away = True
     answer = await door.send(*wave(ECG_II, [1] * 250))

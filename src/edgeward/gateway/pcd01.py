@@ -205,6 +205,12 @@ class _Reader:
         if channel_of(obx) is None:
             self.counts["hl7_waveforms_unknown"] += 1
             return
+        flags = {obx.text(8, 1, row).upper() for row in range(1, min(obx.repetitions(8), 20) + 1)}
+        status = obx.text(11).upper()
+        unwanted = flags & {"DEMO", "TEST", *_NOT_A_VALUE} or status in _WITHDRAWN or status in _NO_RESULT
+        if unwanted or self.validity == "test":
+            self.counts["hl7_waveforms_no_value"] += 1  # no patient's: alarms must not come of it
+            return
         try:
             self._place().arrays.take(obx, _time(obx, 14, self._zone) or self._at_ns, self._about)
             self.counts["hl7_waveforms"] += 1
