@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeward import compute
 from edgeward.cli import ATTENTION, AWAY, DEVICE_KINDS, DONE, FAILED, WRONG, main
 from edgeward.privacy.registry import KINDS, Registry
 from tests.support.site import new_home
@@ -142,3 +143,41 @@ def test_help_teaches_and_is_fast_to_load() -> None:
     code = "import sys, edgeward.cli; print([m for m in ('numba', 'onnxruntime', 'highdicom', 'fastapi') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "[]"
+
+
+_INFERENCE = """
+import sys, threading, time
+import numpy as np, onnxruntime
+from edgeward import cli
+from edgeward.bus import role
+
+def run_role(*_):
+    session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+    (asked,) = session.get_inputs()
+    shape = [size if isinstance(size, int) else 1 for size in asked.shape]
+    begun = threading.Event()
+
+    def work():
+        while True:
+            begun.set()
+            session.run(None, {asked.name: np.zeros(shape, np.float32)})
+
+    threading.Thread(target=work, daemon=True).start()
+    begun.wait()
+    time.sleep(0.05)
+    return 3
+
+role.run_role = run_role
+sys.exit(cli.main(["_role", "engine", "--home", sys.argv[2]]))
+"""
+
+
+def test_a_role_that_is_told_to_end_in_the_middle_of_an_inference_does_not_crash(tmp_path: Path) -> None:
+    home, _ = new_home(tmp_path / "home")
+    model = Path(compute.__file__).parent / "models" / "breast_ultrasound" / "model.onnx"
+
+    ended = subprocess.run(
+        [sys.executable, "-c", _INFERENCE, str(model), str(home.root)], capture_output=True, timeout=60, check=False
+    )
+
+    assert ended.returncode == 3, ended.stderr.decode()[-500:]

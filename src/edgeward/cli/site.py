@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import json
+import logging
+import os
 import sys
 from importlib import import_module
 
@@ -96,4 +99,18 @@ def role(arguments: argparse.Namespace) -> int:
 
     home, settings = site_of(arguments)
     module = import_module(ROLE_MODULES[arguments.role])
-    return run_role(arguments.role, module.run, home, settings, client_context(home, arguments.role))
+    code = run_role(arguments.role, module.run, home, settings, client_context(home, arguments.role))
+    atexit.register(_leave, code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """End the process, once Python has waited for its threads.
+
+    A daemon thread within a library would wake up in an interpreter that is gone, which aborts the process (SIGABRT):
+    a role that was told to end in the middle of an inference looked as if it had crashed.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
