@@ -116,8 +116,8 @@ class MonitorRole:
         self.traced: dict[str, int] = {}
         self._complaints: dict[tuple[str, str], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._due: asyncio.TimerHandle | None = None
-        self._due_since = 0.0
+        self._due: asyncio.Handle | None = None
+        self._due_at = self._due_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._unchecked: set[str] = set()
         self._gone: set[str] = set()
@@ -270,11 +270,11 @@ class MonitorRole:
         """Look at what came, within a few milliseconds."""
         now = self._loop.time()
         if self._due is not None:
-            if self._due.when() <= now + after_s:
+            if self._due_at <= now + after_s:
                 return
             self._due.cancel()
         self._due = self._loop.call_later(after_s, self.process)
-        self._due_since = now
+        self._due_at, self._due_since = now + after_s, now
 
     def process(self) -> None:
         """Look at what came."""
