@@ -59,7 +59,8 @@ BEAT = np.dtype(
 _PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
 
 _SOURCES = ("state", "filters", "qrs_model", "jumps", "front_end", "candidate", "detector", "beats", "beat_model",
-            "ectopy", "atrial", "fibrillation", "voting", "patient", "listening", "rhythm", "kernel")  # fmt: skip
+            "ectopy", "unrest", "atrial", "fibrillation", "voting", "patient", "listening",
+            "rhythm", "kernel")  # fmt: skip
 
 
 def _stamp() -> int:
@@ -108,6 +109,7 @@ def advance_lead(
 def take_beats(
     p: Any,
     channels: Any,
+    traces: NDArray[np.float32],
     bands: NDArray[np.float32],
     who: int,
     b: int,
@@ -137,7 +139,7 @@ def take_beats(
         more = extra[lead, taken[lead]]
         counted = False
         if is_supported(p, channels, bands, lead, row):
-            found, counted = on_beat(p, channels, who, b, lead, row, more, scratch, out, found)
+            found, counted = on_beat(p, channels, traces, who, b, lead, row, more, scratch, out, found)
         if heard < told.size:
             t = told[heard]
             t.patient = who
@@ -234,7 +236,7 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
                             net,
                         )
                 found, heard = take_beats(
-                    p, channels, bands, who, b, beats, extra, counts, out, found, told, heard, work[0]
+                    p, channels, traces, bands, who, b, beats, extra, counts, out, found, told, heard, work[0]
                 )
                 p.next_index += size
                 at += size

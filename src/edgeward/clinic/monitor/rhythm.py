@@ -52,6 +52,7 @@ from edgeward.clinic.monitor.patient import (
     VT,
     switch,
 )
+from edgeward.clinic.monitor.unrest import is_restless
 
 TICK_S = 0.5
 #: A beat is known at most this long after its R (p99 in docs/physiology.md), so silence counts from here.
@@ -59,6 +60,8 @@ REPORT_S = 0.35
 RATE_WINDOW_S = 6.0  # a step 80 -> 120 or 80 -> 40 is shown fully within 7 s
 #: A run of three (IEC 60601-2-27 leaves the number to the maker) is told; it is a tachycardia by the patient's limits.
 RUN_BEATS = 3
+#: Where the signal moves about, a tachycardia is told after so many more beats: late, but never not at all.
+RESTLESS_BEATS = 3
 COUPLET_S = 10.0  # a couplet is an event: its condition holds so long after the last one
 VT_OVER_BEATS = 3
 VT_OVER_S = 3.0
@@ -103,6 +106,7 @@ def mean_rate(p: Any, open_s: float) -> float:
 def on_beat(
     p: Any,
     channels: Any,
+    traces: NDArray[np.float32],
     who: int,
     block: int,
     lead: int,
@@ -180,25 +184,34 @@ def on_beat(
         if run < HISTORY - 1:
             p.run_onset = p.times[(p.beats - run) % HISTORY]
     p.run = run
+    restless = run >= RUN_BEATS and is_restless(p, own, traces[p.row + lead], run)
     beats = p.ventricular_tachycardia_beats
-    if run >= beats:
+    if run >= (min(beats + RESTLESS_BEATS, HISTORY - 1) if restless else beats):
         span = (fiducial - p.times[(p.beats - beats) % HISTORY]) / p.rate
         rate = 60.0 * (beats - 1) / span if span > 0.0 else 0.0
         if rate >= p.ventricular_tachycardia_rate and p.active[VF] == 0:
             count = switch(p, who, block, VT, True, p.run_onset, at, rate, out, count)
-    if run >= RUN_BEATS and p.active[VF] == 0:
+    if run >= RUN_BEATS and not restless and p.active[VF] == 0:
         count = switch(p, who, block, V_RUN, True, p.run_onset, at, float(run), out, count)
     if p.normals >= VT_OVER_BEATS:
         count = switch(p, who, block, VT, False, fiducial, at, 0.0, out, count)
         count = switch(p, who, block, V_RUN, False, fiducial, at, 0.0, out, count)
     if p.beats >= 2:
-        count = on_decided(p, channels, who, block, at, scratch, out, count)
+        count = on_decided(p, channels, traces, who, block, at, scratch, out, count)
     return on_rate(p, who, block, fiducial, at, out, count), True
 
 
 @njit
 def on_decided(
-    p: Any, channels: Any, who: int, block: int, at: float, scratch: NDArray[np.float64], out: Any, count: int
+    p: Any,
+    channels: Any,
+    traces: NDArray[np.float32],
+    who: int,
+    block: int,
+    at: float,
+    scratch: NDArray[np.float64],
+    out: Any,
+    count: int,
 ) -> int:
     """Settle the kind of the beat before the newest, and judge what follows from it; return the new count."""
     slot = (p.beats - 2) % HISTORY
@@ -206,14 +219,15 @@ def on_decided(
     row = p.row_of_v
     follow_patterns(p)
     atrial.on_decided(p)
+    own, trace = channels[p.row + p.voice], traces[p.row + p.voice]
     if kind == VENTRICULAR:
-        p.v_now += 1
-    elif row == 2 and p.beats >= 5:
+        p.v_now += 0 if is_restless(p, own, trace, 4) else 1
+    elif row == 2 and p.beats >= 5 and not is_restless(p, own, trace, 5):
         onset = p.times[(p.beats - 4) % HISTORY]
         p.couplet_at = at
         count = switch(p, who, block, COUPLET, True, onset, at, 2.0, out, count)
     rate = p.heart_rate
-    if p.bigeminy_left == PATTERN_OVER:
+    if p.bigeminy_left == PATTERN_OVER and not is_restless(p, own, trace, 6):
         onset = p.times[(p.beats - 1 - ALTERNATIONS) % HISTORY]
         count = switch(p, who, block, BIGEMINY, True, onset, at, rate, out, count)
     elif p.bigeminy_left == 0:
