@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +20,13 @@ from edgeward.clinic.monitor import role as monitor
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.publisher import Publisher
+from edgeward.clinic.monitor.selfcheck import STUCK_S
 from edgeward.clinic.monitor.shown import to_message
 from edgeward.config import Settings
 from edgeward.home import Home
 from edgeward.messages import Alarm, Beds, Message, Ok, Viewing
 from edgeward.privacy.database import DatabaseFull
+from edgeward.privacy.keys import SiteKey
 from edgeward.waveform import WaveformPacket, encode
 
 
@@ -139,6 +142,25 @@ async def test_transitions_leave_in_their_order(office: Office) -> None:
     assert office.bus.alarms() == told
 
 
+# ------------------------------------ a slow start
+
+
+async def test_a_start_that_took_a_minute_is_no_failure_of_the_alarm_system(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    SiteKey.create(home)
+    home.data.mkdir(parents=True, exist_ok=True)
+    context: Any = SimpleNamespace(bus=OnTheBus(), stats=Stats(), settings=Settings(), home=home)
+    role = monitor.MonitorRole(context)
+    role._ticked = role._published = role.alarm_system.started_s = time.monotonic() - 67.0
+
+    role.begin()
+
+    around = await role._surroundings()
+    assert max(around.tick_age_s, around.beds_age_s) < STUCK_S
+    assert not role.alarm_system.unheard(time.monotonic())
+    role.log.close()
+
+
 # ------------------------------------ a large site
 
 
@@ -155,6 +177,7 @@ def packet(number: int, sequence: int) -> bytes:
 async def test_a_large_site_publishes_what_somebody_looks_at_and_every_bed_in_turn(tmp_path: Path) -> None:
     bus = OnTheBus()
     home = Home(tmp_path)
+    SiteKey.create(home)
     home.data.mkdir(parents=True, exist_ok=True)
     context: Any = SimpleNamespace(bus=bus, stats=Stats(), settings=Settings(), home=home)
     role = monitor.MonitorRole(context)

@@ -513,6 +513,12 @@ class MonitorRole:
 
     # ---------------------------------------- life
 
+    def begin(self) -> None:
+        """Count from now: what a start takes (a compilation after an update, a minute) is no failure of the loops."""
+        now = time.monotonic()
+        self._ticked = self._published = now
+        self.alarm_system.started_s = now
+
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)
         self._tasks.add(task)
@@ -569,6 +575,7 @@ async def run(context: RoleContext) -> None:
     await stored.subscribe(bus, subjects.VITAL_ALL, role.receive_numerics)
     await bus.flush()
     await restart.publish_active(role, restored)
+    role.begin()
     work += [asyncio.ensure_future(loop()) for loop in (role.tick, role.publish_beds, role.check)]
     follow = stored.follow(bus, subjects.STORED_VITALS, subjects.VITAL_ALL, role.keep_stored)
     work.append(asyncio.ensure_future(follow))
