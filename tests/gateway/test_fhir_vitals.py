@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import uuid
@@ -18,6 +19,7 @@ from tests.gateway.pcd01 import obr, obx, oru, pid, pv1
 from tests.gateway.test_role import gateway
 from tests.support.site import TestSite
 
+from edgeward import waveform
 from edgeward.bedside import Numerics
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus
@@ -246,8 +248,6 @@ class Doors:
 
     @contextlib.asynccontextmanager
     async def hl7(self, name: str = "gw") -> AsyncIterator[Client]:
-        import asyncio
-
         folder = self.site.enrol(name, "monitor")
         reader, writer = await asyncio.open_connection("127.0.0.1", self.site.settings.mllp.port, ssl=tls_of(folder))
         try:
@@ -419,3 +419,28 @@ async def test_hl7_numerics_go_through_the_door_and_a_repeated_message_once(door
         assert (await client.ask(oru(pid(), pv1()))).code == "CE"
         assert (await client.ask(two.replace("ORU^R01^ORU_R01", "ORU^R40^ORU_R40"))).code == "CR"
         assert len(monitor.taken) == 4
+
+
+async def test_hl7_waveforms_come_out_on_the_bus_as_a_wearables_packets_do(doors):
+    lead = "131330^MDC_ECG_ELEC_POTL_II^MDC"
+    array = obx(
+        "w", "^".join(["0.1"] * 250), kind="NA", code=lead, sub="1.7.6.2", unit="mV", at="20260301120000.000+0000"
+    )
+    rate = obx("a", 250, code="0^MDC_ATTR_SAMP_RATE^MDC", sub="1.7.6.2.1", unit="264608^MDC_DIM_PER_SEC^MDC")
+    packets: list[tuple[str, bytes]] = []
+    async with doors.monitor() as monitor, doors.hl7() as client:
+        await monitor.bus.subscribe_raw(subjects.WAVE_ALL, lambda subject, data: packets.append((subject, data)))
+        await monitor.bus.flush()
+        assert (
+            await client.ask(oru(array, rate, obx("hr", 61)).replace("ORU^R01^ORU_R01", "ORU^W01^ORU_W01"))
+        ).code == "CA"
+        async with asyncio.timeout(10):
+            while not packets:
+                await asyncio.sleep(0.01)
+        assert [(one.source_id, one.device_id, len(one.vitals)) for one in monitor.taken] == [("gw-ICU-1-2", "gw", 1)]
+        refused = await client.ask(oru(array, obx("hr", 62)))
+        assert (refused.code, "no sampling rate" in refused.text) == ("CE", True)
+        assert monitor.taken[-1].vitals[0].value == 62, "the numerics of it were taken"
+    ((subject, data),) = packets
+    assert subject == subjects.wave("gw-ICU-1-2")
+    assert waveform.read(data).ecg.leads == ("II",)
