@@ -106,6 +106,19 @@ def test_every_truncation_within_the_pixels_is_refused() -> None:
         assert "truncated" in str(refused(data[:length], uid=image.SOPInstanceUID, sop_class=image.SOPClassUID))
 
 
+def test_studies_whose_uids_are_too_long_stay_two() -> None:
+    image = frame(16, 16)
+    image.StudyInstanceUID = "1.2.345"
+    data = encode(image, False, True)
+    found = set()
+    for end in (b"4", b"5"):
+        long = struct.pack("<2sH", b"UI", 72) + b"1." + b"2" * 69 + end
+        changed = data.replace(b"UI\x08\x001.2.345\0", long)
+        found.add(look(changed, uid=image.SOPInstanceUID, sop_class=image.SOPClassUID).study_instance_uid)
+
+    assert len(found) == 2
+
+
 def test_a_truncation_before_the_identity_is_refused() -> None:
     image = frame(16, 16)
     data = encode(image, False, True)

@@ -147,8 +147,8 @@ class Examination:
         rows, columns = (self._short(values.get(tag, b"")) for tag in (_ROWS, _COLUMNS))
         return Header(
             modality=_ascii(values.get(_MODALITY, b""))[:16],
-            study_instance_uid=_ascii(values.get(_STUDY, b""))[:64],
-            series_instance_uid=_ascii(values.get(_SERIES, b""))[:64],
+            study_instance_uid=_ascii(values.get(_STUDY, b"")),  # not cut: two studies would be one
+            series_instance_uid=_ascii(values.get(_SERIES, b"")),
             rows=rows,
             columns=columns,
             frames=_number(values.get(_FRAMES, b"")),
