@@ -31,6 +31,7 @@ from edgeward.device import recordings
 
 RATE = 250
 GAIN_UV = 5.0
+GIVE_UP_S = 10.0  # a load that is so late is more than this machine can send: it is ended
 PAUSE_S = 8.0  # of an asystole: the alarm is due after 4 s
 _HEADER = struct.Struct("<4sBBBBBBHIQqff")
 
@@ -158,6 +159,8 @@ class Fleet:
         total = count * self.seconds
         while slot < total:
             now = time.monotonic()
+            if now - began > self.seconds + GIVE_UP_S:
+                break
             due = int((now - began) * count)
             if due < slot:
                 time.sleep(max(0.0, min(0.002, began + (slot + 1) / count - now)))
