@@ -43,6 +43,7 @@ def test_an_asystole_that_is_not_urgent_is_found_out(monkeypatch):
         ({"tick_age_s": 9.0}, "time"),
         ({"beds_age_s": 9.0}, "numbers"),
         ({"packets_waiting_s": 9.0}, "packets"),
+        ({"behind_s": 1.5}, "1.5 s behind"),
         ({"notices_problem": "no answer"}, "people"),
         ({"unknown_codes": 1}, "conditions"),
     ],

@@ -77,7 +77,7 @@ class MonitorRole:
         self.registry = Registry(context.home)
         self.beds = BedBook(Profiles(section, settings.profile), settings.ward, ward=section.ward)
         profile = self.beds.profiles.rhythm[self.beds.profiles.default]
-        self.intake = Intake(self.clock, rhythm_limits(profile), self.know)
+        self.intake = Intake(self.clock, rhythm_limits(profile), self.know, reorder_ms=section.reorder_ms)
         self.intake.keep = self.keep
         self.engine = AlarmEngine(
             self.beds,
