@@ -24,12 +24,16 @@ from edgeward.clinic.monitor.state import EDGES, MASK
 EDGE_S = 0.02  # edges closer than this are one
 #: A jump is at least this part of what it makes of the trace; the steepest QRS has 0.4 (40 ms wide, 125 Hz).
 EDGE_PART = 0.6
-BEFORE_S, AFTER_S = 0.04, 0.10  # what is fitted, around the jump
+BEFORE_S, AFTER_S = 0.04, 0.22  # what is fitted, around the jump, but not the next one
+#: Of what is seen, a jump explains at least this: all of it, or enough to look for a beat beside it.
+WHOLE, PART = 0.9, 0.3
+LATE_S = 0.11  # what a jump does not explain, so long after it, is a beat of its own and lies there
 REST_MV, REST_PART = 0.2, 0.1  # unexplained, peak to peak: less is no QRS
+NEXT_S = 0.03  # a pulse and its overshoot are one jump
 NEAR_BEFORE_S, NEAR_AFTER_S = 0.10, 0.06  # where a jump may lie, seen from the candidate
 SHADOW_S, SLOPE_HALF_S = 0.4, 0.08  # after a jump a beat must be more than what is left of the decay
 TIME_CONSTANTS_S = (0.003, 0.006, 0.012, 0.022, 0.04, 0.075, 0.15, 0.6)
-POINTS = 48
+POINTS = 80
 
 
 @njit
@@ -111,7 +115,12 @@ def is_jump(c: Any, trace: NDArray[np.float32], cand: NDArray[np.float64], room:
     at = c.edge_at[which]
     centre = c.start_n + (at + c.taps // 2 - c.start_raw) // c.decimation
     first = max(centre - np.int64(BEFORE_S * c.analysis_rate), c.start_n)
-    count = min(centre + np.int64(AFTER_S * c.analysis_rate), c.n - 1) - first
+    last = min(centre + np.int64(AFTER_S * c.analysis_rate), c.n - 1)
+    for k in range(min(c.edge_count, EDGES)):
+        if c.edge_at[k] > at + NEXT_S * c.rate and 2 * abs(c.edges[k]) > most:
+            edge = c.start_n + (c.edge_at[k] - c.start_raw) // c.decimation
+            last = min(last, edge)
+    count = last - first
     if count < 8 or count > POINTS:
         return False
     seen, model, best = room[:POINTS], room[POINTS : 2 * POINTS], room[2 * POINTS : 3 * POINTS]
@@ -131,13 +140,15 @@ def is_jump(c: Any, trace: NDArray[np.float32], cand: NDArray[np.float64], room:
                 gained = cross * cross / own
                 for j in range(count):
                     best[j] = seen[j] - cross / own * model[j]
-    if gained < 0.9 * power:
-        return False
-    top, bottom = 0.0, 0.0
+    top, bottom, most_at = 0.0, 0.0, 0
     for j in range(count):
         top = max(top, best[j])
         bottom = min(bottom, best[j])
-    if top - bottom >= max(REST_MV, REST_PART * cand[3]):
+        if abs(best[j]) > abs(best[most_at]):
+            most_at = j
+    if gained < WHOLE * power or top - bottom >= max(REST_MV, REST_PART * cand[3]):
+        if gained > PART * power and first + most_at > centre + LATE_S * c.analysis_rate:
+            cand[2] = first + most_at
         return False
     c.jump_at = at + c.taps // 2
     return True
