@@ -38,8 +38,9 @@ def associate_request(
 class Spoken:
     """An established association of the legacy device."""
 
-    def __init__(self, door: Door, *contexts: tuple[str, str], more: tuple[object, ...] = ()) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", door.dicom.ports["plain"]), timeout=10)
+    def __init__(self, door: Door | int, *contexts: tuple[str, str], more: tuple[object, ...] = ()) -> None:
+        port = door if isinstance(door, int) else door.dicom.ports["plain"]
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self.socket.sendall(associate_request(*contexts, more=more))
         kind, pdu = self.pdu()
         assert kind == 0x02

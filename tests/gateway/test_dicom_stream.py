@@ -19,6 +19,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation, UserIdentityNegotiation
 from tests.gateway.door import AE_TITLE, Door, ask, frame, open_door, until
 from tests.gateway.spoken import LEGACY, Spoken, request
+from tests.support.lanes import LANES, lane
 
 from edgeward.gateway import command as dimse
 from edgeward.gateway import transport
@@ -29,9 +30,9 @@ ULTRASOUND = (UltrasoundImageStorage, ExplicitVRLittleEndian)
 MB = 1 << 20
 
 
-@pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
-    with open_door(tmp_path / "home", dicom={"legacy": [LEGACY], "max_object_mb": 2048}) as door:
+@pytest.fixture(params=LANES)
+def door(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Door]:
+    with lane(request.param), open_door(tmp_path / "home", dicom={"legacy": [LEGACY], "max_object_mb": 2048}) as door:
         yield door
 
 
@@ -74,7 +75,7 @@ def test_however_a_data_set_is_cut_it_is_the_same_object(door: Door, seed: int) 
     assert store(peer, image.SOPInstanceUID, fragments(data, cuts, per_pdu=rng.choice([1, 2]))) == 0x0000
     assert store(peer, image.SOPInstanceUID, fragments(data, itertools.repeat(16_000))) == 0x0000
 
-    assert [new for _, new in door.admitted] == [True, False]
+    until(lambda: [new for _, new in door.admitted] == [True, False])
     assert dcmread(io.BytesIO(door.stored(door.admitted[0][0]))) == image
     assert door.vault_files() == 1
 
@@ -106,6 +107,7 @@ def test_a_large_object_needs_little_memory(door: Door, campaign: bool) -> None:
 
     assert peer.answer().status == 0x0000
     assert max(most, rss_mb()) - before < 12
+    until(lambda: door.admitted)
     (item, _), *_ = door.admitted
     reference = door.vault.reference(item.object_id, item.wrapped_key, item.size)
     with open_object(reference.path, reference.data_key) as stored:
@@ -176,6 +178,7 @@ def test_a_disk_that_fills_in_mid_stream_is_told_and_the_association_lives(
     assert len(written) == 3
     assert door.vault_files() == 0
     assert store(peer, image.SOPInstanceUID, fragments(encode(image, False, True), itertools.repeat(100_000))) == 0
+    until(lambda: door.admitted)
     assert dcmread(io.BytesIO(door.stored(door.admitted[0][0]))) == image
 
 

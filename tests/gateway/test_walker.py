@@ -168,7 +168,7 @@ def test_nesting_without_end_is_refused_in_bounded_memory() -> None:
 
 def test_a_long_value_is_kept_in_part() -> None:
     one = walk(FIRST + element(0x00081030, "UT", bytes(10)) + element(ID, "UT", b"x" * 100_000), 999)
-    assert len(one.values[ID]) == walker._VALUE
+    assert len(one.values[ID]) == walker.VALUE
 
 
 @given(st.binary(max_size=400), st.integers(1, 50), st.sampled_from([ExplicitVRLittleEndian, ImplicitVRLittleEndian]))

@@ -11,16 +11,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.lanes import LANES, lane
 
+from edgeward import native
 from edgeward.privacy import intakelog
 from edgeward.privacy.intakelog import BLOCK, IntakeLog, LogFull
 from edgeward.privacy.keys import SiteKey, WrongKey
 
 KEY = SiteKey(bytes(32))
+
+
+@pytest.fixture(autouse=True)
+def python_only() -> Iterator[None]:
+    """Most tests here break calls of Python's."""
+    with lane("python"):
+        yield
 
 
 def nothing() -> None:
@@ -278,14 +287,40 @@ for worker in range(4):
 """
 
 
+def test_the_compiled_sync_serves_all_and_tells_all_that_it_failed(tmp_path: Path) -> None:
+    with lane("compiled"):
+        log, told = IntakeLog(tmp_path / "j", KEY), []
+        rows = [f"{worker}-{number}".encode() for worker in range(8) for number in range(20)]
+        workers = [
+            start(
+                lambda part=rows[at : at + 20]: [log.append(row, row, lambda row=row: told.append(row)) for row in part]
+            )
+            for at in range(0, 160, 20)
+        ]
+        for worker in workers:
+            worker.join(20)
+        assert sorted(told) == sorted(rows)
+        assert sorted(row for row, _ in found(tmp_path / "j")) == sorted(rows)
+
+        shared = log._active.shared
+        assert native.library().ew_sync(shared, -1) == errno.EBADF
+        with pytest.raises(OSError, match="Bad file descriptor"):  # nobody knows what the next one would tell
+            log.append(b"lost", b"", lambda: told.append(b"lost"))
+        assert log.turn() is not None
+        log.append(b"after", b"", lambda: told.append(b"after"))
+        assert told[160:] == [b"after"]
+        log.close()
+
+
 @pytest.mark.fault
+@pytest.mark.parametrize("way", LANES)
 @pytest.mark.parametrize("turning", [[], ["turn"]])
-def test_whatever_was_told_before_a_kill_is_found(tmp_path: Path, turning: list[str]) -> None:
+def test_whatever_was_told_before_a_kill_is_found(tmp_path: Path, turning: list[str], way: str) -> None:
     chance = random.Random(11)
     for turn in range(3):
         path = tmp_path / str(turn)
         command = [sys.executable, "-c", WRITER, str(path), *turning]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        with lane(way), subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             head = writer.stdout.readline()
             time.sleep(chance.uniform(0.0, 0.2))  # the moment of death is the variable under test

@@ -14,16 +14,18 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgeward.gateway import command as dimse
 from edgeward.gateway.admission import Peer, Refusal, Rejection
 from edgeward.gateway.command import Command
 from edgeward.gateway.conversation import Conversation
 from edgeward.gateway.dimse import DimseService, Operation
+from edgeward.gateway.express import Express
 from edgeward.gateway.negotiation import APPLICATION_CONTEXT, Context, Unacceptable, read_request
-from edgeward.gateway.reception import NOWHERE, Arrival
-from edgeward.gateway.wire import Broken, Ended, Gone, Interrupted, TooSlow, Wire
+from edgeward.gateway.reception import NOWHERE, Arrival, Prepared, Values
+from edgeward.gateway.wire import Broken, Ended, Gone, Interrupted, PlainWire, TooSlow, Wire
+from edgeward.privacy.vaultfile import Buffers
 
 MAX_PDU = 131_072  # the largest that dcmtk sends; larger ones gain nothing
 _REQUEST_LIMIT = 1 << 20  # an A-ASSOCIATE-RQ has no announced limit; real ones stay below 64 KB
@@ -50,6 +52,7 @@ class Host(Protocol):
     max_object_bytes: int
     idle_timeout_s: float
     pdu_timeout_s: float
+    library: Any  # the compiled data path (``native``), or None
 
     def requested(self, association: Association, calling: str, called: str) -> None:
         """Admit the association and set its `device_id`, or raise `Refusal`."""
@@ -65,6 +68,24 @@ class Host(Protocol):
 
     def finish_store(self, association: Association, arrival: Arrival, received_ns: int) -> int:
         """Admit the object and return the status."""
+
+    def prepare_store(
+        self,
+        association: Association,
+        arrival: Arrival,
+        *,
+        buffers: Buffers,
+        count: int,
+        found: Values,
+        received_ns: int,
+    ) -> Prepared | int:
+        """Decide on an object that is there already (`Arrival.prepare`), or return the status to refuse it with."""
+
+    def stored(self, association: Association, prepared: Prepared) -> None:
+        """Take note that its record is on the disk."""
+
+    def not_stored(self, association: Association, prepared: Prepared, error: OSError) -> int:
+        """Take note that its record could not be written, and return the status."""
 
     def in_force(self, association: Association) -> bool:
         """Whether the device still may send."""
@@ -94,7 +115,7 @@ class Association:
         self.contexts: dict[int, Context] = {}
         self.max_length = 0  # of a PDU that the peer takes; 0: any
         self.over = threading.Event()
-        self._left = 0  # bytes of the current P-DATA-TF that were not read yet
+        self.left = 0  # bytes of the current P-DATA-TF that were not read yet
         self._head = memoryview(bytearray(12))
         self._conversation = Conversation(self)
 
@@ -124,8 +145,10 @@ class Association:
             if self._negotiate():
                 self._grown()
                 self.host.established(self)
+                if isinstance(self.wire, PlainWire) and self.host.library is not None:
+                    self._serve_express(self.wire)
                 while True:
-                    self._message()
+                    self.message()
         except (Ended, Gone):
             last = None
         except Interrupted:
@@ -185,7 +208,15 @@ class Association:
 
     # ------------------------------------------------------------ messages (Sta6)
 
-    def _message(self) -> None:
+    def _serve_express(self, wire: PlainWire) -> None:
+        express = Express(self, wire, self.host.library)
+        try:
+            while True:
+                express.turn()
+        finally:
+            express.close()
+
+    def message(self) -> None:
         """Take one message and answer it."""
         request, context_id, context = self.next_command()
         if request.field & dimse.RESPONSE:
@@ -246,19 +277,23 @@ class Association:
 
     def _fragment(self, timeout_s: float) -> tuple[int, int, int]:
         """Read the header of the next fragment: context id, length of what follows, message control header."""
-        if not self._left:
+        if not self.left:
             head = self._head[:6]
             try:
                 self.wire.read(head, timeout_s)
             except TooSlow as slow:
                 if slow.got or timeout_s != self.host.idle_timeout_s:
                     raise
-                reason = "it said nothing for too long"
-                raise Broken(reason, "let the device close what it does not use", code=0) from None
-            self._left = self._check_pdu(*_PDU.unpack(head))
+                raise self.silent() from None
+            self.left = self._check_pdu(*_PDU.unpack(head))
         head = self._head[:6]
         self.wire.read(head, self.host.pdu_timeout_s)
         return self._check_pdv(*_PDV.unpack(head))
+
+    @staticmethod
+    def silent() -> Broken:
+        """Return what ends an association that is not used."""
+        return Broken("it said nothing for too long", "let the device close what it does not use", code=0)
 
     def _check_pdu(self, kind: int, length: int) -> int:
         if kind == _DATA:
@@ -279,10 +314,10 @@ class Association:
         )
 
     def _check_pdv(self, length: int, context_id: int, control: int) -> tuple[int, int, int]:
-        if length < 2 or length + 4 > self._left:
+        if length < 2 or length + 4 > self.left:
             raise Broken("it sent a PDV that does not fit its PDU")
-        self._left -= length + 4
-        if 0 < self._left < _PDV.size:
+        self.left -= length + 4
+        if 0 < self.left < _PDV.size:
             raise Broken("it sent a PDV that does not fit its PDU")
         return context_id, length - 2, control
 
@@ -303,15 +338,23 @@ class Association:
                 arrival.abort()
 
     def _receive(self, context_id: int, arrival: Arrival | None) -> None:
-        """Read a data set to its end: into `arrival`, or nowhere.
+        """Read a data set to its end: into `arrival`, or nowhere."""
+        self._receive_from(context_id, arrival, 0, self._fragment(self.host.idle_timeout_s))
+
+    def resume(self, context_id: int, arrival: Arrival | None, size: int) -> int:
+        """Read the rest of a data set of which `size` bytes were read already; return when it was there."""
+        self._receive_from(context_id, arrival, size, self._fragment(self.host.idle_timeout_s))
+        return time.time_ns()
+
+    def _receive_from(self, context_id: int, arrival: Arrival | None, size: int, header: tuple[int, int, int]) -> None:
+        """Read a data set to its end, the first header of a fragment having been read.
 
         Each read takes a fragment's content and the header of the next fragment, which is known to come unless this
         one is the last.
         """
         wire, limit, head = self.wire, self.host.max_object_bytes, self._head
         pdu_s, idle_s = self.host.pdu_timeout_s, self.host.idle_timeout_s
-        one, length, control = self._fragment(idle_s)
-        size = 0
+        one, length, control = header
         while True:
             if control & _COMMAND or one != context_id:
                 raise Broken("it sent a command in the middle of a data set", code=_UNEXPECTED_PDU)
@@ -322,7 +365,7 @@ class Association:
                     "raise dicom.max_object_mb in the settings if such objects are expected",
                 )
             last = control & _LAST
-            following = head[:0] if last else head[:6] if self._left else head
+            following = head[:0] if last else head[:6] if self.left else head
             while length:
                 room = arrival.room() if arrival is not None else NOWHERE
                 if length > len(room):
@@ -342,9 +385,9 @@ class Association:
                 return
             if following:  # there was no content to read it with
                 self._read_head(following, idle_s)
-            if not self._left:
+            if not self.left:
                 kind, pdu_length, pdv_length, one, control = _PDU_PDV.unpack(head)
-                self._left = self._check_pdu(kind, pdu_length)
+                self.left = self._check_pdu(kind, pdu_length)
                 one, length, control = self._check_pdv(pdv_length, one, control)
             else:
                 one, length, control = self._check_pdv(*_PDV.unpack_from(head))

@@ -30,6 +30,7 @@ _DATA_SET_TYPE, _STATUS, _COMMENT = 0x0800, 0x0900, 0x0902
 _AFFECTED_INSTANCE, _REQUESTED_INSTANCE = 0x1000, 0x1001
 _EVENT_TYPE, _ACTION_TYPE = 0x1002, 0x1008
 _HEAD = struct.Struct("<HHL")
+_ID, _GROUP = struct.Struct("<HHLH"), struct.Struct("<HHLL")
 _P_DATA = struct.Struct(">BxLLBB")
 _COMMENT_LENGTH = 64  # LO
 
@@ -63,6 +64,15 @@ class Command:
         self.message_id = self._number(_MESSAGE_ID)
         self.sop_class_uid = self._text(_AFFECTED_CLASS) or self._text(_REQUESTED_CLASS)
         self.sop_instance_uid = self._text(_AFFECTED_INSTANCE) or self._text(_REQUESTED_INSTANCE)
+
+    @classmethod
+    def store(cls, message_id: int, sop_class_uid: str, sop_instance_uid: str) -> Command:
+        """Return a C-STORE-RQ that was read elsewhere."""
+        command = cls.__new__(cls)
+        command._values = {}  # noqa: SLF001 - our own
+        command.field, command.has_data_set, command.message_id = C_STORE, True, message_id
+        command.sop_class_uid, command.sop_instance_uid = sop_class_uid, sop_instance_uid
+        return command
 
     @property
     def responded_to(self) -> int:
@@ -108,6 +118,25 @@ def response(
     if request.action_type:
         elements.append(_number(_ACTION_TYPE, request.action_type))
     return _command(elements)
+
+
+def store_answer(context_id: int, request: Command, status: int, max_length: int) -> bytes:
+    """Return the PDUs that answer a C-STORE-RQ: as `response` and `pdus` do, of which most is always the same."""
+    before, after = _around(request.sop_class_uid, status)
+    instance = request.sop_instance_uid.encode("ascii")
+    instance += b"\0" * (len(instance) % 2)
+    answered = _ID.pack(0, _RESPONDED_TO, 2, request.message_id)
+    body = b"".join((before, answered, after, _HEAD.pack(0, _AFFECTED_INSTANCE, len(instance)), instance))
+    length = len(body)
+    if (max_length and length + 18 > max_length) or not instance:
+        return b"".join(pdus(context_id, response(request, status), b"", max_length))
+    return _P_DATA.pack(0x04, length + 18, length + 14, context_id, 3) + _GROUP.pack(0, 0, 4, length) + body
+
+
+@lru_cache(64)
+def _around(sop_class_uid: str, status: int) -> tuple[bytes, bytes]:
+    before = _text(_AFFECTED_CLASS, sop_class_uid) + _number(_FIELD, C_STORE | RESPONSE)
+    return before, _number(_DATA_SET_TYPE, NO_DATA_SET) + _number(_STATUS, status)
 
 
 def event_report(message_id: int, sop_class_uid: str, sop_instance_uid: str, event_type: int) -> bytes:

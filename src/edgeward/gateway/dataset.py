@@ -60,6 +60,7 @@ _WANTED = frozenset(
     {_CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES, _FRAMES, _ROWS, _COLUMNS}
     | set(_IDENTITY.values())
 )
+WANTED = tuple(sorted(_WANTED))
 _PERSON_NAMES = (0x00080090, 0x00100010)
 
 
@@ -107,7 +108,19 @@ class Examination:
             name = next((f"SOP {name}" for name, uid in named.items() if not is_uid(uid)), "Transfer Syntax")
             raise NotUnderstood(CANNOT_UNDERSTAND, f"the {name} UID of the request is not a UID")
         self._sop_class, self._sop_instance = sop_class_uid, sop_instance_uid
-        self._walker = Walker(transfer_syntax_uid, _WANTED)
+        self._syntax = transfer_syntax_uid
+        self._walk: Walker | None = None
+        self._walked: dict[int, bytes] | None = None
+
+    def walked(self, values: dict[int, bytes]) -> None:
+        """Take what was found of the elements in `WANTED`: the data set is whole."""
+        self._walked = values
+
+    @property
+    def _walker(self) -> Walker:
+        if self._walk is None:
+            self._walk = Walker(self._syntax, _WANTED)
+        return self._walk
 
     def feed(self, data: memoryview) -> None:
         """Look at the next piece.
@@ -132,11 +145,12 @@ class Examination:
         NotUnderstood
             If the data set is empty, truncated, or another instance than it was said to be.
         """
-        try:
-            self._walker.finish()
-        except Malformed as error:
-            raise NotUnderstood(CANNOT_UNDERSTAND, str(error)) from None
-        values = self._walker.values
+        if self._walked is None:
+            try:
+                self._walker.finish()
+            except Malformed as error:
+                raise NotUnderstood(CANNOT_UNDERSTAND, str(error)) from None
+        values = self._walker.values if self._walked is None else self._walked
         sop_class, sop_instance = (_ascii(values.get(tag, b"")) for tag in (_SOP_CLASS, _SOP_INSTANCE))
         if sop_class != self._sop_class or sop_instance != self._sop_instance:
             raise NotUnderstood(
@@ -156,7 +170,7 @@ class Examination:
         )
 
     def _short(self, value: bytes) -> int:
-        return int.from_bytes(value[:2], "little" if self._walker.little else "big")
+        return int.from_bytes(value[:2], "little" if self._walked is not None or self._walker.little else "big")
 
 
 def file_meta(

@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from edgeward import native
 from edgeward.config import Settings
 from edgeward.gateway.admission import LOCAL_LIMIT, Admission, Door, Peer, Refusal
 from edgeward.gateway.association import Association
@@ -28,7 +29,7 @@ from edgeward.gateway.dataset import DOES_NOT_MATCH, NotUnderstood
 from edgeward.gateway.dimse import DimseService
 from edgeward.gateway.negotiation import Context
 from edgeward.gateway.quarantine import Quarantine
-from edgeward.gateway.reception import Arrival, Reception
+from edgeward.gateway.reception import Arrival, Prepared, Reception, Values
 from edgeward.gateway.transport import Listener
 from edgeward.gateway.wire import Wire
 from edgeward.home import Home
@@ -37,6 +38,7 @@ from edgeward.privacy.identity import legacy_server_context, server_context
 from edgeward.privacy.items import CONFLICT, Item
 from edgeward.privacy.registry import Registry
 from edgeward.privacy.vault import VaultError, VaultFull
+from edgeward.privacy.vaultfile import Buffers
 
 _log = logging.getLogger("edgeward.gateway.dicom")
 
@@ -75,6 +77,7 @@ class DicomDoor:
         self.services = tuple(services)
         self.max_object_bytes = settings.dicom.max_object_mb << 20
         self.idle_timeout_s, self.pdu_timeout_s = settings.dicom.idle_timeout_s, settings.dicom.pdu_timeout_s
+        self.library = native.library()
         self._live: set[Association] = set()
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
@@ -99,6 +102,8 @@ class DicomDoor:
         # Its codecs log what a peer sent, with a trace, for every request that is not as it should be.
         logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         transports = {entry.transport for entry in self._settings.legacy}
+        if self.library is None:
+            _log.info("plain DICOM is received without the compiled data path: slower, otherwise the same")
         try:
             self._listen("tls", self._settings.port, server_context(self._home, "gateway"))
             if "plain" in transports:
@@ -221,29 +226,60 @@ class DicomDoor:
 
     def finish_store(self, association: Association, arrival: Arrival, received_ns: int) -> int:
         """See `Host.finish_store`."""
-        device_id = association.device_id
         try:
             item, is_new = arrival.finish(received_ns)
-        except NotUnderstood as error:
+        except Exception as error:
+            return self._refusal(association, error)
+        self._admit(association, item, is_new)
+        return SUCCESS
+
+    def prepare_store(
+        self,
+        association: Association,
+        arrival: Arrival,
+        *,
+        buffers: Buffers,
+        count: int,
+        found: Values,
+        received_ns: int,
+    ) -> Prepared | int:
+        """See `Host.prepare_store`."""
+        try:
+            return arrival.prepare(buffers, count, found, received_ns)
+        except Exception as error:
+            return self._refusal(association, error)
+
+    def stored(self, association: Association, prepared: Prepared) -> None:
+        """See `Host.stored`."""
+        prepared.kept(lambda: self._admit(association, prepared.item, prepared.is_new))
+
+    def not_stored(self, association: Association, prepared: Prepared, error: OSError) -> int:
+        """See `Host.not_stored`."""
+        return self._refusal(association, prepared.failed(error))
+
+    def _admit(self, association: Association, item: Item, is_new: bool) -> None:
+        if is_new and item.reason == CONFLICT:
+            what_to_do = "find out why the device uses a UID twice; see the item in the worklist"
+            self._quarantine.note("dicom", association.device_id, CONFLICT, what_to_do, item_id=item.item_id)
+        self._admitted(item, is_new)
+
+    def _refusal(self, association: Association, error: BaseException) -> int:
+        """Tell people why an object is refused, and return the status to answer with."""
+        device_id = association.device_id
+        if isinstance(error, NotUnderstood):
             self._refuse_object(association, str(error))
             return error.status
-        except (VaultFull, DatabaseFull):
+        if isinstance(error, VaultFull | DatabaseFull):
             self.refuse(device_id, "the disk is full: images are refused", "free disk space; the device tries again")
             return OUT_OF_RESOURCES
-        except (VaultError, DatabaseError) as error:
+        if isinstance(error, VaultError | DatabaseError):
             _log.error("an object could not be stored: %s", error)
             self.refuse(device_id, "the disk fails: images are refused", "look at the log and at the disk")
             return OUT_OF_RESOURCES
-        except Exception as error:
-            # Only the type: the text of an unforeseen error may quote the data set.
-            _log.error("a C-STORE failed: %s", type(error).__name__)
-            self.refuse(device_id, f"an image could not be processed ({type(error).__name__})", "report this error")
-            return PROCESSING_FAILURE
-        if is_new and item.reason == CONFLICT:
-            what_to_do = "find out why the device uses a UID twice; see the item in the worklist"
-            self._quarantine.note("dicom", device_id, CONFLICT, what_to_do, item_id=item.item_id)
-        self._admitted(item, is_new)
-        return SUCCESS
+        # Only the type: the text of an unforeseen error may quote the data set.
+        _log.error("a C-STORE failed: %s", type(error).__name__)
+        self.refuse(device_id, f"an image could not be processed ({type(error).__name__})", "report this error")
+        return PROCESSING_FAILURE
 
     def _refuse_object(self, association: Association, reason: str) -> None:
         what_to_do = "look at how the device is configured to send; nothing was kept"

@@ -9,23 +9,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import mmap
+import os
 import secrets
 import threading
 import time
+from collections.abc import Callable
 
 from edgeward.config import Budgets
-from edgeward.gateway.dataset import DOES_NOT_MATCH, Examination, NotUnderstood, file_meta
+from edgeward.gateway.dataset import DOES_NOT_MATCH, Examination, Header, NotUnderstood, file_meta
 from edgeward.privacy.database import DatabaseError
+from edgeward.privacy.intake import Admission
 from edgeward.privacy.items import Item, NewItem
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
-from edgeward.privacy.vault import Intake, Vault, VaultError
-from edgeward.privacy.vaultfile import CHUNK
+from edgeward.privacy.vault import Intake, StoredObject, Vault, VaultError
+from edgeward.privacy.vaultfile import CHUNK, HEADROOM, UNSYNCED_TO, Buffers, pool
 
 _log = logging.getLogger("edgeward.gateway")
 
 _SMALL = 384 << 10  # bytes; a larger object is looked up before it is written
+SMALL = min(_SMALL, UNSYNCED_TO) - HEADROOM  # of a data set that the journal keeps until its file is durable
 _SETTLE_S = 1.0
+
+Values = dict[int, bytes] | None  # what was found of the elements in `gateway.dataset.WANTED`
 
 # Where the rest of an object goes that is refused already. Written by all, read by nobody.
 NOWHERE = memoryview(mmap.mmap(-1, CHUNK))
@@ -37,7 +43,8 @@ class Reception:
     def __init__(self, vault: Vault, journal: Journal, site_key: SiteKey, budgets: Budgets) -> None:
         self.vault, self.journal, self.site_key = vault, journal, site_key
         self.budget_ns = round(budgets.interactive_ms * 1e6)
-        self._settling = threading.Lock()
+        self._settling, self._owing_lock = threading.Lock(), threading.Lock()
+        self._owed: list[tuple[str, bytes, Callable[[], None]]] = []
 
     def begin(
         self, *, device: str, calling: str, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
@@ -72,9 +79,34 @@ class Reception:
         """
         with self._settling:
             account = self.journal.turn()
+            self._put_back()
             if account is not None:
                 self.vault.settle()
                 self.journal.forget(account)
+
+    def owe(self, object_id: str, content: bytes, paid: Callable[[], None]) -> None:
+        """Let the next `settle` that can write an object's file, which could not be written when it was admitted.
+
+        Until then the journal keeps it. `paid` is called once the file is there.
+        """
+        with self._owing_lock:
+            self._owed.append((object_id, content, paid))
+
+    @property
+    def owing(self) -> bool:
+        """Whether there are such objects: no more are taken then."""
+        return bool(self._owed)
+
+    def _put_back(self) -> None:
+        while True:
+            with self._owing_lock:
+                if not self._owed:
+                    return
+                object_id, content, paid = self._owed[0]
+            self.vault.restore(object_id, content)
+            with self._owing_lock:
+                self._owed.pop(0)
+            paid()
 
     def recover(self) -> None:
         """Put back what a power cut may have taken: call it at the start, before anything is received.
@@ -100,6 +132,10 @@ class Reception:
 
     async def keep_settling(self) -> None:
         """Settle every second until cancelled."""
+        try:
+            await asyncio.to_thread(self.journal.make_room)
+        except DatabaseError as error:
+            _log.warning("the first images may take longer: %s", error)
         while True:
             await asyncio.sleep(_SETTLE_S)
             try:
@@ -137,16 +173,14 @@ class Arrival:
                 sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid, transfer_syntax_uid=transfer_syntax_uid
             )
             self._mac = reception.site_key.content_mac(sop_instance_uid)
-            meta = file_meta(
+            self._meta = file_meta(
                 sop_class_uid=sop_class_uid,
                 sop_instance_uid=sop_instance_uid,
                 transfer_syntax_uid=transfer_syntax_uid,
                 calling_ae_title=calling,
             )
-            self._intake = reception.vault.begin()
-            self._intake.write(meta)
-            self._held = self._before = len(meta)  # bytes in the vault's chunk; those of them that are not digested
-        except (NotUnderstood, VaultError) as error:
+            self._held = self._before = len(self._meta)  # bytes in the vault's chunk; those of them not digested
+        except NotUnderstood as error:
             self._fail(error)
 
     @property
@@ -156,8 +190,11 @@ class Arrival:
 
     def room(self) -> memoryview:
         """Return where the next bytes go, at least one; then call `filled`. Saves the copy that `write` makes."""
-        if self._intake is not None:
+        if self._error is None:
             try:
+                if self._intake is None:
+                    self._intake = self._reception.vault.begin()
+                    self._intake.write(self._meta)
                 if self._held == CHUNK:
                     self._mac.update(self._intake.held[self._before :])
                     self._held = self._before = 0
@@ -188,6 +225,76 @@ class Arrival:
             room[:count] = view[:count]
             self.filled(room[:count])
             view = view[count:]
+
+    def adopt(self, buffers: Buffers, count: int) -> None:
+        """Take the first bytes of the data set, which lie in the plain buffer already, after the headroom.
+
+        Parameters
+        ----------
+        buffers
+            From the vault's pool; they are the arrival's then.
+        count
+            How many, a chunk less the headroom at most.
+        """
+        if self._error is not None:
+            self.size += count
+            pool.give(buffers)
+            return
+        start = self._put_meta(buffers)
+        try:
+            self._intake = self._reception.vault.begin((buffers, start, len(self._meta) + count))
+        except VaultError as error:
+            self._fail(error)
+            return
+        self.size += count
+        self._held += count
+        try:
+            self._examination.feed(buffers.plain.view[HEADROOM : HEADROOM + count])
+        except NotUnderstood as error:
+            self._fail(error)
+
+    def prepare(self, buffers: Buffers, count: int, found: Values, received_ns: int) -> Prepared:
+        """Prepare to admit a small data set that is there already, all of it, as `adopt` says.
+
+        Instead of `finish`. The buffers remain the caller's and must be left alone until what is returned was dealt
+        with.
+
+        Parameters
+        ----------
+        buffers, count
+            Where it is. At most `SMALL`.
+        found
+            What was found in it, if it is whole beyond doubt: see `Examination.walked`. None: not known.
+        received_ns
+            When its last byte was received.
+
+        Raises
+        ------
+        NotUnderstood, VaultError, DatabaseError
+            As `finish`.
+        """
+        if self._error is not None:
+            raise self._error
+        self.size = count
+        data = buffers.plain.view[HEADROOM : HEADROOM + count]
+        if found is None:
+            self._examination.feed(data)
+        else:
+            self._examination.walked(found)
+        header = self._examination.finish()
+        digest = self._mac.finish(data)
+        reception, start = self._reception, self._put_meta(buffers)
+        if reception.owing:
+            raise VaultError("the files of earlier objects could not be written yet")
+        stored = reception.vault.sealed(buffers, start, len(self._meta) + count)
+        reception.relieve()
+        begun = reception.journal.begin(self._new(header, digest, stored, received_ns))
+        return Prepared(reception, begun, stored, buffers)
+
+    def _put_meta(self, buffers: Buffers) -> int:
+        start = HEADROOM - len(self._meta)
+        buffers.plain.view[start:HEADROOM] = self._meta
+        return start
 
     def finish(self, received_ns: int) -> tuple[Item, bool]:
         """Admit the object; vault and journal have it durably on return.
@@ -227,6 +334,10 @@ class Arrival:
         self.abort()
 
     def _admit(self, received_ns: int) -> tuple[Item, bool]:
+        if self._intake is None:  # nothing came
+            self.room()
+            if self._error is not None:
+                raise self._error
         assert self._intake is not None
         vault, journal = self._reception.vault, self._reception.journal
         header = self._examination.finish()
@@ -238,7 +349,19 @@ class Arrival:
             if known:
                 return journal.item(known), False
         stored = self._intake.commit(journalled=True)
-        new = NewItem(
+        new = self._new(header, digest, stored, received_ns)
+        try:
+            self._reception.relieve()
+            item, is_new = journal.admit(new)
+        except BaseException:
+            vault.erase(stored.object_id)
+            raise
+        if not is_new:  # another association brought the same one in the same moment
+            vault.erase(stored.object_id)
+        return item, is_new
+
+    def _new(self, header: Header, digest: bytes, stored: StoredObject, received_ns: int) -> NewItem:
+        return NewItem(
             item_id=secrets.token_hex(12),
             received_ns=received_ns,
             deadline_ns=received_ns + self._reception.budget_ns,
@@ -257,12 +380,42 @@ class Arrival:
             stored=stored,
             identity=header.identity,
         )
-        try:
-            self._reception.relieve()
-            item, is_new = journal.admit(new)
-        except BaseException:
-            vault.erase(stored.object_id)
-            raise
-        if not is_new:  # another association brought the same one in the same moment
-            vault.erase(stored.object_id)
-        return item, is_new
+
+
+class Prepared:
+    """A small object that was decided on: its record is still to be written, if it is new.
+
+    Attributes
+    ----------
+    item, is_new
+        As of `Arrival.finish`.
+    record
+        For the compiled data path, which writes the record and, after the answer, the object's file; None if nothing is
+        to be written. Then call `kept` or `failed`.
+    """
+
+    __slots__ = ("_admission", "_reception", "_stored", "is_new", "item", "record")
+
+    def __init__(self, reception: Reception, found: Admission | Item, stored: StoredObject, buffers: Buffers) -> None:
+        self._reception, self._stored = reception, stored
+        self._admission = found if isinstance(found, Admission) else None
+        self.is_new = self._admission is not None
+        self.item: Item = found.item if isinstance(found, Admission) else found
+        self.record = self._admission.entry.record(buffers.out, str(stored.path)) if self._admission else None
+
+    def kept(self, admitted: Callable[[], None]) -> None:
+        """Say that the record is on the disk; `admitted` is called once the object can be read from its file."""
+        if self._admission is None or self.record is None:
+            admitted()
+            return
+        if self.record.file_error:
+            reason = os.strerror(self.record.file_error)
+            _log.warning("the file of an object could not be written (%s): it is tried again", reason)
+            self._reception.owe(self._stored.object_id, bytes(self._stored.content), admitted)
+        self._admission.kept()
+        if not self.record.file_error:
+            admitted()
+
+    def failed(self, error: OSError) -> BaseException:
+        """Say that the record could not be written: there is no item. Return the error."""
+        return self._admission.failed(error) if self._admission is not None else error

@@ -126,7 +126,8 @@ async def run(context: RoleContext) -> None:
             await services.start()
             await asyncio.to_thread(dicom.open)
             context.stats.warnings.update(dicom.warnings())
-            _log.info("DICOM doors open", extra={"fields": {"ports": dicom.ports}})
+            opened = {"ports": dicom.ports, "compiled": dicom.library is not None}
+            _log.info("DICOM doors open", extra={"fields": opened})
             await workflow.open()
             await web.open()
             _log.info("HTTPS door open", extra={"fields": {"port": web.port}})

@@ -31,7 +31,7 @@ _SHORT_VR = (
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
-_VALUE = 1024  # bytes of a wanted value that are kept
+VALUE = 1024  # bytes of a wanted value that are kept
 _DEPTH = 128  # nesting of undefined lengths; real objects stay below 20
 _ELEMENTS = 4_000_000  # headers that are looked at; seconds of work
 _INFLATED = 256 << 20  # of a deflated data set, at most so much is looked at
@@ -45,6 +45,14 @@ class Malformed(ValueError):
     """A data set is not encoded as it was said to be, or truncated; the text says how, without any value."""
 
 
+def encoding(transfer_syntax_uid: str) -> str:
+    """Return ``explicit`` or ``implicit`` if that, and little endian, is all there is to an encoding."""
+    if transfer_syntax_uid == ImplicitVRLittleEndian:
+        return "implicit"
+    plain = transfer_syntax_uid not in _DEFLATED and transfer_syntax_uid != ExplicitVRBigEndian
+    return "explicit" if plain and transfer_syntax_uid.startswith("1.2.840.10008.1.2") else ""
+
+
 class Walker:
     """One walk through one data set.
 
@@ -53,7 +61,7 @@ class Walker:
     transfer_syntax_uid
         How it is said to be encoded. A private syntax is taken for implicit or explicit VR by its first element.
     wanted
-        Tags of top-level elements whose values are kept, the first `_VALUE` bytes of each.
+        Tags of top-level elements whose values are kept, the first `VALUE` bytes of each.
 
     Attributes
     ----------
@@ -150,7 +158,7 @@ class Walker:
             if self._skip:
                 step = min(self._skip, end - at)
                 if self._value is not None:
-                    self._value += data[at : at + min(step, _VALUE - len(self._value))]
+                    self._value += data[at : at + min(step, VALUE - len(self._value))]
                 at += step
                 self._skip -= step
                 if self._skip:
@@ -203,7 +211,7 @@ class Walker:
                 break
             tag = group << 16 | number
             if tag in wanted and tag not in values:
-                values[tag] = bytes(data[start : min(following, start + _VALUE)])
+                values[tag] = bytes(data[start : min(following, start + VALUE)])
             at = following
             left -= 1
         self._elements = _ELEMENTS - left

@@ -16,6 +16,8 @@ import time
 from abc import ABC, abstractmethod
 from functools import lru_cache
 
+from edgeward import native
+
 _AHEAD = 1 << 16  # bytes that are read ahead of what was asked for: a small object in one system call
 _LARGE = 1 << 14  # from here on bytes go where they belong without that detour
 _PIECE = 1 << 16
@@ -126,7 +128,8 @@ class PlainWire(Wire):
         super().__init__(client)
         client.settimeout(None)
         self._limit_s = self._send_limit_s = 0.0
-        self._ahead = memoryview(bytearray(_AHEAD))
+        self._pages = native.Pages(_AHEAD)
+        self._ahead = self._pages.view
         self._at = self._end = 0  # what of it was not asked for yet
 
     def read(self, into: memoryview, timeout_s: float) -> None:
@@ -144,6 +147,20 @@ class PlainWire(Wire):
             self._exactly(into, got, timeout_s)
         else:
             self._read_ahead(into, got, timeout_s)
+
+    @property
+    def handle(self) -> int:
+        """The socket, for the compiled data path, which may read and write it between two calls."""
+        return self._client.fileno()
+
+    def lend(self) -> tuple[native.Pages, int, int]:
+        """Return what was read ahead, and from where to where it is not used yet: for the compiled data path."""
+        return self._pages, self._at, self._end
+
+    def take_back(self, at: int, end: int) -> None:
+        """Say what of it is not used now. The kernel's time limits are not what they were."""
+        self._at, self._end = at, end
+        self._limit_s = self._send_limit_s = 0.0
 
     def read_pair(self, into: memoryview, then: memoryview, timeout_s: float, then_timeout_s: float) -> None:
         """See `Wire.read_pair`."""

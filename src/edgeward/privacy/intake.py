@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from edgeward.privacy.database import Database, DatabaseError, DatabaseFull
-from edgeward.privacy.intakelog import IntakeLog, Record
+from edgeward.privacy.intakelog import Entry, IntakeLog, Record
 from edgeward.privacy.items import CONFLICT, Item, NewItem
 from edgeward.privacy.keys import SiteKey, WrongKey
 from edgeward.privacy.sealing import bound, patient_key
@@ -56,6 +56,31 @@ class _Arriving:
     digest: bytes
     values: Values = field(repr=False)
     durable: bool | None = None  # False: it failed, and is no item
+
+
+class Admission:
+    """An item that has its place in the log and is not on the disk yet.
+
+    Whoever gets one must see to it that `entry` reaches the disk, and then call `kept`, or else `failed`.
+    """
+
+    __slots__ = ("_intake", "_log", "_one", "entry", "item")
+
+    def __init__(self, intake: Intake, log: IntakeLog, one: _Arriving, entry: Entry) -> None:
+        self._intake, self._log, self._one = intake, log, one
+        self.entry, self.item = entry, one.item
+
+    def kept(self) -> None:
+        """Say that it is durable."""
+        self._log.kept(self.entry, lambda: self._intake.tell(self._one, durable=True))
+
+    def failed(self, error: BaseException) -> BaseException:
+        """Say that it could not be written, and is no item; return what to raise."""
+        try:
+            self._log.lost(self.entry)
+        finally:
+            self._intake.tell(self._one, durable=False)
+        return told(error) if isinstance(error, OSError) else error
 
 
 class Intake:
@@ -102,6 +127,18 @@ class Intake:
 
     def admit(self, new: NewItem) -> tuple[Item | str, bool]:
         """See `Journal.admit`. An item of which only the id is known at hand is returned as that."""
+        found = self.begin(new)
+        if not isinstance(found, Admission):
+            return found, False
+        try:
+            self._log.keep(found.entry)
+        except BaseException as error:
+            raise found.failed(error) from error
+        found.kept()
+        return found.item, True
+
+    def begin(self, new: NewItem) -> Admission | Item | str:
+        """See `Journal.begin`."""
         if self._failed or len(self._rows) >= _ROWS:
             self._catch_up()
         sealed = self._site_key.seal(_encode(new.identity), bound("identity", new.item_id))
@@ -109,17 +146,16 @@ class Intake:
         with self._news:
             earlier, conflict = self._earlier(new)
             if earlier is not None:
-                return earlier, False
+                return earlier
             one = _arriving(new, sealed, patient, conflict=conflict)
             self._arriving.setdefault(new.sop_instance_uid, []).append(one)
         try:
-            self._log.append(_encode(one.values), new.stored.content, lambda: self._tell(one, durable=True))
+            return Admission(self, self._log, one, self._log.enter(_encode(one.values), new.stored.content))
         except BaseException as error:
-            self._tell(one, durable=False)
+            self.tell(one, durable=False)
             if isinstance(error, OSError):
                 raise told(error) from error
             raise
-        return one.item, True
 
     def _earlier(self, new: NewItem) -> tuple[Item | str | None, bool]:
         """Return the item with the same content, if there is one, and whether there are others with this UID."""
@@ -137,7 +173,8 @@ class Intake:
                 return str(item_id), False
         return None, bool(known or others)
 
-    def _tell(self, one: _Arriving, *, durable: bool) -> None:
+    def tell(self, one: _Arriving, *, durable: bool) -> None:
+        """Say that an item is durable, or failed and is none."""
         with self._news:
             one.durable = durable
             if durable:
@@ -179,6 +216,13 @@ class Intake:
         self._failed = False
 
     # ------------------------------------------------------------ what is kept for the vault
+
+    def make_room(self) -> None:
+        """See `Journal.make_room`."""
+        try:
+            self._log.make_room()
+        except OSError as error:
+            raise told(error) from error
 
     @property
     def crowded(self) -> bool:

@@ -16,6 +16,7 @@ records of a file overwrites its key: what still lies there cannot be read by an
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import mmap
 import os
@@ -25,10 +26,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from edgeward import native
 from edgeward.privacy.keys import SiteKey
 
 BLOCK = 4096
@@ -73,6 +76,42 @@ class _File:
         self.failed = False
         self.idle = threading.Condition()
         self.syncing = threading.Lock()
+        self.shared: Any = None  # the compiled data path's account of the syncs, instead of `syncing`
+
+
+class Entry:
+    """A record that has its place in the log and is not on the disk yet.
+
+    Whoever has one must get it there, with `IntakeLog.keep` or with the compiled data path from what `record` returns,
+    and then call either `IntakeLog.kept` or `IntakeLog.lost`.
+    """
+
+    __slots__ = ("at", "blocks", "content", "file", "head")
+
+    def __init__(self, file: _File, at: int, head: native.Pages, blocks: int, content: bytes | memoryview) -> None:
+        self.file, self.at, self.head, self.blocks, self.content = file, at, head, blocks, content
+
+    def record(self, content: native.Pages | None, path: str) -> native.Record:
+        """Return the entry for the compiled data path.
+
+        Parameters
+        ----------
+        content
+            Where its content lies, from the start; with room up to a whole block.
+        path
+            Where the content is to be written too, after the answer; may be empty.
+        """
+        return native.Record(
+            ctypes.addressof(self.file.shared),
+            self.at,
+            self.head.address,
+            self.blocks,
+            content.address if content is not None else 0,
+            len(self.content),
+            len(content.view) if content is not None else 0,
+            path.encode() or None,
+            self.file.handle,
+        )
 
 
 class IntakeLog:
@@ -87,11 +126,11 @@ class IntakeLog:
     """
 
     def __init__(self, path: Path, site_key: SiteKey) -> None:
-        self._site_key = site_key
+        self._site_key, self._library = site_key, native.library()
         self._files = [_File(path.with_name(f"{path.name}-intake{number}")) for number in (0, 1)]
         self._active = self._files[0]
         self._lock = threading.Lock()  # which file is active, and where the next record goes
-        self._spare: list[memoryview] = []
+        self._spare: list[native.Pages] = []
 
     @property
     def crowded(self) -> bool:
@@ -102,6 +141,20 @@ class IntakeLog:
     def contents(self) -> bool:
         """Whether there are records with a content that were not forgotten."""
         return any(file.contents for file in self._files)
+
+    def make_room(self) -> None:
+        """Let both files have room for the first records: whoever comes first need not wait for it.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails.
+        """
+        with self._lock:
+            for file in self._files:
+                self._open(file)
+                while file.size < _STEP:
+                    self._grow(file)
 
     def close(self) -> None:
         """Close the files."""
@@ -127,23 +180,69 @@ class IntakeLog:
         OSError
             If the disk is full or fails: there is no record then.
         """
-        blocks = _blocks(_HEAD.size + len(row) + _TAG)
-        length = blocks + _blocks(len(content))
-        file, at = self._reserve(length, content=bool(len(content)))
+        entry = self.enter(row, content)
         try:
-            try:
-                self._write(file, at, row, content, blocks)
-                self._sync(file)
-            except OSError:
-                file.failed = True  # after a failed sync nobody knows what the next one would tell
-                self._void(file, at)
-                raise
+            self.keep(entry)
+        except BaseException:
+            self.lost(entry)
+            raise
+        self.kept(entry, done)
+
+    def enter(self, row: bytes, content: bytes | memoryview) -> Entry:
+        """Give a record its place; see `Entry`.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails: there is no record then.
+        """
+        blocks = _blocks(_HEAD.size + len(row) + _TAG)
+        head = self._take(blocks)
+        file, at = self._reserve(blocks + _blocks(len(content)), content=bool(len(content)))
+        entry = Entry(file, at, head, blocks, content)
+        try:
+            nonce = os.urandom(_NONCE)
+            sealed = file.cipher.encrypt(nonce, row, _bound(file.salt, at, content))
+            _HEAD.pack_into(head.view, 0, file.salt, len(sealed), len(content), nonce)
+            head.view[_HEAD.size : _HEAD.size + len(sealed)] = sealed
+        except BaseException:
+            self._leave(entry)
+            raise
+        return entry
+
+    def keep(self, entry: Entry) -> None:
+        """Write an entry; it is on the disk on return.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails.
+        """
+        self._write(entry)
+        self._sync(entry.file)
+
+    def kept(self, entry: Entry, done: Callable[[], None]) -> None:
+        """Say that an entry is on the disk; `done` is called before `turn` can take it for complete."""
+        try:
             done()
         finally:
-            with file.idle:
-                file.busy -= 1
-                if not file.busy:
-                    file.idle.notify_all()
+            self._leave(entry)
+
+    def lost(self, entry: Entry) -> None:
+        """Say that an entry could not be written."""
+        entry.file.failed = True  # after a failed sync nobody knows what the next one would tell
+        try:
+            self._void(entry.file, entry.at)
+        finally:
+            self._leave(entry)
+
+    def _leave(self, entry: Entry) -> None:
+        self._give(entry.head)
+        file = entry.file
+        with file.idle:
+            file.busy -= 1
+            if not file.busy:
+                file.idle.notify_all()
 
     def turn(self) -> int | None:
         """Let new records go to the other file, and wait until those of this one are complete.
@@ -221,6 +320,7 @@ class IntakeLog:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         file.salt, file.cipher, file.end = salt, AESGCM(key), BLOCK
         file.written = file.synced = 0
+        file.shared = native.new_sync(self._library) if self._library is not None else None
         file.failed = False
 
     def _open(self, file: _File) -> None:
@@ -265,27 +365,27 @@ class IntakeLog:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             file.size += count
 
-    def _write(self, file: _File, at: int, row: bytes, content: bytes | memoryview, blocks: int) -> None:
-        nonce = os.urandom(_NONCE)
-        sealed = file.cipher.encrypt(nonce, row, _bound(file.salt, at, content))
-        whole = len(content) // BLOCK * BLOCK
-        if not isinstance(content, memoryview) or not isinstance(content.obj, mmap.mmap):
-            whole = 0  # it may lie anywhere
+    def _write(self, entry: Entry) -> None:
+        content = memoryview(entry.content)
+        whole = len(content) // BLOCK * BLOCK if isinstance(content.obj, mmap.mmap) else 0  # others may lie anywhere
         tail = len(content) - whole
-        buffer = self._take(blocks + _blocks(tail))
+        rest = self._take(_blocks(tail))
         try:
-            _HEAD.pack_into(buffer, 0, file.salt, len(sealed), len(content), nonce)
-            buffer[_HEAD.size : _HEAD.size + len(sealed)] = sealed
-            buffer[blocks : blocks + tail] = content[whole:]
-            parts = [buffer[:blocks], content[:whole], buffer[blocks : blocks + _blocks(tail)]]
+            rest.view[:tail] = content[whole:]
+            parts = [entry.head.view[: entry.blocks], content[:whole], rest.view[: _blocks(tail)]]
             parts = [part for part in parts if len(part)]
-            if os.pwritev(file.handle, parts, at) != sum(map(len, parts)):
+            if os.pwritev(entry.file.handle, parts, entry.at) != sum(map(len, parts)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
-            self._give(buffer)
+            self._give(rest)
 
     def _sync(self, file: _File) -> None:
         """Return once what was written is on the disk: whoever comes first syncs for all who have written."""
+        if file.shared is not None:
+            error = self._library.ew_sync(file.shared, file.handle)
+            if error:
+                raise OSError(error, os.strerror(error))
+            return
         with file.idle:
             file.written += 1
             mine = file.written
@@ -309,16 +409,16 @@ class IntakeLog:
             os.pwrite(file.handle, _ZEROS[:BLOCK], at)
             os.fdatasync(file.handle)
 
-    def _take(self, size: int) -> memoryview:
+    def _take(self, size: int) -> native.Pages:
         if size > _ROOM:
-            return memoryview(mmap.mmap(-1, size))
+            return native.Pages(size)
         with contextlib.suppress(IndexError):
             return self._spare.pop()
-        return memoryview(mmap.mmap(-1, _ROOM))
+        return native.Pages(_ROOM)
 
-    def _give(self, buffer: memoryview) -> None:
-        if len(buffer) == _ROOM and len(self._spare) < _SPARE:
-            self._spare.append(buffer)
+    def _give(self, head: native.Pages) -> None:
+        if len(head.view) == _ROOM and len(self._spare) < _SPARE:
+            self._spare.append(head)
 
     # ------------------------------------------------------------ after a crash
 

@@ -22,7 +22,7 @@ from edgeward.messages import DeliveryReport, Finding, ItemsQuery, ItemSummary, 
 from edgeward.privacy.carryover import CarryOver, standing
 from edgeward.privacy.catalogue import Catalogue
 from edgeward.privacy.database import Database
-from edgeward.privacy.intake import Intake
+from edgeward.privacy.intake import Admission, Intake
 from edgeward.privacy.items import COLUMNS, NO_DESTINATION, Item, NewItem, item_of
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.refusals import QuarantineLog
@@ -95,6 +95,32 @@ class Journal:
         """
         item, is_new = self._intake.admit(new)
         return (self.item(item), False) if isinstance(item, str) else (item, is_new)
+
+    def begin(self, new: NewItem) -> Admission | Item:
+        """Begin to admit an item: as `admit`, but for the writing, which is the caller's.
+
+        Returns
+        -------
+        Admission or Item
+            What the caller must write, or the earlier item with this content.
+
+        Raises
+        ------
+        DatabaseFull
+            If the disk is full.
+        """
+        found = self._intake.begin(new)
+        return self.item(found) if isinstance(found, str) else found
+
+    def make_room(self) -> None:
+        """Take the room on the disk that the first items will need.
+
+        Raises
+        ------
+        DatabaseError
+            If the disk fails.
+        """
+        self._intake.make_room()
 
     @property
     def crowded(self) -> bool:

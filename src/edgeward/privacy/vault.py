@@ -23,13 +23,25 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward.messages import ObjectRef
 from edgeward.privacy.keys import SiteKey
-from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, VaultFileWriter, bound, is_full, nonce, sync_directory
+from edgeward.privacy.vaultfile import (
+    CHUNK,
+    MAGIC,
+    TAG,
+    Buffers,
+    VaultFileWriter,
+    bound,
+    is_full,
+    nonce,
+    seal_small,
+    sync_directory,
+)
 
 _log = logging.getLogger("edgeward.vault")
 
 _syncfs = ctypes.CDLL(None, use_errno=True).syncfs  # Linux; waits, and tells errors of writing back
 _syncfs.argtypes, _syncfs.restype = [ctypes.c_int], ctypes.c_int
 
+_UNCHECKED = 4 << 20  # bytes of small objects for which the room on the disk is looked at once
 _SUFFIX = ".ew"
 _TEMPORARY = ".part"
 
@@ -54,7 +66,7 @@ class StoredObject:
     """
 
     object_id: str
-    path: Path
+    path: Path | str
     wrapped_key: bytes = field(repr=False)
     size: int
     content: bytes | memoryview = field(default=b"", repr=False)
@@ -136,8 +148,27 @@ class Vault(ABC):
     """
 
     @abstractmethod
-    def begin(self) -> Intake:
+    def begin(self, received: tuple[Buffers, int, int] | None = None) -> Intake:
         """Begin to store an object whose bytes are still to come.
+
+        Parameters
+        ----------
+        received
+            Buffers in whose plain one its first bytes lie already: from where, and how many, a chunk at most. They are
+            the intake's from then on, whatever happens.
+
+        Raises
+        ------
+        VaultFull, VaultError
+            As `put`.
+        """
+
+    @abstractmethod
+    def sealed(self, buffers: Buffers, start: int, size: int) -> StoredObject:
+        """Encrypt a small object that is there already, and write nothing.
+
+        The caller commits its `content` to a journal of its own, as for `Intake.commit`, and then writes it to its
+        `path`; where that fails, `restore` does it. The content lies in `buffers`, which remain the caller's.
 
         Raises
         ------
@@ -223,14 +254,35 @@ class FileVault(Vault):
         self.root = root
         self.site_key = site_key
         self._reserve = min_free_mb << 20
+        self._shards = f"{root}/"
+        self._small = 0  # bytes of small objects until the room on the disk is looked at again
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for number in range(256):  # all at once: a sync for each would fall to the first objects
             (root / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
         sync_directory(root)
 
-    def begin(self) -> Intake:
+    def begin(self, received: tuple[Buffers, int, int] | None = None) -> Intake:
         """See `Vault.begin`."""
-        return _FileIntake(self)
+        return _FileIntake(self, received)
+
+    def sealed(self, buffers: Buffers, start: int, size: int) -> StoredObject:
+        """See `Vault.sealed`."""
+        if self._small <= 0:
+            try:
+                self.check_room(CHUNK + _UNCHECKED)
+            except OSError as error:
+                raise self.told(error) from error
+            self._small = _UNCHECKED
+        self._small -= size
+        fresh = os.urandom(48)
+        object_id, data_key = fresh[:16].hex(), fresh[16:]
+        return StoredObject(
+            object_id=object_id,
+            path=f"{self._shards}{object_id[:2]}/{object_id}{_SUFFIX}",
+            wrapped_key=self.site_key.wrap(data_key, object_id.encode()),
+            size=size,
+            content=seal_small(buffers, start, size, data_key),
+        )
 
     def reference(self, object_id: str, wrapped_key: bytes, size: int) -> ObjectRef:
         """See `Vault.reference`."""
@@ -323,17 +375,20 @@ class _FileIntake(Intake):
     is what guarantees it, finds nothing left to do.
     """
 
-    def __init__(self, vault: FileVault) -> None:
+    def __init__(self, vault: FileVault, received: tuple[Buffers, int, int] | None) -> None:
         self._vault = vault
         self._object_id, self._data_key = secrets.token_hex(16), os.urandom(32)
         self._path = f"{vault.root}/{self._object_id[:2]}/{self._object_id}{_SUFFIX}"
-        try:
-            vault.check_room(CHUNK)
-        except OSError as error:
-            raise vault.told(error) from error
         self._content = memoryview(b"")
         self._sealed: VaultFileWriter | None = None
-        self._writer: VaultFileWriter | None = VaultFileWriter(self._path, self._data_key)
+        self._writer: VaultFileWriter | None = VaultFileWriter(self._path, self._data_key, received)
+        try:
+            vault.check_room(CHUNK)
+        except (OSError, VaultFull) as error:
+            self.abort()
+            if isinstance(error, OSError):
+                raise vault.told(error) from error
+            raise
 
     def room(self) -> memoryview:
         writer = self._open

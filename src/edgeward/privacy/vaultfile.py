@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import mmap
 import os
 import struct
 import threading
@@ -22,12 +21,15 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from edgeward.native import Pages
+
 MAGIC = b"EWVAULT1"
 CHUNK = 1 << 20
 TAG = 16
+HEADROOM = 4096  # before a first chunk that was received already, for what stands in front of it
 _BLOCK = 4096  # what writing past the page cache must be a multiple of
 _DIRECT_FROM = 192 << 10  # smaller objects go through the page cache: there is little to win
-_UNSYNCED_TO = 384 << 10  # larger objects are synced here in any case: a journal would take more time than the syncs
+UNSYNCED_TO = 384 << 10  # larger objects are synced here in any case: a journal would take more time than the syncs
 _SPARE = 8  # pairs of buffers kept for the next objects
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the last one: a limit on file sizes (RLIMIT_FSIZE)
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -71,26 +73,47 @@ def sync_directory(directory: Path | str) -> None:
 _NOTHING = memoryview(b"")
 
 
-class _Buffers:
-    """The two buffers of a writer, page-aligned, kept for re-use: fresh ones cost a page fault per 4 KiB."""
+class Buffers:
+    """The two buffers of an object: its plaintext, after some headroom, and what is to be written."""
+
+    __slots__ = ("out", "plain")
 
     def __init__(self) -> None:
-        self._spare: list[tuple[memoryview, memoryview]] = []
+        self.plain, self.out = Pages(HEADROOM + CHUNK), Pages(CHUNK + 2 * _BLOCK)
+
+
+class _Pool:
+    """Buffers kept for re-use: fresh ones cost a page fault per 4 KiB."""
+
+    def __init__(self) -> None:
+        self._spare: list[Buffers] = []
         self._lock = threading.Lock()
 
-    def take(self) -> tuple[memoryview, memoryview]:
+    def take(self) -> Buffers:
+        """Return two buffers; give them back when they are not needed any more."""
         with self._lock:
             if self._spare:
                 return self._spare.pop()
-        return memoryview(mmap.mmap(-1, CHUNK)), memoryview(mmap.mmap(-1, CHUNK + 2 * _BLOCK))
+        return Buffers()
 
-    def give(self, pair: tuple[memoryview, memoryview]) -> None:
+    def give(self, buffers: Buffers) -> None:
+        """Take two buffers back. Nobody may use them after that."""
         with self._lock:
             if len(self._spare) < _SPARE:
-                self._spare.append(pair)
+                self._spare.append(buffers)
 
 
-_buffers = _Buffers()
+pool = _Pool()
+
+
+def seal_small(buffers: Buffers, start: int, size: int, data_key: bytes) -> memoryview:
+    """Encrypt `size` bytes of plaintext at `start` of the plain buffer; return the whole vault file, in the other."""
+    end = len(MAGIC) + size + TAG
+    out = buffers.out.view
+    out[: len(MAGIC)] = MAGIC
+    plain = buffers.plain.view[start : start + size]
+    AESGCM(data_key).encrypt_into(nonce(0), plain, bound(0, final=True), out[len(MAGIC) : end])
+    return out[:end]
 
 
 class VaultFileWriter:
@@ -109,13 +132,16 @@ class VaultFileWriter:
         The file; it must not exist.
     data_key
         A fresh AES-256 key.
+    received
+        Buffers from the pool in whose plain one the first `size` bytes lie from `start` on; they are the writer's then.
     """
 
-    def __init__(self, path: str, data_key: bytes) -> None:
-        self.size = 0  # of the plaintext
+    def __init__(self, path: str, data_key: bytes, received: tuple[Buffers, int, int] | None = None) -> None:
         self._path, self._cipher = path, AESGCM(data_key)
-        self._plain, self._out = _buffers.take()
-        self._filled = 0  # bytes in the plain buffer
+        self._buffers, start, size = received or (pool.take(), HEADROOM, 0)
+        self._plain, self._out = self._buffers.plain.view[start : start + CHUNK], self._buffers.out.view
+        self.size = size  # of the plaintext
+        self._filled = size  # bytes in the plain buffer
         self._index = 0
         self._pending = len(MAGIC)  # bytes at the start of the out buffer that are not written yet
         self._out[: len(MAGIC)] = MAGIC
@@ -151,14 +177,14 @@ class VaultFileWriter:
         Parameters
         ----------
         sync
-            If False, a file below `_UNSYNCED_TO` is not synced; its content is returned for the caller to keep.
+            If False, a file below `UNSYNCED_TO` is not synced; its content is returned for the caller to keep.
 
         Returns
         -------
         memoryview
             The whole file, if it was not synced: from the start of a `mmap`, until `release`.
         """
-        if not sync and not self._index and self._filled < _UNSYNCED_TO:
+        if not sync and not self._index and self._filled < UNSYNCED_TO:
             self._encrypt(final=True)
             self._open(direct=False)
             self._write(self._out[: self._pending])
@@ -252,7 +278,7 @@ class VaultFileWriter:
 
     def _close(self) -> None:
         if self._plain:
-            _buffers.give((self._plain, self._out))
+            pool.give(self._buffers)
             self._plain = self._out = _NOTHING
         self._close_file()
 
