@@ -5,6 +5,9 @@ at a time, in turns:
 
 - ours: encrypted and synced before Success, through admission, vault and journal as in a gateway;
 - ours, bare: the same with encryption and syncing left out (a switch of this benchmark, not a setting);
+- ours, Python: ours without the compiled data path;
+- floor: what no receiver that syncs can be faster than here: read, write into blocks that exist, one sync for all who
+  wait, answer; no encryption, no file of its own, nothing decided or recorded;
 - dcmtk storescp --fork; Orthanc; pynetdicom's default handler writing files.
 
 Measured: images a second (from the first sender's start to the last one's end, less what a sender takes to associate and
@@ -19,6 +22,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -28,6 +32,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +52,7 @@ from pydicom.uid import (
 )
 
 KINDS = {"ct": "39 KB CT", "jpeg": "250 KB JPEG", "us": "2.36 MB raw US", "cine": "12.7 MB cine"}
-RECEIVERS = ("ours", "ours, bare", "storescp", "orthanc", "pynetdicom")
+RECEIVERS = ("ours", "ours, Python", "ours, bare", "floor", "storescp", "orthanc", "pynetdicom")
 _AE = "BENCH"
 
 
@@ -114,6 +119,8 @@ class Receiver:
         self.port = _free_port()
         self.log = (folder / "log.txt").open("ab")
         environment = {**os.environ, "TCP_NODELAY": "1"}  # dcmtk's and Orthanc's are 10 times slower without
+        if name == "ours, Python":
+            environment["EDGEWARD_COMPILED"] = "0"
         self.process = subprocess.Popen(self._command(), stdout=self.log, stderr=self.log, cwd=folder, env=environment)
         self._wait()
 
@@ -232,6 +239,76 @@ def serve_ours(port: int, folder: Path, *, bare: bool, tls: Path | None) -> None
     )
     gate.open()
     asyncio.run(reception.keep_settling())
+
+
+def serve_floor(port: int, folder: Path) -> None:
+    """Read, write, sync, answer: with the compiled data path and nothing around it."""
+    from edgeward.gateway import command as dimse
+    from edgeward.gateway.association import MAX_PDU
+    from edgeward.gateway.command import Command
+    from edgeward.gateway.negotiation import read_request
+    from edgeward.native import Code, Connection, Pages, Record, library, new_sync
+
+    folder.mkdir(parents=True)
+    lib, block, chunk, most = library(), 4096, 1 << 20, 64 << 20
+    if lib is None:
+        raise SystemExit("the compiled data path is missing: python -m edgeward.native.build")
+    sync, place, lock = new_sync(lib), [0], threading.Lock()
+    handle = os.open(folder / "log", os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600)
+    for at in range(0, most, chunk):
+        os.pwrite(handle, Pages(chunk).view, at)
+    os.fdatasync(handle)
+
+    def somewhere(size: int) -> int:
+        with lock:
+            at = place[0] = place[0] if place[0] + size <= most else 0
+            place[0] += size
+        return at
+
+    def serve(client: socket.socket) -> None:
+        head = client.recv(6, socket.MSG_WAITALL)
+        if len(head) < 6:
+            return
+        request = read_request(bytearray(head + client.recv(int.from_bytes(head[2:], "big"), socket.MSG_WAITALL)))
+        answer, _ = request.accept([], MAX_PDU)
+        client.sendall(answer)
+        ahead, first, rooms = Pages(1 << 16), Pages(block), [Pages(chunk + block), Pages(chunk + block)]
+        conn, record = Connection(), None
+        conn.ahead, conn.ahead_size, conn.handle, conn.limit = ahead.address, 1 << 16, client.fileno(), 1 << 32
+        conn.idle_ms = conn.pdu_ms = 30_000
+        for context in range(256):
+            conn.syntax[context] = 1
+        while True:
+            conn.room, conn.room_size = rooms[0].address, chunk
+            here = ctypes.addressof(conn)
+            code = (
+                lib.ew_exchange(here, ctypes.addressof(record) if record else None)
+                if conn.answer_size
+                else lib.ew_take(here)
+            )
+            record = None
+            if code == Code.FULL:
+                os.pwrite(handle, rooms[0].view[:chunk], somewhere(chunk))
+                conn.filled = 0
+            elif code == Code.MESSAGE:
+                size = -(-conn.filled // block) * block + block
+                record = Record(
+                    ctypes.addressof(sync), somewhere(size), first.address, block,
+                    rooms[0].address, conn.filled, chunk + block, None, handle,
+                )  # fmt: skip
+                rooms.reverse()
+                uids = conn.sop_class[: conn.class_size].decode(), conn.sop_instance[: conn.instance_size].decode()
+                said = dimse.store_answer(conn.context, Command.store(conn.message_id, *uids), 0, request.max_length)
+                conn.answer, conn.answer_size = said, len(said)
+            else:
+                if code == Code.OTHER:  # an A-RELEASE-RQ
+                    client.sendall(b"\x06\0\0\0\0\x04\0\0\0\0")
+                client.close()
+                return
+
+    with socket.create_server(("127.0.0.1", port), backlog=128) as listener:
+        while True:
+            threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 
 
 def _leave_out_safety() -> None:
@@ -469,7 +546,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tls-device", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.receiver == "pynetdicom":
+    if arguments.receiver == "floor":
+        serve_floor(arguments.port, arguments.folder)
+    elif arguments.receiver == "pynetdicom":
         serve_pynetdicom(arguments.port, arguments.folder)
     elif arguments.receiver:
         serve_ours(arguments.port, arguments.folder, bare=arguments.receiver == "ours, bare", tls=arguments.tls_device)
