@@ -71,6 +71,13 @@ def test_what_was_accepted_is_owed_to_every_destination(ledger):
     assert ledger.request("item-1") == request()
 
 
+def test_nobody_else_may_read_its_files(ledger, home):
+    ledger.accept(request(), ["pacs"], 5)
+    files = list(home.db("deliver").parent.glob("deliver.db*"))
+    assert files
+    assert all(file.stat().st_mode & 0o077 == 0 for file in files)
+
+
 def test_the_same_item_twice_is_owed_once(ledger):
     ledger.accept(request(), ["a"], 5)
 

@@ -88,6 +88,8 @@ class Ledger:
         self._key = key
         self._lock = threading.Lock()
         with _explained():
+            path.touch(mode=0o600)
+            path.chmod(0o600)  # as the site's other databases; SQLite gives its other files the same mode
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA secure_delete=ON")  # a request that is done with is overwritten, not only unlinked
@@ -456,5 +458,5 @@ def _context(item_id: str, revision: int) -> bytes:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, NewerLedger) as error:
+    except (sqlite3.Error, NewerLedger, OSError) as error:
         raise LedgerError(f"the delivery ledger cannot be used: {error}") from error
