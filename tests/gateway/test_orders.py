@@ -138,6 +138,18 @@ def test_several_procedures_of_one_order_are_all_kept(desk, pair):
     assert desk.book.steps() == []
 
 
+def test_filler_numbers_that_come_later_make_no_new_procedures(desk):
+    head = orm().split("ORC|")[0]
+    desk.take(head + "\r".join(("ORC|NW|P1", *PAIR["by position"])) + "\r")
+
+    desk.take(head.replace("20260301120000", "20260301120100") + "\r".join(("ORC|SN|P1", *PAIR["by filler"])) + "\r")
+
+    assert [(entry.order.procedure, entry.filler_id) for entry in desk.book.steps()] == [
+        ("left", "F1"),
+        ("right", "F2"),
+    ]
+
+
 @pytest.mark.parametrize("name", ["by filler", "by code"])
 def test_one_of_several_procedures_is_cancelled_by_itself(desk, name):
     head = orm().split("ORC|")[0]

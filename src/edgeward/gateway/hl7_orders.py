@@ -181,15 +181,15 @@ def _order(group: Sequence[Segment], patient: dict[str, Any], source: str, at: i
 def _told_apart(changes: list[Change]) -> list[Change]:
     """Return the changes of an order with several procedures or steps, each with a step id of its own.
 
-    Where the placer gives none it is made of what tells the procedures apart: filler number, else code, else position.
-    Otherwise the last would be taken for an update of the first.
+    Where the placer gives none it is made of what tells the procedures apart and stays: their codes, else their places
+    in the message (a filler number may come later). Otherwise the last would be taken for an update of the first.
     """
     entries = [change.entry for change in changes]
     if all(entry.step_id_given for entry in entries):
         return changes
-    fillers, codes = [entry.filler_id for entry in entries], [entry.procedure_code.value for entry in entries]
-    positions = [str(number) for number in range(len(entries))]
-    names = next(names for names in (fillers, codes, positions) if len(set(names)) == len(names) and all(names))
+    names = [entry.procedure_code.value for entry in entries]
+    if len(set(names)) < len(names) or not all(names):
+        names = [str(number) for number in range(len(entries))]
     return [
         change
         if change.entry.step_id_given
