@@ -11,6 +11,32 @@ import numpy as np
 from edgeward.clinic.monitor.alarms import AlarmChange, AlarmRecord, BedAlarms
 from edgeward.clinic.monitor.bank import MonitorBank
 from edgeward.clinic.monitor.conditions import ConditionEvent
+from edgeward.clinic.monitor.generated import (
+    add,
+    beats_at,
+    fibrillation,
+    noise,
+    overshoot,
+    pacing,
+    qrs,
+    regular,
+    t_wave,
+    wide_beats_at,
+)
+
+__all__ = [
+    "add",
+    "beats_at",
+    "fibrillation",
+    "noise",
+    "overshoot",
+    "pacing",
+    "qrs",
+    "regular",
+    "run",
+    "t_wave",
+    "wide_beats_at",
+]
 
 GAIN_UV = 1.0
 
@@ -67,90 +93,6 @@ class AlarmingBank(MonitorBank):
     def restore_alarms(self, device_id: str, state: dict[str, Any]) -> None:
         self.engines[device_id] = BedAlarms.from_dict(state)
         self.assume(device_id, self.engines[device_id].present_codes())
-
-
-def qrs(t, at, height, width, shape="natural"):
-    """One QRS: a triangle, half a sine wave, or a small Q, an R and an S within `width` seconds."""
-    u = (t - at) / width
-    if shape == "triangle":
-        return height * np.clip(1 - np.abs(2 * u), 0, None)
-    if shape == "sine":
-        return height * np.where(np.abs(u) < 0.5, np.cos(np.pi * u), 0)
-    r = np.clip(1 - np.abs(u / 0.25), 0, None)
-    s = np.clip(1 - np.abs((u - 0.35) / 0.15), 0, None)
-    q = np.clip(1 - np.abs((u + 0.35) / 0.15), 0, None)
-    return height * (r - 0.25 * s - 0.1 * q)
-
-
-def t_wave(t, at, height, width=0.18, shape="sine"):
-    u = (t - at) / width
-    inside = np.abs(u) < 0.5
-    return height * np.where(inside, np.cos(np.pi * u) if shape == "sine" else 0.5 + 0.5 * np.cos(2 * np.pi * u), 0)
-
-
-def add(x, rate, at, half_s, make):
-    """Add ``make(t)`` to `x` within `half_s` around `at`."""
-    a, b = max(0, int((at - half_s) * rate)), min(len(x), int((at + half_s) * rate) + 1)
-    if a < b:
-        x[a:b] += make(np.arange(a, b) / rate)
-
-
-def beats_at(times, rate, seconds, *, height=1.0, width=0.1, shape="natural", t=0.25, qt=0.35, t_shape="sine"):
-    """An ECG with a beat at each of `times`."""
-    x = np.zeros(int(seconds * rate))
-    for at in times:
-        add(x, rate, at, 0.3, lambda s, at=at: qrs(s, at, height, width, shape))
-        if t:
-            centre = at - width / 2 + qt - 0.09
-            add(x, rate, centre, 0.2, lambda s, c=centre: t_wave(s, c, t, shape=t_shape))
-    return x
-
-
-def regular(bpm, rate, seconds, start=0.6, **kwargs):
-    """A regular rhythm; the T wave shrinks and comes earlier as the rate rises."""
-    interval = 60.0 / bpm
-    if bpm > 150:
-        kwargs.setdefault("t", 0.0)
-    kwargs.setdefault("qt", min(0.35, 0.45 * interval**0.5))
-    return beats_at(np.arange(start, seconds - 0.4, interval), rate, seconds, **kwargs)
-
-
-def wide_beats_at(times, rate, seconds, height=1.6, width=0.17):
-    """Ventricular beats: wide, tall, with a discordant T wave."""
-    x = np.zeros(int(seconds * rate))
-    for at in times:
-        add(x, rate, at, 0.3, lambda s, at=at: qrs(s, at, height, width, "sine"))
-        add(x, rate, at + 0.2, 0.3, lambda s, at=at: t_wave(s, at + 0.2, -0.35 * height, 0.2, "cosine"))
-    return x
-
-
-def fibrillation(rate, seconds, frequency=4.5, spread=0.6, height=0.5, seed=1):
-    """Narrow-band noise around `frequency` Hz, about `height` mV peak to peak."""
-    count = int(seconds * rate)
-    f = np.fft.rfftfreq(count, 1 / rate)
-    rng = np.random.default_rng(seed)
-    spectrum = np.exp(-0.5 * ((f - frequency) / spread) ** 2) * np.exp(2j * np.pi * rng.random(f.size))
-    x = np.fft.irfft(spectrum, count)
-    return x / x.std() * height / 4.0
-
-
-def noise(rate, seconds, rms, low=0.5, high=40.0, seed=2):
-    """Noise of equal power from `low` to `high` Hz."""
-    count = int(seconds * rate)
-    f = np.fft.rfftfreq(count, 1 / rate)
-    rng = np.random.default_rng(seed)
-    spectrum = ((f >= low) & (f <= min(high, 0.45 * rate))) * np.exp(2j * np.pi * rng.random(f.size))
-    x = np.fft.irfft(spectrum, count)
-    return x / x.std() * rms
-
-
-def pacing(x, rate, times, height, width_s=0.002):
-    """Return `x` with pacing pulses."""
-    x = x.copy()
-    for at in times:
-        a = int(at * rate)
-        x[a : a + max(1, int(width_s * rate))] += height
-    return x
 
 
 class Run:

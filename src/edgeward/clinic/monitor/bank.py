@@ -18,6 +18,8 @@ from edgeward.clinic.monitor import readings, snapshots, streams
 from edgeward.clinic.monitor.beat_model import BeatModel, shipped
 from edgeward.clinic.monitor.candidate import SHIPPED, Network
 from edgeward.clinic.monitor.conditions import ConditionEvent
+from edgeward.clinic.monitor.electrodes import CODE as LEAD_SWAPPED
+from edgeward.clinic.monitor.electrodes import Electrodes
 from edgeward.clinic.monitor.kernel import BEAT, advance
 from edgeward.clinic.monitor.limits import Limits
 from edgeward.clinic.monitor.patient import CONDITIONS, TRANSITION, Condition
@@ -83,6 +85,7 @@ class MonitorBank:
         self._limits = limits or Limits()
         self.seats = Seats(tuning)
         self._queue = Queue()
+        self._electrodes = Electrodes()
         self._pending: list[ConditionEvent] = []
         self._collect = collect_beats
         self._network = network if network is not None else SHIPPED
@@ -374,7 +377,8 @@ class MonitorBank:
             if whole[row]:
                 book[row]["losing"] = 0
                 events.append(ConditionEvent(device_id, "packets_missing", False, now_ns, now_ns))
-        return events
+        seats = self.seats
+        return events + self._electrodes.look(now_ns, seats.patients.values(), seats.rows, seats.channels, seats.traces)
 
     def rest(self, device_id: str) -> None:
         """Take a device's word that it stops on purpose: its silence is no alarm until it sends again.
@@ -394,6 +398,7 @@ class MonitorBank:
         KeyError
             If the device is not enrolled.
         """
+        self._electrodes.forget(device_id)
         stream = self.seats.book[self.seats.patients.pop(device_id).row]
         stream["resting"], stream["losing"] = 1, 0
 
@@ -411,6 +416,8 @@ class MonitorBank:
         stream = self.seats.book[patient.row]
         stream["lost"] = "signal_lost" in codes
         stream["losing"] = "packets_missing" in codes  # its last loss is long ago: it ends with the next tick
+        if LEAD_SWAPPED in codes:
+            self._electrodes.assume(device_id)
         for condition, code in CODES.items():
             if code in codes:
                 self.seats.rows[patient.row]["active"][condition] = 1

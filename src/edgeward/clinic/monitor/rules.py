@@ -113,6 +113,7 @@ RULES: dict[str, Rule] = {
     "signal_lost": Rule(MEDIUM, technical=True, scope="source", fixed=True),
     "all_leads_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source", fixed=True),
     "lead_off": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
+    "lead_swapped": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
     "noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
     "pulse_noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
     "sensor_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source"),
