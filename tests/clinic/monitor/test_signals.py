@@ -274,7 +274,7 @@ def played(lines, cuts):
         if number % 3 == 0:
             bank.process(0)
     bank.process(0)
-    rows = [{name: row[name].tobytes() for name in row.dtype.names if name != "fresh"} for row in bank._rows[:3]]
+    rows = [{name: row[name].tobytes() for name in row.dtype.names if name != "fresh"} for row in bank._kept.rows[:3]]
     # What a source says of two channels at once is put together per call; each channel's own statement is in its row.
     return rows, [p.times_s.tobytes() + p.qualities.tobytes() for p in bank.pulses("s")]
 
