@@ -17,6 +17,7 @@ from tests.support.wearable import RATE, ecg
 from edgeward.bedside import AlarmQuery, SetBed
 from edgeward.bus.role import Stats
 from edgeward.clinic.monitor import role as monitor
+from edgeward.clinic.monitor import screens
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.publisher import Publisher
@@ -189,7 +190,8 @@ async def test_a_large_site_publishes_what_somebody_looks_at_and_every_bed_in_tu
 
     async def published() -> tuple[set[str], list[Beds]]:
         bus.sent.clear()
-        await role._publish_beds()
+        changed, role.publisher.changed_beds = role.publisher.changed_beds, set()
+        await role.screens.publish_beds(changed)
         messages = [one for one in bus.sent if isinstance(one, Beds)]
         return {bed.bed_id for one in messages for bed in one.beds}, messages
 
@@ -199,20 +201,20 @@ async def test_a_large_site_publishes_what_somebody_looks_at_and_every_bed_in_tu
     role.tell(role.engine.take(role.intake.tick()))
     await role.publisher.settled()
     found, messages = await published()
-    assert len(found) == 600 // monitor.ROUNDS, "nobody looks, nothing alarms: some, in turn"
+    assert len(found) == 600 // screens.ROUNDS, "nobody looks, nothing alarms: some, in turn"
     assert not any(message.full for message in messages)
-    assert max(len(message.beds) for message in messages) <= monitor.SLICE
+    assert max(len(message.beds) for message in messages) <= screens.SLICE
 
-    await role.view("", Viewing(device_ids=["w77"]))
+    await role.screens.view("", Viewing(device_ids=["w77"]))
     for number in range(1, 3):
         role.take_wave("w77", packet(77, number), role.clock.now_ns())
         role.process()
         role.tell(role.engine.take(role.intake.tick()))
         found, _ = await published()
         assert "w77" in found
-        assert len(found) <= 600 // monitor.ROUNDS + 1
+        assert len(found) <= 600 // screens.ROUNDS + 1
     seen: set[str] = set()
-    for _ in range(monitor.ROUNDS):
+    for _ in range(screens.ROUNDS):
         seen |= (await published())[0]
     assert seen == set(names)
 

@@ -2,7 +2,8 @@
 
 Responsible for putting its rooms together and for their loops: packets at once, time four times a second, numbers twice
 a second, the check of the alarm system every four. What is decided is decided elsewhere: ``intake`` (what is measured),
-``engine`` (alarms), ``escalation`` (who is told), ``publisher`` (how they leave), ``desk`` (answers), ``restart``.
+``engine`` (alarms), ``escalation`` (who is told), ``publisher`` (how they leave), ``screens``, ``desk`` (answers),
+``restart``.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ from edgeward.clinic.monitor.keeper import Keeper, NotKept
 from edgeward.clinic.monitor.limits import Profiles, rhythm_limits
 from edgeward.clinic.monitor.numerics_log import NumericsLog
 from edgeward.clinic.monitor.publisher import Publisher
+from edgeward.clinic.monitor.screens import Screens
 from edgeward.clinic.monitor.selfcheck import EVERY_S, AlarmSystem, Surroundings
 from edgeward.clinic.monitor.shown import Shown
 from edgeward.clinic.monitor.site_clock import SiteClock
-from edgeward.messages import AlarmAck, Ask, Bed, Beds, ServiceClass, Trace, Viewing
+from edgeward.messages import AlarmAck, Ask, ServiceClass, Viewing
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
 from edgeward.privacy.registry import Registry
@@ -47,16 +49,12 @@ _log = logging.getLogger("edgeward.monitor")
 GATHER_S = 0.004  # packets that arrive within this time are processed together
 TICK_S = 0.25
 BEDS_S = 0.5
-VIEW_S = 6.0  # a view not renewed for this long is over
 PAUSED_S = 1.5  # a tick this late means that we stood still, not that every device fell silent
 GRACE_S = 1.0
 GRACE_MOST_S = 30.0
 SOURCES_AT_ONCE = 4000  # a second of so many sources' packets is taken within a second
 MOST_SOURCES = 20_000  # a gateway that names ever new places must not fill the memory
 COMPLAIN_S = 10.0  # one quarantine entry per device and reason in this time
-ALWAYS_ALL = 256  # up to so many beds all of them are published each time
-ROUNDS = 6  # on a larger site, beds that nobody looks at and whose alarms stand are published every so many times
-SLICE = 250  # beds built, and published, at once
 KEEP_S = 15.0  # values that outlast a restart are written down this often
 WRITE_S = 2.0  # a log that takes longer to write one row is a problem
 
@@ -107,24 +105,27 @@ class MonitorRole:
             clock=self.clock,
             describe=self.describe,
         )
+        self.screens = Screens(
+            context.bus,
+            beds=self.beds,
+            engine=self.engine,
+            intake=self.intake,
+            shown=self.shown,
+            clock=self.clock,
+            tell=self.tell,
+        )
         self.desk = Desk(self, section.audio_pause_s, lambda: set(self.devices))
         self.alarm_system = AlarmSystem(time.monotonic())
         self._two_ways = TwoWays()
         self.devices: dict[str, str] = {}  # source -> enrolled device that brings it; empty: not known
         self.waiting: list[tuple[str, bytes, int]] | None = []  # packets that come while a restart is taken up
-        self.viewed: dict[str, float] = {}
-        self.traced: dict[str, int] = {}
         self._complaints: dict[tuple[str, str], float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._due: asyncio.Handle | None = None
         self._due_at = self._due_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._unchecked: set[str] = set()
-        self._gone: set[str] = set()
         self._ticked = self._published = time.monotonic()
-        self._round = 0
-        self._fresh_traces: set[str] = set()
-        self._site_shown = False
         self._behind_told = asyncio.Event()
 
     # ---------------------------------------- sources
@@ -180,7 +181,7 @@ class MonitorRole:
         changes = self.engine.remove_source(source_id)
         self.intake.remove(source_id)
         self.devices.pop(source_id, None)
-        self._gone.add(bed_id)
+        self.screens.gone.add(bed_id)
         self.publisher.keep(beds=[bed_id], gone_sources=[source_id])
         self.publisher.put(changes)
 
@@ -210,8 +211,7 @@ class MonitorRole:
             return
         usual = self.intake.waves(packets, now, lambda source_id, data: self.take_wave(source_id, data, now))
         self.context.stats.count("packets", usual)
-        if self.viewed:
-            self._fresh_traces.update(source_id for source_id, _ in packets if source_id in self.viewed)
+        self.screens.came(source_id for source_id, _ in packets)
         self.process_soon(0.0)
 
     def take_wave(self, source_id: str, data: bytes, received_ns: int) -> None:
@@ -229,8 +229,7 @@ class MonitorRole:
         if self.intake.changed:
             self.publisher.keep(sources=self.intake.changed)
             self.intake.changed.clear()
-        if source_id in self.viewed:
-            self._fresh_traces.add(source_id)
+        self.screens.came((source_id,))
 
     def receive_numerics(self, subject: str, data: bytes, is_stored: bool) -> None:
         """Take one SenML pack from the bus; the server's store may bring it once more."""
@@ -287,11 +286,8 @@ class MonitorRole:
         self.tell(changes)
         if (due_ns := self.intake.reorder.due_ns) is not None:
             self.process_soon(max(GATHER_S, (due_ns - self.clock.now_ns()) / 1e9))
-        fresh, self._fresh_traces = self._fresh_traces, set()
-        if fresh:
-            now = self._loop.time()
-            if watched := [one for one in fresh if self.viewed.get(one, 0.0) > now]:
-                self._spawn(self._publish_traces(watched))
+        if watched := self.screens.watched():
+            self._spawn(self.screens.publish_traces(watched))
 
     def tell(self, changes: list[BedChange]) -> None:
         """Tell transitions."""
@@ -359,7 +355,8 @@ class MonitorRole:
         """Publish numerics twice a second."""
         while True:
             self._check_devices()
-            await self._publish_beds()
+            changed, self.publisher.changed_beds = self.publisher.changed_beds, set()
+            await self.screens.publish_beds(changed)
             counters = self.context.stats.counters
             for name, value in self.intake.bank.statistics().items():
                 counters[f"bank_{name}"] = value
@@ -368,54 +365,6 @@ class MonitorRole:
             counters["notices_waiting"] = self.publisher.courier.waiting
             self._published = time.monotonic()
             await asyncio.sleep(BEDS_S)
-
-    async def _publish_beds(self) -> None:
-        everything = len(self.beds) <= ALWAYS_ALL
-        wanted: dict[str, None]
-        changed, self.publisher.changed_beds = self.publisher.changed_beds, set()
-        shown, self.intake.shown = self.intake.shown, set()
-        gone, self._gone = self._gone, set()
-        if everything:
-            wanted = dict.fromkeys(bed.bed_id for bed in self.beds)
-        else:
-            now = self._loop.time()
-            looked_at = (source_id for source_id in shown if self.viewed.get(source_id, 0.0) > now)
-            wanted = dict.fromkeys(self.beds.bed_of(source_id) for source_id in looked_at)
-            wanted |= dict.fromkeys(changed)
-            self._round = (self._round + 1) % ROUNDS
-            for number, bed in enumerate(self.beds):
-                if number % ROUNDS == self._round:
-                    wanted[bed.bed_id] = None
-        wanted.pop(SITE, None)
-        if self.engine.active(SITE):
-            wanted[SITE] = None
-        elif self._site_shown:
-            gone.add(SITE)
-        self._site_shown = SITE in wanted
-        gone |= {bed_id for bed_id in wanted if bed_id != SITE and bed_id not in self.beds}
-        built: list[Bed] = []
-        sent = False
-        for number, bed_id in enumerate(wanted):
-            if bed_id != SITE and bed_id not in self.beds:
-                continue
-            shown_bed, changes = self.shown.bed(bed_id)
-            self.tell(changes)
-            built.append(shown_bed)
-            if number % SLICE == SLICE - 1 and not everything:
-                await self._send_beds(built, full=False, gone=[])
-                built, sent = [], True
-                await asyncio.sleep(0)  # packets come first
-        gone -= {bed.bed_id for bed in self.beds}
-        if built or gone or not sent:
-            await self._send_beds(built, full=everything, gone=sorted(gone - {""}))
-
-    async def _send_beds(self, beds: list[Bed], *, full: bool, gone: list[str]) -> None:
-        try:
-            await self.context.bus.publish(
-                subjects.STATE_BEDS, Beds(at_ns=self.clock.wall_ns(), beds=beds, full=full, gone=gone)
-            )
-        except BusError as error:
-            _log.debug("beds not published: %s", error)
 
     # ---------------------------------------- the alarm system itself
 
@@ -484,33 +433,6 @@ class MonitorRole:
         """Somebody hears alarms."""
         self.alarm_system.hear(hearing, time.monotonic())
 
-    # ---------------------------------------- traces
-
-    async def view(self, _: str, viewing: Viewing) -> None:
-        """Somebody looks at these traces."""
-        now = self._loop.time()
-        if len(self.viewed) > 1024:
-            self.viewed = {one: until for one, until in self.viewed.items() if until > now}
-        for source_id in viewing.device_ids[:256]:
-            self.viewed[source_id] = now + VIEW_S
-
-    async def _publish_traces(self, source_ids: list[str]) -> None:
-        bank = self.intake.bank
-        for source_id in source_ids:
-            if source_id not in bank:
-                continue
-            rate, start, lead, samples, beats = bank.trace(source_id, since=self.traced.get(source_id))
-            if not len(samples):
-                rate, start, lead, samples, beats = bank.trace(source_id)  # the stream began anew
-            self.traced[source_id] = start + len(samples)
-            trace = Trace(
-                device_id=source_id, rate_hz=rate, start=start, lead=lead, samples=samples.tobytes(), beats=beats
-            )
-            try:
-                await self.context.bus.publish(subjects.trace(source_id), trace)
-            except BusError as error:
-                _log.debug("trace not published: %s", error)
-
     # ---------------------------------------- life
 
     def begin(self) -> None:
@@ -571,7 +493,7 @@ async def run(context: RoleContext) -> None:
     await bus.serve(subjects.MONITOR_NUMERICS, Numerics, desk.numerics, queue)
     await bus.serve(subjects.MONITOR_NOTICE, NoticeReport, desk.notice, queue)
     await bus.subscribe(subjects.MONITOR_HEARING, Hearing, role.hear)
-    await bus.subscribe(subjects.STATE_VIEWING, Viewing, role.view)
+    await bus.subscribe(subjects.STATE_VIEWING, Viewing, role.screens.view)
     await stored.subscribe(bus, subjects.VITAL_ALL, role.receive_numerics)
     await bus.flush()
     await restart.publish_active(role, restored)
