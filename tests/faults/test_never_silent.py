@@ -182,9 +182,11 @@ class Scene:
         child = self.supervisor.children[role]
         pid, began, restarts = self.pid(role), time.time_ns(), child.restarts
         os.kill(pid, signal.SIGSTOP)
-        await asyncio.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
         if child.restarts > restarts:
             await until(child.ready.is_set, 120, f"{role} to be back", 0.02)
         self.faults.append((f"{role} frozen", began, time.time_ns()))
