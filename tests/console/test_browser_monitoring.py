@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from playwright.async_api import async_playwright, expect
 
+from edgeward.console.sessions import Sessions
 from edgeward.messages import AlarmPriority
 from tests.peers.test_browser import CHROMIUM, FLAGS, Visit
 from tests.support.synthetic import make_alarm, synthetic_console
@@ -45,6 +46,7 @@ LISTEN = """async (kind) => {
 
 @contextlib.asynccontextmanager
 async def opened(home: Path) -> AsyncIterator[Visit]:
+    expect.set_options(timeout=15_000)  # 64 beds, a browser without a graphics card and a busy machine
     async with synthetic_console(home, beds=64) as (hospital, url), async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         context = await browser.new_context(locale="en-GB", viewport={"width": 1920, "height": 1080})
@@ -205,6 +207,17 @@ async def a_failing_alarm_system_is_shown_and_would_be_heard(visit: Visit) -> No
     await expect(failure).to_be_hidden()
 
 
+async def a_login_that_runs_out_leaves_a_watching_screen_neither_silent_nor_fresh(visit: Visit) -> None:
+    page = visit.page
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Sessions, "alive", lambda *_: False)
+        await expect(page.locator("html")).to_have_attribute("data-link", "ended")
+    await expect(page.locator("#banner")).to_contain_text("Alarms are not shown here any more")
+    await expect(page.locator("#banner-login")).to_be_visible()
+    await expect(page.locator("#alarm-failure")).to_be_visible(timeout=12_000)
+    assert page.url == visit.url + "/beds"
+
+
 async def test_monitoring_in_a_browser(tmp_path: Path) -> None:
     async with opened(tmp_path / "home") as visit:
         await a_wall_of_64_beds_fits_one_screen_and_is_live(visit)
@@ -215,4 +228,5 @@ async def test_monitoring_in_a_browser(tmp_path: Path) -> None:
         await a_failing_alarm_system_is_shown_and_would_be_heard(visit)
         await what_tells_of_alarms_never_scrolls_away(visit)
         await long_names_that_differ_at_their_end_look_different(visit)
+        await a_login_that_runs_out_leaves_a_watching_screen_neither_silent_nor_fresh(visit)
         assert visit.problems == []

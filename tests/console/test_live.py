@@ -13,8 +13,9 @@ import pytest
 import websockets
 
 from edgeward.bus import subjects
-from edgeward.console import live
+from edgeward.console import live, render
 from edgeward.console.live import MAX_EVENTS, MAX_TRACES, Connection, pack_trace
+from edgeward.console.sessions import Sessions
 from edgeward.messages import AlarmPriority, Trace
 from tests.console.conftest import Served, csrf
 from tests.support.synthetic import make_alarm, make_item
@@ -223,6 +224,25 @@ async def test_without_a_session_the_socket_is_closed_with_a_reason(served: Serv
 
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == 4401
+
+
+async def test_a_login_that_runs_out_closes_the_socket_and_says_that_nobody_logged_out(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page tells the two apart: one screen goes dark, the other must not go silent."""
+    admin = await served.logged_in()
+    socket = await connected(served, admin.cookies["edgeward"])
+    await until(socket, "tick")
+
+    monkeypatch.setattr(Sessions, "alive", lambda *_: False)
+
+    with pytest.raises(websockets.ConnectionClosedError) as closed:
+        await until(socket, "never")
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4401, live.SESSION_OVER)
+    script = (render.STATIC / "js/link.js").read_text()
+    assert f'event.reason === "{live.SESSION_OVER}"' in script
+    await admin.aclose()
 
 
 async def test_logging_out_closes_the_socket(served: Served) -> None:

@@ -49,6 +49,7 @@ MAX_EVENTS = 256
 MAX_TRACES = 512
 MAX_VIEW = 256
 CLOSE_RESTART, CLOSE_SLOW, CLOSE_LOGIN = 1012, 1013, 4401
+SESSION_OVER = "session over"  # the login ran out: a page from which patients are watched stays and says so (link.js)
 COALESCE_S = 0.04  # a storm of alarms costs one answer per screen in this time, not one per alarm
 
 
@@ -293,7 +294,7 @@ class Hub:
                             ticks[connection.ward] = _json(self.tick(connection.ward))
                         connection.put_latest("tick", ticks[connection.ward])
                     else:
-                        await self._close(connection, CLOSE_LOGIN, "session over")
+                        await self._close(connection, CLOSE_LOGIN, SESSION_OVER)
             if self._view_changed.is_set() or loop.time() >= next_viewing:
                 self._view_changed.clear()
                 next_viewing = loop.time() + VIEWING_S

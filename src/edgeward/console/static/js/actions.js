@@ -4,7 +4,7 @@
 import { t } from "./texts.js";
 import { toast } from "./main.js";
 
-const PATIENCE_MS = 4000; // a console that stands still answers nothing; the person must not wait for it
+const PATIENCE_MS = 6000; // a console that stands still answers nothing; the person must not wait for it
 const csrf = document.querySelector("meta[name=csrf]").content;
 export const mayAct = document.documentElement.dataset.acts === "1";
 
@@ -16,8 +16,9 @@ async function post(path, fields, { failed, unreachable }) {
     if (answer.ok) return true;
     const problem = await answer.json().catch(() => ({}));
     toast(answer.status === 401 ? t("live.login_ended") : problem.error ?? t(failed, { reason: answer.status }), { failed: true });
-  } catch {
-    toast(t(unreachable), { failed: true });
+  } catch (error) {
+    // Without an answer nobody knows whether it was done: the alarm itself will show it.
+    toast(t(error.name === "TimeoutError" ? "live.no_answer" : unreachable), { failed: true });
   }
   return false;
 }

@@ -6,6 +6,9 @@ import { localTime } from "./times.js";
 const SILENCE_MS = 2300; // the console speaks twice a second; the promise is that 3 s of silence never look live
 const GIVE_UP_MS = 6000;
 const root = document.documentElement;
+export const LOGIN = `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
+/** Whether this is a page from which patients are watched: it sounds. */
+export const watching = document.getElementById("sound-state") !== null;
 const needsBeds = document.getElementById("main")?.dataset.needs === "beds";
 
 /** Events: "state" and every message by its key ("tick", "beds", "alarm", "item", "finding", ...), "trace". */
@@ -21,6 +24,7 @@ let lastTick = null;
 let lastTickAt = 0;
 let bedsAt = 0;
 let leaving = false;
+let ended = false; // the login has run out
 let ahead = 0; // the site's clock minus this browser's, milliseconds
 
 /** What the site's clock shows now: times of alarms and pauses are the site's. */
@@ -64,7 +68,9 @@ function connect() {
     if (leaving) return;
     if (event.code === 4401) {
       leaving = true;
-      location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
+      // Somebody who logs out wants the page gone. A login that runs out must not silence a screen from which patients
+      // are watched: it stays, says so, and the alarm system's failure is heard from it until somebody logs in.
+      if (watching && event.reason === "session over") { ended = true; judge(); } else location.assign(LOGIN);
       return;
     }
     judge();
@@ -81,6 +87,7 @@ function drop() {
 }
 
 function judgeNow(now) {
+  if (ended) return "ended";
   if (!heardAt) return now - startedAt > SILENCE_MS || attempt > 1 ? "lost" : "connecting";
   // A closed socket is known at once, but a console that restarts is back within a moment: no flicker for that.
   if (now - heardAt > (socket ? SILENCE_MS : 1000) || (!lastTick)) return "lost";
@@ -113,6 +120,9 @@ function show() {
   const text = state === "lost" && !heardAt ? banner.dataset.unreached : banner.dataset[state];
   if (text) document.getElementById("banner-text").textContent = text.replace("{time}", since ? localTime(since) : "—");
   banner.hidden = !text;
+  const door = document.getElementById("banner-login");
+  door.hidden = state !== "ended";
+  door.href = LOGIN;
 }
 
 /** This page is about to log out: its socket will be closed, and that is no news. */

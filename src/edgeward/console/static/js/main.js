@@ -62,7 +62,9 @@ export function toast(text, { failed = false } = {}) {
 const scrollers = new ResizeObserver((entries) => {
   for (const { target } of entries) { if (target.scrollWidth > target.clientWidth) target.tabIndex = 0; else target.removeAttribute("tabindex"); }
 });
-for (const box of document.querySelectorAll(".scroll")) scrollers.observe(box);
+const scrolled = (root) => { for (const box of root.querySelectorAll(".scroll")) scrollers.observe(box); };
+scrolled(document);
+document.addEventListener("refreshed", ({ detail }) => scrolled(detail));
 
 const foot = document.querySelector("[data-zone]");
 if (foot) { foot.textContent = foot.dataset.zone.replace("{zone}", zone()); foot.hidden = false; }

@@ -1,7 +1,7 @@
 // Keeps the server-rendered parts of a page fresh: when something happened, or after a while, the page is fetched again
 // and the parts that changed are put in place. Responsible for not disturbing a person who types, reads or has focus.
 
-import { link } from "./link.js";
+import { link, LOGIN, watching } from "./link.js";
 import { localise } from "./times.js";
 
 const MIN_MS = 350; // many events at once cost one refresh
@@ -82,7 +82,7 @@ async function refresh() {
   lastAt = performance.now();
   try {
     const answer = await fetch(location.href.split("#")[0], { headers: { "x-fragment": "1" }, redirect: "error" });
-    if (answer.status === 401) { location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`); return; }
+    if (answer.status === 401) { if (!watching) location.assign(LOGIN); return; } // from a watching page the link tells it
     if (!answer.ok) { main.dataset.refreshFailed = String(answer.status); return; }
     delete main.dataset.refreshFailed;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
@@ -115,6 +115,6 @@ if (events.length || every) {
   }
   link.addEventListener("resync", schedule);
   link.addEventListener("state", ({ detail }) => { if (detail === "live") schedule(); });
-  if (every) setInterval(() => { if (document.documentElement.dataset.link !== "lost" && performance.now() - lastAt >= every) schedule(); }, Math.min(every, 1000));
+  if (every) setInterval(() => { if (!["lost", "ended"].includes(document.documentElement.dataset.link) && performance.now() - lastAt >= every) schedule(); }, Math.min(every, 1000));
   document.addEventListener("visibilitychange", () => { if (!document.hidden) schedule(); });
 }

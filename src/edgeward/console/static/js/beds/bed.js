@@ -142,7 +142,7 @@ ready.then(() => {
   document.addEventListener("keydown", key);
   document.addEventListener("theme", () => tile.sweep.redraw());
   document.addEventListener("visibilitychange", () => want({ view: document.hidden || !bed?.source ? [] : [bed.source] }));
-  new ResizeObserver(() => { tile.sweep.resize(); tile.fitLabel(); tile.fitAlarm(); }).observe(tile.element.querySelector(".bed-trace"));
+  new ResizeObserver(() => { tile.sweep.resize(); tile.refit(); }).observe(tile.element.querySelector(".bed-trace"));
   want({ bed: id, ward: localStorage.getItem("ward") ?? "" });
   setInterval(() => { if (bed) { tile.ageing(siteNow()); values(siteNow()); pauseWord(); } }, 1000);
   requestAnimationFrame(function draw(now) {

@@ -12,6 +12,20 @@ const RANK = { high: 0, medium: 1, low: 2 };
 export const alarmOrder = (a, b) => (a.acknowledged - b.acknowledged) || (RANK[a.priority] - RANK[b.priority]) || (b.raised - a.raised);
 const shortRhythm = (code) => (has(`alarm_short.${code}`) ? t(`alarm_short.${code}`) : word("rhythm", code));
 
+// Writing all and then reading all costs one layout; tile by tile it would cost one each, 64 times over.
+const unfitted = new Set();
+function fitSoon(tile) {
+  if (unfitted.size === 0) {
+    requestAnimationFrame(() => {
+      const tiles = [...unfitted].filter((one) => one.element.isConnected);
+      unfitted.clear();
+      const over = tiles.map((one) => one.overflow());
+      tiles.forEach((one, i) => one.fit(over[i]));
+    });
+  }
+  unfitted.add(tile);
+}
+
 export class Tile {
   constructor(element, id) {
     this.element = element;
@@ -67,7 +81,7 @@ export class Tile {
     }
     const vitals = byName(bed);
     const rate = heart(bed, vitals);
-    if (this.find("label").title !== (bed.label || bed.id)) { this.find("label").title = bed.label || bed.id; this.fitLabel(); }
+    if (this.find("label").title !== (bed.label || bed.id)) { this.find("label").title = bed.label || bed.id; this.refit(); }
     const pulse = !isValue(rate) && isValue(vitals.pulse_rate) ? vitals.pulse_rate : null;
     const main = pulse ?? rate;
     this.set("hr-label", pulse ? t("bed.pr") : t("bed.hr"));
@@ -127,7 +141,7 @@ export class Tile {
     if (key === this.alarmKey) return;
     this.alarmKey = key;
     const strip = this.find("alarm");
-    if (strip.hidden === Boolean(first)) { strip.hidden = !first; this.fitLabel(); }
+    if (strip.hidden === Boolean(first)) strip.hidden = !first;
     const looks = ["alarm-high", "alarm-medium", "alarm-low", "acknowledged"];
     const wanted = first ? [`alarm-${first.priority}`, ...(first.acknowledged ? ["acknowledged"] : [])] : [];
     for (const name of looks) strip.classList.toggle(name, wanted.includes(name));
@@ -142,29 +156,36 @@ export class Tile {
     if (button) button.hidden = !waiting.length;
     const pauseButton = this.find("pause");
     if (pauseButton) pauseButton.hidden = !waiting.length && pauseButton.getAttribute("aria-pressed") !== "true";
-    this.fitAlarm();
+    this.refit();
     inPhase(this.element);
   }
 
-  /** Names of beds often differ at their end: one that is too long is shortened in its middle, so that two never look alike. */
-  fitLabel() {
+  /** What overflows: the bed's name, the alarm. Reads only. */
+  overflow() {
+    const [name, alarm] = [this.find("label").closest(".bed-name"), this.find("alarm-text")];
+    return [name.scrollWidth > name.clientWidth + 1, alarm.scrollWidth > alarm.clientWidth + 1];
+  }
+
+  /** Names of beds often differ at their end: one that is too long is shortened in its middle, so that two never look
+   *  alike. An alarm that is too long is said in a word: "Ventricular..." could be either of two. */
+  fit([nameOver, alarmOver]) {
+    const short = this.texts?.[1];
+    if (alarmOver && short) this.set("alarm-text", short);
+    if (!nameOver) return;
     const target = this.find("label");
     const box = target.closest(".bed-name");
-    const name = target.title;
-    target.textContent = name;
-    const letters = [...name];
+    const letters = [...target.title];
     for (let keep = letters.length - 1; keep >= 6 && box.scrollWidth > box.clientWidth + 1; keep -= Math.max(1, Math.floor(keep / 10))) {
       const tail = Math.ceil(keep * 0.6);
       target.textContent = `${letters.slice(0, keep - tail).join("")}…${letters.slice(-tail).join("")}`;
     }
   }
 
-  /** Say the alarm in full where there is room for it, else in a word: "Ventricular…" could be either of two. */
-  fitAlarm() {
-    const target = this.find("alarm-text");
-    const [long, short] = this.texts ?? ["", ""];
-    if (target.textContent !== long) target.textContent = long;
-    if (short && target.scrollWidth > target.clientWidth + 1) target.textContent = short;
+  /** Show name and alarm in full, and fit them with those of all other tiles before the next picture. */
+  refit() {
+    this.set("label", this.find("label").title);
+    this.set("alarm-text", this.texts?.[0] ?? "");
+    fitSoon(this);
   }
 
   async acknowledge() {

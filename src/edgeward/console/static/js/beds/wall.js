@@ -42,8 +42,7 @@ const sized = new ResizeObserver((entries) => {
   for (const entry of entries) {
     const tile = tiles.get(entry.target.closest("[data-tile]").dataset.device);
     tile?.sweep.resize();
-    tile?.fitLabel();
-    tile?.fitAlarm();
+    tile?.refit();
   }
 });
 

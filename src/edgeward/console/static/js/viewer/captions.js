@@ -27,7 +27,7 @@ export function tell(pane) {
   const parts = [];
   const best = found?.status === "analysed" && pane.frame === data.frame && data.found.length > 1;
   if (pane.frames > 1) parts.push(t("viewer.frame_of", { n: pane.frame + 1, m: pane.frames }) + (best ? ` (${t("viewer.best")})` : ""));
-  if (!data.found.length) parts.push(t("viewer.waiting"));
+  if (!data.found.length) parts.push(t(data.state === "failed" ? "viewer.refused" : "viewer.waiting"));
   else if (!found) parts.push(t("viewer.not_sampled"));
   else if (found.status !== "analysed") parts.push(`${t("viewer.refused")}: ${reasonText(found.reason)}`);
   else {
