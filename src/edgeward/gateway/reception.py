@@ -132,10 +132,6 @@ class Reception:
 
     async def keep_settling(self) -> None:
         """Settle every second until cancelled."""
-        try:
-            await asyncio.to_thread(self.journal.make_room)
-        except DatabaseError as error:
-            _log.warning("the first images may take longer: %s", error)
         while True:
             await asyncio.sleep(_SETTLE_S)
             try:

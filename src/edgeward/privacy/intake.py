@@ -217,13 +217,6 @@ class Intake:
 
     # ------------------------------------------------------------ what is kept for the vault
 
-    def make_room(self) -> None:
-        """See `Journal.make_room`."""
-        try:
-            self._log.make_room()
-        except OSError as error:
-            raise told(error) from error
-
     @property
     def crowded(self) -> bool:
         """See `Journal.crowded`."""

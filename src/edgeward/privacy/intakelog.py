@@ -142,20 +142,6 @@ class IntakeLog:
         """Whether there are records with a content that were not forgotten."""
         return any(file.contents for file in self._files)
 
-    def make_room(self) -> None:
-        """Let both files have room for the first records: whoever comes first need not wait for it.
-
-        Raises
-        ------
-        OSError
-            If the disk is full or fails.
-        """
-        with self._lock:
-            for file in self._files:
-                self._open(file)
-                while file.size < _STEP:
-                    self._grow(file)
-
     def close(self) -> None:
         """Close the files."""
         for file in self._files:

@@ -112,16 +112,6 @@ class Journal:
         found = self._intake.begin(new)
         return self.item(found) if isinstance(found, str) else found
 
-    def make_room(self) -> None:
-        """Take the room on the disk that the first items will need.
-
-        Raises
-        ------
-        DatabaseError
-            If the disk fails.
-        """
-        self._intake.make_room()
-
     @property
     def crowded(self) -> bool:
         """Whether the vault should take over soon what is kept for it: see `turn`."""
