@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeward import __version__
 from edgeward.cli.devices import DEVICE_KINDS, SIMULATORS, device_enroll, device_list, device_revoke, simulate
-from edgeward.cli.evaluations import evaluate_ecg, evaluate_ultrasound, replay
+from edgeward.cli.evaluations import evaluate_ec13, evaluate_ecg, evaluate_ultrasound, replay
 from edgeward.cli.site import ROLE_MODULES, demo, doctor, init, role, status, up
 from edgeward.cli.work import orders, quarantine, results_list, results_resend
 
@@ -151,6 +151,15 @@ def parser() -> argparse.ArgumentParser:
         into=evaluations,
     )
     added.add_argument("directory", metavar="DIR")
+    verb(
+        "ec13",
+        evaluate_ec13,
+        "measure the monitor on generated waveforms after EC13 and IEC 60601-2-27",
+        "\n\nPrints heart rate, T waves, small QRS, steps, times to alarm and pacing pulses, beside makers' figures."
+        "\nNeeds no data; takes about a minute.",
+        home=False,
+        into=evaluations,
+    )
 
     added = verb("replay", replay, "print the alarms that a WFDB record raises, with sample times", home=False)
     added.add_argument("record", metavar="RECORD", help="path of the record, with or without .hea")

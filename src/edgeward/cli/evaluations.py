@@ -35,6 +35,14 @@ def evaluate_ecg(arguments: argparse.Namespace) -> int:
     return DONE if not result.get("errors") else ATTENTION
 
 
+def evaluate_ec13(arguments: argparse.Namespace) -> int:
+    """Measure the monitor on generated waveforms, beside what makers disclose."""
+    module = import_module("edgeward.clinic.monitor.ec13")
+    result = module.evaluate_ec13()
+    say(arguments, result, module.table(result))
+    return DONE
+
+
 def replay(arguments: argparse.Namespace) -> int:
     """Print the alarms that a WFDB record raises."""
     module = import_module("edgeward.clinic.monitor.replay")

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from tests.support import ecg
 
+from edgeward.clinic.monitor import ec13
+
 RATES = [125, 250, 360, 500, 1000]
 
 
@@ -193,3 +195,20 @@ def test_small_beats_between_large_ventricular_ones_are_found():
     x = ecg.beats_at(normal, 250, 52, height=0.6, t=0.1) + ecg.wide_beats_at(normal + 0.55, 250, 52, height=2.5)
     result = ecg.run(x, 250)
     assert abs(len(result.beats) - 2 * len(normal)) <= 2
+
+
+def test_the_table_sets_what_was_measured_beside_what_makers_disclose():
+    rows = [
+        {"name": "asystole", "unit": "s", "measured": ec13.asystole_time(), "makers": {"GE B20": "5"}},
+        {"name": "never told", "unit": "s", "measured": [1.5, None], "makers": {}},
+    ]
+    lines = ec13.table({"rows": rows}).splitlines()
+    assert lines[0] == "| | Edgeward | GE B20 | Mindray uMEC10 | Philips MP2 |"
+    assert rows[0]["measured"] is not None
+    assert 4.0 <= rows[0]["measured"] <= 5.2
+    assert lines[2] == f"| asystole | {rows[0]['measured']:g} s | 5 |  |  |"
+    assert lines[3] == "| never told | 1.5, never s |  |  |  |"
+
+
+def test_pulses_of_700_mv_are_not_counted_by_the_suite_either():
+    assert ec13.paced(700.0, 0.001) == 0.0
