@@ -10,7 +10,7 @@ ARGS   ?=
 JOBS   ?= 2
 
 # Debian packages that the tests talk to. `make run` needs none of them.
-PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools mosquitto mosquitto-clients chromium fonts-noto-cjk
+PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools mosquitto mosquitto-clients chromium fonts-noto-cjk gcc libc6-dev
 
 .PHONY: help run demo test setup setup-dev peers lint types imports check unit faults bench lock clean
 
