@@ -286,6 +286,22 @@ def test_a_result_that_can_still_be_in_time_goes_first_if_it_is_asked_for(ledger
     assert ledger.due("a", 400, fresh=True).item_id == "old", "none is in time any more"
 
 
+def test_a_study_that_a_person_has_judged_passes_the_backlog_in_its_own_order(ledger):
+    for n in range(5):
+        ledger.accept(request(f"old-{n}", study_instance_uid=f"1.{n}"), ["a"], n)
+    ledger.accept(request("in time", deadline_ns=500), ["a"], 6)
+    ledger.accept(request("old-3", revision=1, study_instance_uid="1.3"), ["a"], 7)
+
+    taken = []
+    for _ in range(3):
+        owed = ledger.due("a", 10, fresh=True)
+        taken.append((owed.item_id, owed.revision))
+        ledger.confirmed(owed, ["1.2"], 77, [])
+
+    assert taken == [("old-3", 0), ("old-3", 1), ("in time", 0)]
+    assert ledger.due("a", 10).item_id == "old-0", "the oldest has its turn all the same"
+
+
 def bury(ledger: Ledger, *items: str, at_ns: int = 20) -> None:
     for item in items:
         owed = ledger.due("a", 10**12)
@@ -434,6 +450,24 @@ def test_a_ledger_of_version_0_1_is_taken_over_with_everything_it_owes(home):
     assert ledger.resend(["a"], 100) == 1
     ledger.close()
     Ledger(home.db("deliver"), key).close()
+
+
+def test_a_ledger_of_version_2_is_taken_over(home):
+    key = SiteKey.load(home)
+    before = Ledger(home.db("deliver"), key)
+    before.accept(request("kept"), ["a"], 1)
+    before.close()
+    with contextlib.closing(sqlite3.connect(home.db("deliver"))) as db:
+        db.executescript(
+            "DROP INDEX owed_and_awaited; ALTER TABLE delivery DROP COLUMN awaited; PRAGMA user_version = 2;"
+        )
+
+    ledger = Ledger(home.db("deliver"), key)
+
+    assert ledger.due("a", 10).item_id == "kept"
+    assert ledger.accept(request("kept", revision=1), ["a"], 2)
+    assert ledger.due("a", 10, fresh=True).item_id == "kept"
+    ledger.close()
 
 
 def test_a_ledger_of_a_newer_version_is_left_alone(home):

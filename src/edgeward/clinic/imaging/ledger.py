@@ -137,6 +137,8 @@ class Ledger:
                    VALUES (?, ?, ?, ?, ?, ?, ?)""",
                 [(seq, name, study, request.deadline_ns, state, reason, now_ns) for name in destinations],
             )
+            if revision:  # a verdict: it must not wait for the results that wait because nobody was there to take them
+                db.execute(f"UPDATE delivery SET awaited = 1 WHERE study = ? AND {_OWED}", (study,))  # noqa: S608
         self._remember(request)
         return True
 
@@ -146,19 +148,33 @@ class Ledger:
         Parameters
         ----------
         fresh
-            Rather the one whose deadline comes next, if any deadline is still ahead; else the oldest.
+            Rather one of a study that a person has judged; else the one whose deadline comes next, if any deadline is
+            still ahead; else the oldest.
         after
             The sequence number of a result that is being sent, to be taken as settled.
         """
-        index, order = ("owed_by_deadline", "deadline_ns") if fresh else ("owed", "delivery.seq")
-        ahead = f"AND deadline_ns > {int(now_ns)}" if fresh else ""
-        row = self._one(
+        row = None
+        if fresh:
+            row = self._first(destination, now_ns, after, ("owed_and_awaited", "awaited = 1", "delivery.seq"))
+            row = row or self._first(
+                destination, now_ns, after, ("owed_by_deadline", f"deadline_ns > {int(now_ns)}", "deadline_ns")
+            )
+        row = row or self._first(destination, now_ns, after, ("owed", "TRUE", "delivery.seq"))
+        if row is None:
+            return None
+        seq, item_id, revision, name, accepted_ns, attempts, faults, uids, superseded = row
+        held = tuple(_uids.decode(uids))
+        return Owed(seq, item_id, revision, name, accepted_ns, attempts, faults, held, bool(superseded))
+
+    def _first(self, destination: str, now_ns: int, after: int, choice: tuple[str, str, str]) -> tuple[Any, ...] | None:
+        index, condition, order = choice
+        return self._one(
             f"""SELECT seq, item_id, revision, destination, accepted_ns, attempts, faults, uids,
                        EXISTS (SELECT 1 FROM item AS later JOIN delivery AS d USING (seq)
                                WHERE later.item_id = item.item_id AND later.revision > item.revision
                                AND d.destination = delivery.destination AND d.state = 'confirmed')
                 FROM delivery INDEXED BY {index} JOIN item USING (seq)
-                WHERE destination = ? AND {_OWED} AND next_try_ns <= ? AND seq <> ? {ahead}
+                WHERE destination = ? AND {_OWED} AND next_try_ns <= ? AND seq <> ? AND {condition}
                 AND NOT EXISTS (SELECT 1 FROM delivery AS older WHERE older.destination = delivery.destination
                                 AND older.study = delivery.study AND older.seq < delivery.seq
                                 AND older.seq <> ? AND older.{_OWED})
@@ -168,11 +184,6 @@ class Ledger:
             after,
             after,
         )
-        if row is None:
-            return self.due(destination, now_ns, after=after) if fresh else None
-        seq, item_id, revision, name, accepted_ns, attempts, faults, uids, superseded = row
-        held = tuple(_uids.decode(uids))
-        return Owed(seq, item_id, revision, name, accepted_ns, attempts, faults, held, bool(superseded))
 
     def next_due_ns(self, destination: str) -> int | None:
         """Return when the next result may be tried, or None if nothing is owed."""

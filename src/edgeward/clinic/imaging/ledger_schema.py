@@ -33,11 +33,13 @@ CREATE TABLE delivery (
     uids BLOB NOT NULL DEFAULT x'90',
     stages BLOB NOT NULL DEFAULT x'90',
     reported INTEGER NOT NULL DEFAULT 0,
+    awaited INTEGER NOT NULL DEFAULT 0,  -- a person has judged something of its study: somebody waits for it
     PRIMARY KEY (seq, destination)
 ) WITHOUT ROWID;
 CREATE INDEX owed ON delivery (destination, seq) WHERE state IN ('pending', 'sent');
 CREATE INDEX owed_in_study ON delivery (destination, study, seq) WHERE state IN ('pending', 'sent');
 CREATE INDEX owed_by_deadline ON delivery (destination, deadline_ns) WHERE state IN ('pending', 'sent');
+CREATE INDEX owed_and_awaited ON delivery (destination, seq) WHERE awaited = 1 AND state IN ('pending', 'sent');
 CREATE INDEX untold ON delivery (seq) WHERE state IN ('confirmed', 'dead') AND reported = 0;
 CREATE INDEX dead ON delivery (seq) WHERE state = 'dead';
 """
@@ -58,7 +60,11 @@ INSERT INTO delivery (seq, destination, study, deadline_ns, state, reason, attem
 DROP TABLE old_delivery;
 DROP TABLE old_item;
 """  # noqa: S608 - our own text
-VERSION = 2
+_FROM_2 = """
+ALTER TABLE delivery ADD COLUMN awaited INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX owed_and_awaited ON delivery (destination, seq) WHERE awaited = 1 AND state IN ('pending', 'sent');
+"""
+VERSION = 3
 
 
 class NewerLedger(RuntimeError):
@@ -79,5 +85,5 @@ def prepare(db: sqlite3.Connection) -> None:
     if version > VERSION:
         raise NewerLedger(f"it was written by a newer Edgeward (version {version}, this one knows {VERSION})")
     (old,) = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'delivery'").fetchone()
-    script = _FROM_0_1 if old else _SCHEMA
+    script = _FROM_2 if version == 2 else _FROM_0_1 if old else _SCHEMA
     db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {VERSION}; COMMIT;")
