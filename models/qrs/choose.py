@@ -7,7 +7,7 @@ it is (all leads) and with generated noise (first lead, five minutes). For each 
 all *other* records is the choice, and only its errors on the record left out count. One error without noise weighs as
 much as ten with it.
 
-The network's weights (``train``) are not chosen again for each record: train them with ``--without`` for that.
+The network's weights (``train``) are not chosen again for each record; ``left_out`` does that.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 from noise import disturb
 
 from edgeward.clinic.monitor.bank import MonitorBank
+from edgeward.clinic.monitor.candidate import Network
 from edgeward.clinic.monitor.evaluate import WINDOW_S, inside, match, percentages, reference_of
 from edgeward.clinic.monitor.records import GAIN_UV, Recording, read_annotations, read_recording
 from edgeward.clinic.monitor.state import Tuning
@@ -35,9 +36,14 @@ NOISE_SECONDS = 300
 NOISE_WEIGHT = 0.1
 
 
-def beats_of(recording: Recording, tuning: Tuning) -> np.ndarray:
+def parameters(rng: np.random.Generator) -> dict[str, float]:
+    """Draw some of the parameters at random; the others stay as they ship."""
+    return {k: round(float(rng.uniform(*r)), 3) for k, r in RANGES.items() if rng.random() < 0.4}
+
+
+def beats_of(recording: Recording, tuning: Tuning, network: Network | None = None) -> np.ndarray:
     """Return the stream indices of the beats that the bank counts."""
-    bank = MonitorBank(collect_beats=True, tuning=tuning)
+    bank = MonitorBank(collect_beats=True, tuning=tuning, network=network)
     bank.enrol("r", rate_hz=recording.rate_hz, leads=recording.leads, gain_uv=GAIN_UV)
     for number, (first, samples, off) in enumerate(recording.packets(10.0)):
         bank.push("r", samples, first_sample=first, sequence=number, received_ns=0, lead_off=off)
@@ -46,10 +52,16 @@ def beats_of(recording: Recording, tuning: Tuning) -> np.ndarray:
     return np.sort(beats["sample"][beats["counted"] == 1])
 
 
-def errors(recording: Recording, reference: np.ndarray, excluded: list[tuple[int, int]], tuning: Tuning) -> list[int]:
+def errors(
+    recording: Recording,
+    reference: np.ndarray,
+    excluded: list[tuple[int, int]],
+    tuning: Tuning,
+    network: Network | None = None,
+) -> list[int]:
     """Return how many beats were found, missed and false."""
     window = WINDOW_S * recording.rate_hz
-    found = beats_of(recording, tuning)
+    found = beats_of(recording, tuning, network)
     if excluded:
         found = found[[not inside(at, excluded, window) for at in found]]
     result = match(reference, found, window)
@@ -78,7 +90,7 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     trials = []
     for number in range(arguments.trials):
-        drawn = {k: round(float(rng.uniform(*r)), 3) for k, r in RANGES.items() if number and rng.random() < 0.4}
+        drawn = parameters(rng) if number else {}
         tuning = replace(Tuning(), **drawn)
         clean = {n: errors(r, ref.samples, ref.excluded, tuning) for n, (r, ref, _, _) in records.items()}
         noise = {n: sum(sum(errors(x, few, [], tuning)[1:]) for x in xs) for n, (_, _, xs, few) in records.items()}

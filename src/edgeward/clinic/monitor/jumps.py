@@ -25,14 +25,14 @@ EDGE_S = 0.02  # edges closer than this are one
 #: A jump is at least this part of what it makes of the trace; the steepest QRS has 0.4 (40 ms wide, 125 Hz).
 EDGE_PART = 0.6
 BEFORE_S, AFTER_S = 0.04, 0.22  # what is fitted, around the jump, but not the next one
-#: Of what is seen, a jump explains at least this: all of it, or enough to look for a beat beside it.
-WHOLE, PART = 0.9, 0.3
+#: Of what is seen, a jump explains at least this part, or enough to look for a beat beside it.
+WHOLE, PART = 0.5, 0.3
 LATE_S = 0.11  # what a jump does not explain, so long after it, is a beat of its own and lies there
-REST_MV, REST_PART = 0.2, 0.1  # unexplained, peak to peak: less is no QRS
+REST_MV, REST_PART = 0.2, 0.12  # unexplained, peak to peak: less is no QRS
 NEXT_S = 0.03  # a pulse and its overshoot are one jump
 NEAR_BEFORE_S, NEAR_AFTER_S = 0.10, 0.06  # where a jump may lie, seen from the candidate
 SHADOW_S, SLOPE_HALF_S = 0.4, 0.08  # after a jump a beat must be more than what is left of the decay
-TIME_CONSTANTS_S = (0.003, 0.006, 0.012, 0.022, 0.04, 0.075, 0.15, 0.6)
+TIME_CONSTANTS_S = (0.003, 0.0045, 0.007, 0.01, 0.015, 0.022, 0.033, 0.05, 0.075, 0.11, 0.17, 0.6)
 POINTS = 80
 
 
