@@ -193,6 +193,8 @@ async def test_every_value_that_was_acknowledged_is_there_after_kills(ward: Moni
         await asyncio.gather(*senders, return_exceptions=True)
 
     assert set(acknowledged) == set(beds)
+    await ward.operator.flush()
+    ward.beds.clear()  # what was published before the kill
     await ward.start()
     await ward.until(lambda: set(beds) <= set(ward.beds))
     shown = {bed: {v.parameter: v.value for v in ward.beds[bed].vitals}.get("spo2") for bed in beds}
