@@ -116,7 +116,7 @@ async def test_logging_out_in_one_tab_closes_the_other(visit: Visit) -> None:
     await other.locator("summary[aria-label]").click()
     await other.locator(".menu-button").click()
 
-    await expect(other).to_have_url(visit.url + "/login")
+    await other.wait_for_url("**/login**", timeout=10_000)
     await visit.page.wait_for_url("**/login**", timeout=10_000)
 
 

@@ -226,6 +226,12 @@ def test_after_an_outage_what_was_kept_does_not_replace_what_is_newer(ward):
     assert ward.value("spo2") == 88.0
 
 
+def test_a_later_measurement_counts_although_the_clock_is_known_better_by_now(ward):
+    ward.send(at=10, sent=10, now=15, spo2=97.0)  # it waited: its clock seems to be five seconds behind
+    (change,) = ward.send(at=11, sent=14.9, now=15.0, spo2=88.0)  # it is not
+    assert (change.value, ward.value("spo2")) == (88.0, 88.0)
+
+
 def test_without_times_the_arrival_counts(ward):
     (change,) = ward.send(at=None, now=5, spo2=97.0)
     assert change.at_ns == NOW + 5 * S

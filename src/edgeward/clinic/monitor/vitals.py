@@ -33,6 +33,7 @@ _S = 1_000_000_000
 EPISODIC_S = 600.0  # a parameter that stays valid this long is measured once in a while
 _MOST_STALE_S = 180.0
 _INTERVALS = 2.2
+_MOVED_NS = 30 * _S  # by so much at most a better estimate of a device's clock moves what came before
 _OLDEST_NS = 24 * 3600 * _S
 _GAP_INTERVALS = 2.5
 _STEADY = 2
@@ -238,6 +239,8 @@ class Vitals:
         if held is not None:
             if vital.at_ns and vital.at_ns == held.device_ns:
                 at_ns = held.at_ns  # the same measurement, however the estimate of the clock has moved since
+            elif held.device_ns and vital.at_ns > held.device_ns and at_ns > held.at_ns - _MOVED_NS:
+                at_ns = max(at_ns, held.at_ns)  # a later one, for the same reason
             if at_ns < held.at_ns:
                 self.counts["numerics_late"] += 1
                 return None
