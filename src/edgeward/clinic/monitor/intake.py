@@ -294,7 +294,8 @@ class Intake:
             numerics = msgspec.structs.replace(numerics, received_ns=received_ns)
         if numerics.protocol != "manual":
             self.resting.discard(numerics.source_id)
-        self._values(self.vitals.take(numerics, received_ns))
+        now = max(received_ns, self._clock.now_ns())  # it may have waited in the server's store
+        self._values(self.vitals.take(numerics, now), now)
         self.shown.add(numerics.source_id)
         self.keep(numerics)
 
@@ -346,7 +347,7 @@ class Intake:
             vitals = [msgspec.structs.replace(one, at_ns=wall(one.at_ns) if one.at_ns else 0) for one in vitals]
         return msgspec.structs.replace(numerics, received_ns=wall(numerics.received_ns), vitals=vitals)
 
-    def _values(self, changes: list[Change], taken_up_ns: int = 0) -> None:
+    def _values(self, changes: list[Change], now_ns: int) -> None:
         for change in changes:
             if change.why == "patient":
                 self.watch.withdraw(change.source_id, change.parameter)
@@ -358,7 +359,7 @@ class Intake:
                 change.parameter,
                 change.value,
                 at_ns=change.at_ns,
-                received_ns=taken_up_ns or change.received_ns,  # its age grew over the restart
+                received_ns=now_ns,  # whatever it waited for, its age counts from its measurement
                 quality=change.quality,
                 stale_s=(held.stale_ns - held.at_ns) / 1e9 if held and change.value is not None else None,
                 missed=held is None or held.missed,
@@ -394,7 +395,7 @@ class Intake:
         self.shown |= fresh
         self.shown.update(names)
         self.signals.give_values(self.watch)
-        self._values(self.vitals.expire(now))
+        self._values(self.vitals.expire(now), now)
         self.watch.tick()
         found = [*self.bank.tick(now), *self.signals.tick(now), *self.watch.take_events()]
         if now - self._clocks_looked >= CLOCKS_NS:

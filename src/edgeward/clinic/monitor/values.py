@@ -150,7 +150,7 @@ class LimitWatch:
             known.value = None  # shown at once; it alarms when it has been gone for as long as makes a value stale
             known.quality = quality
             return
-        at = _when(at_ns, received_ns, now)
+        at = now - max(0, received_ns - at_ns)
         if at < known.at:
             return  # an older measurement, come late
         known.value, known.at, known.quality = value, at, quality
@@ -184,7 +184,7 @@ class LimitWatch:
         for source_id, value, at_ns, quality in values:
             source = sources.get(source_id)
             known = source.values.get(parameter) if source is not None else None
-            at = _when(at_ns, received_ns, now)
+            at = now - max(0, received_ns - at_ns)
             if (
                 value is None
                 or source is None
@@ -388,8 +388,3 @@ class LimitWatch:
             if not known.timed and known.continuous:
                 known.timed = True
                 self._timer(now + known.stale_ns, "stale", source_id, parameter)
-
-
-def _when(at_ns: int, received_ns: int, now: int) -> int:
-    """Return when a value was measured: never less ago than it says, nor than it took to come."""
-    return min(at_ns, now - max(0, received_ns - at_ns))
