@@ -22,6 +22,7 @@ from edgeward.bus import subjects
 from edgeward.bus.client import Bus, connect
 from edgeward.bus.role import RoleContext, bus_url
 from edgeward.clinic.recorder import role as recorder
+from edgeward.clinic.recorder import writing
 from edgeward.clinic.recorder.archive import Archive
 from edgeward.config import Settings
 from edgeward.home import Home
@@ -296,7 +297,7 @@ async def test_a_disk_that_hangs_is_told_and_the_oldest_goes_when_memory_is_full
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "SLOW_S", 0.5)
-    monkeypatch.setattr(recorder, "MOST_WAITING", 2000)
+    monkeypatch.setattr(writing, "MOST_WAITING", 2000)
     append = Archive.append
     hangs = True
 

@@ -16,31 +16,20 @@ import contextlib
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgeward.bedside import (
-    Observation,
-    ObservationQuery,
-    Observations,
-    Observed,
-    Recent,
-    RecentQuery,
-    Strip,
-    StripQuery,
-    Trend,
-    TrendQuery,
-)
+from edgeward.bedside import ObservationQuery, Observed, RecentQuery, StripQuery, TrendQuery
 from edgeward.bus import subjects
 from edgeward.bus.role import RoleContext
-from edgeward.clinic.recorder import observed, packing, strips, trends
+from edgeward.clinic.recorder import observed, packing, trends
+from edgeward.clinic.recorder.answers import Answers
 from edgeward.clinic.recorder.archive import Archive
 from edgeward.clinic.recorder.clock import SECOND, RetentionClock, SystemTime
 from edgeward.clinic.recorder.observed import ObservedError, fresh
-from edgeward.clinic.recorder.packing import Arrival
 from edgeward.clinic.recorder.ring import RING_S, Ring
-from edgeward.clinic.recorder.segment import NEWEST, OBSERVED, TRENDS, WAVEFORMS, Frame, Segment
+from edgeward.clinic.recorder.segment import OBSERVED, WAVEFORMS, Segment
+from edgeward.clinic.recorder.writing import Batch, DiskQueue
 from edgeward.home import Home
 from edgeward.messages import Message, Ok, Refused, ServiceClass
 from edgeward.privacy.keys import SiteKey
@@ -48,35 +37,12 @@ from edgeward.privacy.keys import SiteKey
 _log = logging.getLogger("edgeward.recorder")
 
 GATHER_S = 1.0
-MOST_WAITING = 128 << 20  # bytes that wait for the disk; then the oldest go, and are counted
 SLOW_S = 5.0  # a disk that takes so long for a second's frame is told
-ORDER_S = 300.0  # how often trends are put in order
-ARRIVE_NS = round((trends.LATE_S + 2 * trends.INTERVAL_S) * SECOND)  # values are written so much later than measured
 
 
 def folder(home: Home) -> Path:
     """Return where the recording lies."""
     return home.data / "recorder"
-
-
-@dataclass
-class Batch:
-    """What goes to the disk together."""
-
-    arrivals: list[Arrival] = field(default_factory=list)
-    rows: trends.Rows = field(default_factory=dict)
-    size: int = 0
-    observed: list[Observation] = field(default_factory=list)
-    log: str = ""  # of the monitor, and how far `observed` goes in it
-    upto: int = 0
-    done: list[asyncio.Future[None]] = field(default_factory=list)  # who waits for `observed`
-
-    def refuse(self, error: OSError) -> None:
-        """Give back the numerics: the monitor keeps the duty, and offers them again."""
-        for done in self.done:
-            if not done.done():
-                done.set_exception(error)
-        self.done, self.observed = [], []
 
 
 class Recorder:
@@ -86,17 +52,13 @@ class Recorder:
         self.context, self.archive, self.system = context, archive, system
         self.ring = Ring()
         self.gatherer = trends.Gatherer()
+        self.queue = DiskQueue(archive, self.gatherer.units, context.stats)
+        self.answers = Answers(
+            archive, self.queue, ring=self.ring, gatherer=self.gatherer, system=system, gather=self.gather
+        )
         self._incoming: list[tuple[str, int, bytes]] = []
-        self._waiting: list[Batch] = []
-        self._writing: list[Batch] = []
-        self._writing_since = 0.0
         self._trouble = ""
-        self._handed: tuple[str, int] = ("", 0)  # the monitor's log, and the last batch of it that is on the disk
-        self._period: trends.Rows = {}  # what was written since trends were put in order
-        self._period_in: tuple[int, int] | None = None  # segment and frame where that began
-        self._ordered = time.monotonic()
         self._writer = ThreadPoolExecutor(1, "writer")
-        self._readers = ThreadPoolExecutor(2, "reader")
         self._loop = asyncio.get_running_loop()
 
     # ---------------------------------------- in
@@ -128,12 +90,12 @@ class Recorder:
         if refused:
             stats.count("packets_refused", refused)
         if batch.arrivals or batch.rows:
-            self._waiting.append(batch)
-        self._bound()
+            self.queue.add(batch)
+        self.queue.bound()
 
     async def observed(self, observed: Observed) -> Message:
         """Take over numerics; `Ok` is said when they are on the disk."""
-        log, upto = self._handed
+        log, upto = self.queue.handed
         known = upto if observed.log == log else 0
         numbers = [number for number, _ in observed.batches]
         found = fresh(observed, known)
@@ -142,101 +104,30 @@ class Recorder:
         self.gatherer.observe(found, self.system.wall_ns())
         done: asyncio.Future[None] = self._loop.create_future()
         batch = Batch(observed=found, log=observed.log, upto=max(numbers), done=[done])
-        if any(one.observed for one in (*self._writing, *self._waiting)):  # offered again before it was written
+        if any(one.observed for one in self.queue.pending()):  # offered again before it was written
             return Refused(reason="the disk has not taken what came before")
-        self._waiting.append(batch)
+        self.queue.add(batch)
         try:
             await done
         except OSError as error:
             return Refused(reason=f"the disk does not take it: {error.strerror or error}")
         return Ok()
 
-    def _bound(self) -> None:
-        """Let the oldest go when too much waits for the disk."""
-        size = sum(batch.size for batch in self._waiting)
-        while size > MOST_WAITING:
-            lost = self._waiting.pop(0)
-            size -= lost.size
-            self.context.stats.count("packets_not_recorded", len(lost.arrivals))
-            lost.refuse(OSError("too much waits for the disk"))
-
     # ---------------------------------------- to the disk
 
     async def write_waiting(self) -> None:
         """Write everything that waits; what the disk does not take waits on."""
-        self._writing, self._waiting = self._waiting, []
-        self._writing_since = self._loop.time()
         began = time.perf_counter()
         try:
-            written = await self._loop.run_in_executor(self._writer, self._write, self._writing)
+            written = await self.queue.write(self._writer)
         except OSError as error:
-            for batch in self._writing:
-                batch.refuse(error)
-            self._waiting = self._writing + self._waiting
-            self._bound()
             self._say(f"nothing is recorded: {error.strerror or error}")
         else:
             if written:
                 self.context.stats.count("bytes_written", written)
                 self.context.stats.stage(ServiceClass.BATCH, "write", (time.perf_counter() - began) * 1e3)
-            for batch in self._writing:
-                for done in batch.done:
-                    if not done.done():
-                        done.set_result(None)
             self._say("")
-        finally:
-            self._writing = []
         await self._keep_house()
-
-    def _write(self, batches: list[Batch]) -> int:
-        """Write in the writer's thread; return the bytes."""
-        written = 0
-        arrivals = [arrival for batch in batches for arrival in batch.arrivals]
-        if arrivals:
-            earliest = min(arrival[1] for arrival in arrivals)
-            _, frame = self.archive.append(WAVEFORMS, packing.blocks(arrivals), earliest)
-            written += frame.end - frame.offset
-            for batch in batches:  # written: not once more if the trends fail
-                batch.arrivals, batch.size = [], 0
-        for batch in batches:
-            if batch.observed:
-                earliest = min(one.at_ns for one in batch.observed)
-                number, frame = self.archive.append(
-                    OBSERVED, observed.blocks(batch.log, batch.upto, batch.observed), earliest
-                )
-                written += frame.end - frame.offset
-                self._handed = batch.log, batch.upto
-                self.context.stats.count("numerics", len(batch.observed))
-                self._add_to_period(number, frame, observed.rows(batch.observed))
-                batch.observed = []
-        rows: trends.Rows = {}
-        for batch in batches:
-            trends.merge(rows, batch.rows)
-        if rows:
-            number, frame = self.archive.append(NEWEST, trends.blocks(rows, self.gatherer.units), _earliest(rows))
-            written += frame.end - frame.offset
-            for batch in batches:
-                batch.rows = {}
-            self._add_to_period(number, frame, rows)
-        if self._period and (time.monotonic() - self._ordered > ORDER_S or self.archive.nearly_full(3 * GATHER_S)):
-            written += self._put_in_order()
-        return written
-
-    def _add_to_period(self, segment: int, frame: Frame, rows: trends.Rows) -> None:
-        if self._period_in is None or self._period_in[0] != segment:
-            self._period, self._period_in = {}, (segment, frame.number)
-        trends.merge(self._period, rows)
-
-    def _put_in_order(self) -> int:
-        """Write each bed's trends of the last minutes together, if that is still in the same segment."""
-        assert self._period_in is not None
-        number, since = self._period_in
-        rows, self._period, self._period_in = self._period, {}, None
-        self._ordered = time.monotonic()
-        if self.archive.current().number != number:
-            return 0
-        _, frame = self.archive.append(TRENDS, trends.blocks(rows, self.gatherer.units, since), _earliest(rows))
-        return frame.end - frame.offset
 
     async def _keep_house(self) -> None:
         stats = self.context.stats
@@ -276,14 +167,14 @@ class Recorder:
         while True:
             await asyncio.sleep(GATHER_S)
             self.gather()
-            if self._writing and self._loop.time() - self._writing_since > SLOW_S:
+            if self.queue.slow_s() > SLOW_S:
                 self._say("the disk is slow: the recording lags")
 
     async def write(self) -> None:
         """Write until cancelled."""
         while True:
             began = self._loop.time()
-            if self._waiting:
+            if self.queue:
                 await self.write_waiting()
             else:
                 await self._keep_house()
@@ -293,14 +184,14 @@ class Recorder:
         """Write what is left."""
         self.gather()
         rows = self.gatherer.ended(self.system.wall_ns(), everything=True)
-        self._waiting.append(Batch(rows=rows))
+        self.queue.add(Batch(rows=rows))
         await self.write_waiting()
         await self._loop.run_in_executor(self._writer, self.archive.close)
 
     def close(self) -> None:
         """End the threads."""
         self._writer.shutdown(wait=False, cancel_futures=True)
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self.answers.close()
 
     def find_handed(self) -> None:
         """Find out up to where the monitor's numerics are recorded."""
@@ -309,8 +200,9 @@ class Recorder:
             for _, _, block in self.archive.blocks((OBSERVED,), None, since_ns, ever):
                 with contextlib.suppress(ObservedError):  # said by whoever reads it for an answer
                     log, upto = observed.upto(block)
-                    self._handed = log, max(upto, self._handed[1]) if log == self._handed[0] else upto
-            if self._handed[0]:
+                    handed = self.queue.handed
+                    self.queue.handed = log, max(upto, handed[1]) if log == handed[0] else upto
+            if self.queue.handed[0]:
                 return
 
     def fill_ring(self) -> None:
@@ -325,102 +217,6 @@ class Recorder:
             with contextlib.suppress(packing.PackingError):  # said by whoever reads it for a strip
                 for source_id, received_ns, packet in packing.unpack(block):
                     self.ring.add(source_id, received_ns, packet, frame.boot_ns)
-
-    # ---------------------------------------- answers
-
-    async def strip(self, query: StripQuery) -> Message:
-        """Answer with waveforms of one source."""
-        if query.end_ns <= query.start_ns:
-            return Refused(reason="a strip ends after it starts")
-        self.gather()
-        fresh = [a for batch in (*self._writing, *self._waiting) for a in batch.arrivals if a[0] == query.source_id]
-        return await self._loop.run_in_executor(self._readers, self._strip, query, fresh)
-
-    def _strip(self, query: StripQuery, fresh: list[Arrival]) -> Strip:
-        end_ns = min(query.end_ns, query.start_ns + round(strips.LONGEST_S * SECOND))
-        until_ns = end_ns + round(strips.LATE_S * SECOND)
-        arrivals: list[Arrival] = []
-        for _, _, block in self.archive.blocks((WAVEFORMS,), query.source_id, query.start_ns, until_ns):
-            try:
-                arrivals += packing.unpack(block, query.source_id)
-            except packing.PackingError as error:
-                _log.error("%s", error)
-        arrivals += fresh
-        arrivals = [a for a in arrivals if query.start_ns <= a[1] <= until_ns]
-        channels, unreadable = strips.strip(arrivals, query.start_ns, end_ns, query.channels)
-        if unreadable:
-            _log.warning("%d recorded packets of one source are malformed", unreadable)
-        return Strip(source_id=query.source_id, channels=channels, kept_since_ns=self.archive.kept_since_ns())
-
-    async def trend(self, query: TrendQuery) -> Message:
-        """Answer with trends of one bed."""
-        until_ns = query.until_ns or self.system.wall_ns()
-        if until_ns <= query.since_ns:
-            return Refused(reason="a trend ends after it starts")
-        fresh: trends.Rows = {query.bed_id: self.gatherer.rows(query.bed_id)}
-        for batch in (*self._writing, *self._waiting):
-            trends.merge(fresh, {query.bed_id: batch.rows.get(query.bed_id, {})})
-        return await self._loop.run_in_executor(self._readers, self._trend, query, until_ns, fresh[query.bed_id])
-
-    def _trend(self, query: TrendQuery, until_ns: int, fresh: dict[str, list[trends.Row]]) -> Trend:
-        newest: list[tuple[tuple[int, int], dict[str, list[trends.Row]]]] = []
-        standing: list[tuple[int, int, int]] = []  # segment, and the frames from .. to that a later one stands for
-        rows: trends.Rows = {query.bed_id: {}}
-        units = dict(self.gatherer.units)
-        found = self.archive.blocks((NEWEST, TRENDS, OBSERVED), query.bed_id, query.since_ns, until_ns + ARRIVE_NS)
-        for segment, frame, block in found:
-            try:
-                if frame.kind == OBSERVED:
-                    own = observed.rows(observed.unpack(block, query.bed_id)).get(query.bed_id, {})
-                    newest.append(((segment.number, frame.number), own))
-                    continue
-                since, named, own = trends.unpack(block, query.bed_id)
-            except (trends.TrendError, ObservedError) as error:
-                _log.error("%s", error)
-                continue
-            units |= named
-            if frame.kind == TRENDS:
-                standing.append((segment.number, since, frame.number))
-                trends.merge(rows, {query.bed_id: own})
-            else:
-                newest.append(((segment.number, frame.number), own))
-        for (number, frame_number), own in newest:
-            if not any(s == number and since <= frame_number < upto for s, since, upto in standing):
-                trends.merge(rows, {query.bed_id: own})
-        trends.merge(rows, {query.bed_id: fresh})
-        own = rows[query.bed_id]
-        wanted = {name: own[name] for name in own if not query.parameters or name in query.parameters}
-        interval_ms, series = trends.series(wanted, units, query.since_ns, until_ns, query.points)
-        return Trend(bed_id=query.bed_id, interval_ms=interval_ms, series=series)
-
-    async def observations(self, query: ObservationQuery) -> Message:
-        """Answer with the numerics of one bed as they were measured."""
-        until_ns = query.until_ns or self.system.wall_ns()
-        if until_ns <= query.since_ns:
-            return Refused(reason="numerics are asked for up to a time after the first")
-        return await self._loop.run_in_executor(self._readers, self._observations, query, until_ns)
-
-    def _observations(self, query: ObservationQuery, until_ns: int) -> Observations:
-        found: list[Observation] = []
-        for _, _, block in self.archive.blocks((OBSERVED,), query.bed_id, query.since_ns, until_ns):
-            try:
-                found += observed.unpack(block, query.bed_id)
-            except ObservedError as error:
-                _log.error("%s", error)
-        return observed.answer(query, until_ns, found)
-
-    async def recent(self, query: RecentQuery) -> Message:
-        """Answer with the last packets of all sources, a page at a time."""
-        if not query.seconds > 0.0:  # not a number either
-            return Refused(reason=f"the last {query.seconds:g} seconds are none; at most {RING_S:g} are kept")
-        self.gather()
-        packets, after = self.ring.page(min(query.seconds, RING_S), query.after, self.system.boot_ns())
-        return Recent(packets=packets, after=after)
-
-
-def _earliest(rows: trends.Rows) -> int:
-    number = min(row[0] for parameters in rows.values() for column in parameters.values() for row in column)
-    return number * trends.INTERVAL_S * SECOND
 
 
 def _warn(warnings: set[str], text: str, on: object) -> None:
@@ -484,11 +280,11 @@ async def run(context: RoleContext, system: SystemTime | None = None) -> None:
     await bus.subscribe_raw(subjects.WAVE_ALL, recorder.receive)
     await bus.subscribe(subjects.STATE_BEDS, trends.ShownBeds, recorder.beds)
     served: tuple[tuple[str, Any, Any], ...] = (
-        (subjects.RECORDER_STRIP, StripQuery, recorder.strip),
-        (subjects.RECORDER_TREND, TrendQuery, recorder.trend),
-        (subjects.RECORDER_RECENT, RecentQuery, recorder.recent),
+        (subjects.RECORDER_STRIP, StripQuery, recorder.answers.strip),
+        (subjects.RECORDER_TREND, TrendQuery, recorder.answers.trend),
+        (subjects.RECORDER_RECENT, RecentQuery, recorder.answers.recent),
         (subjects.RECORDER_OBSERVED, Observed, recorder.observed),
-        (subjects.RECORDER_OBSERVATIONS, ObservationQuery, recorder.observations),
+        (subjects.RECORDER_OBSERVATIONS, ObservationQuery, recorder.answers.observations),
     )
     for subject, kind, handler in served:
         await bus.serve(subject, kind, handler, queue=subjects.RECORDERS)
