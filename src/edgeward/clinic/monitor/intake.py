@@ -34,6 +34,12 @@ from edgeward.clinic.monitor.vitals import Change, Vitals
 from edgeward.waveform import FLAG_CLOCK_UNSYNCHRONISED, FLAG_LAST, SignalPacket, WaveformPacket
 
 CLOCKS_NS = 1_000_000_000  # devices' clocks drift slowly: a look a second is plenty
+#: When one of these ends, the signal settles: values are not missed at once.
+_AWAY = frozenset({"signal_lost", "all_leads_off", "sensor_off"})
+#: When one of these ends, the heart rate before it says nothing of the rate now.
+_OTHER_RATE = frozenset({
+    "asystole", "ventricular_fibrillation", "ventricular_tachycardia", "extreme_bradycardia", "extreme_tachycardia"
+})  # fmt: skip
 
 
 class Intake:
@@ -367,12 +373,34 @@ class Intake:
 
     # ------------------------------------------------------------------ time
 
-    def process(self) -> list[ConditionEvent]:
-        """Take everything queued through the kernels; return what began or ended."""
+    def process(self, *, of_before: bool = False) -> list[ConditionEvent]:
+        """Take everything queued through the kernels; return what began or ended.
+
+        Parameters
+        ----------
+        of_before : bool
+            What is queued arrived long ago, and more of it follows at once: packets that wait for their predecessor
+            wait on, or each pair that was overtaken at such a moment would be a gap.
+        """
         now = self._clock.now_ns()
-        for source_id in self.reorder.overdue(now):
+        for source_id in () if of_before else self.reorder.overdue(now):
             self._use(source_id, self.reorder.release(source_id, self._sequence(source_id)))
-        return [*self.bank.process(now), *self.signals.process(now), *self.watch.take_events()]
+        return self._follow([*self.bank.process(now), *self.signals.process(now)])
+
+    def _follow(self, found: list[ConditionEvent]) -> list[ConditionEvent]:
+        """Let the values take note of what the signals tell; return the events of both, an end beside what it ends."""
+        told: list[ConditionEvent] = []
+        for event in found:
+            told.append(event)
+            if event.present:
+                continue
+            if event.code in _AWAY:
+                self.watch.settle(event.source_id)
+                told += self.watch.take_events()
+            elif event.code in _OTHER_RATE:
+                self.watch.begin_anew(event.source_id, "heart_rate")
+                told += self.watch.take_events()
+        return told + self.watch.take_events()
 
     def tick(self) -> list[ConditionEvent]:
         """Take the passing of time, and compare new numbers with the limits; return what began or ended."""
@@ -397,7 +425,7 @@ class Intake:
         self.signals.give_values(self.watch)
         self._values(self.vitals.expire(now), now)
         self.watch.tick()
-        found = [*self.bank.tick(now), *self.signals.tick(now), *self.watch.take_events()]
+        found = self._follow([*self.bank.tick(now), *self.signals.tick(now)])
         if now - self._clocks_looked >= CLOCKS_NS:
             self._clocks_looked = now
             found += self.clocks.conditions(now)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from edgeward.bedside import AlarmQuery, Recent, RecentQuery
 from edgeward.bus import subjects
 from edgeward.bus.client import BusError, NoAnswer
+from edgeward.clinic.monitor.alarms import Key, key_of
 from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.engine import SITE
 from edgeward.clinic.monitor.rules import RULES
@@ -30,6 +31,9 @@ SECONDS = 20.0
 #: With the time that nobody was there; the recorder has no more at hand.
 MOST_BACK_S = 45.0
 ASK_S = 3.0
+#: So long a recorder may be away that the same fault has ended; nobody's alarm waits for longer.
+RECORDER_S = 5.0
+AGAIN_S = 0.1
 #: Taking up may take so long. Sources whose past has been taken are live again meanwhile.
 MOST_S = 60.0
 #: Two alarms of one code this close together are the same: filters that begin in the middle differ a little.
@@ -121,7 +125,7 @@ def _restore_alarms(role: MonitorRole, bed_id: str, alarms: dict[str, object]) -
 async def catch_up(role: MonitorRole) -> None:
     """Take the last seconds of signal from the recorder and the packets that came meanwhile, source by source.
 
-    Without a recorder, or when it is slow, the live packets alone are taken.
+    Without a recorder, or when it does not come back in time, the live packets alone are taken.
     """
     now_ns = role.clock.wall_ns()
     away_s = (now_ns - await asyncio.to_thread(role.log.tried_ns)) / 1e9
@@ -131,28 +135,40 @@ async def catch_up(role: MonitorRole) -> None:
         role.log.events,
         AlarmQuery(since_ns=now_ns - int(2 * seconds * 1e9), raised_only=True, limit=2000),
     )
-    _take(role, told)  # what the values of before say
+    past = Past(role, told)
+    past.take()  # what the values of before say
     try:
         async with asyncio.timeout(MOST_S):
-            packets = await _from_recorder(role, told, seconds)
+            packets = await _from_recorder(role, past, seconds)
         if packets:
             _log.info("took up %d packets of before", packets)
     except TimeoutError:
         _log.warning("the recorder was slow; the signal of before is taken up in part")
     except NoAnswer:
-        _log.info("there is no recorder: the signal of before is not taken up")
+        _log.warning("there is no recorder: the signal of before is not taken up, or in part")
     except (BusError, MessageError) as error:
         _log.warning("the signal of before is not taken up: %s", error)
-    _release(role)
+    _release(role, past)
     role.waiting = None
 
 
-async def _from_recorder(role: MonitorRole, told: list[Alarm], seconds: float) -> int:
+async def _from_recorder(role: MonitorRole, past: Past, seconds: float) -> int:
     count, after = 0, ""
+    loop = asyncio.get_running_loop()
+    # Where one has recorded, the same fault may have ended both: it is back sooner than we are of use without it.
+    patience_s = RECORDER_S if (role.context.home.data / "recorder").exists() else 0.0
+    until = loop.time() + patience_s
     while True:
-        answer = await role.context.bus.request(
-            subjects.RECORDER_RECENT, RecentQuery(seconds=seconds, after=after), Recent | Refused, ASK_S
-        )
+        try:
+            answer = await role.context.bus.request(
+                subjects.RECORDER_RECENT, RecentQuery(seconds=seconds, after=after), Recent | Refused, ASK_S
+            )
+        except NoAnswer:
+            if loop.time() >= until:
+                raise
+            await asyncio.sleep(AGAIN_S)
+            continue
+        until = loop.time() + patience_s
         if isinstance(answer, Refused):
             _log.warning("the recorder gives no signal of before: %s", answer.reason)
             return count
@@ -160,21 +176,22 @@ async def _from_recorder(role: MonitorRole, told: list[Alarm], seconds: float) -
             if source_id in role.devices:  # a device revoked meanwhile is not taken up
                 role.take_wave(source_id, packet, role.clock.steady_ns(received_ns))
             if number % 64 == 63:
-                _take(role, told)
+                past.take()
                 await asyncio.sleep(0)
-        _take(role, told)
+        past.take()
         count += len(answer.packets)
         after = answer.after
         if not after:
             return count
-        _release(role, after)
+        _release(role, past, after)
 
 
-def _release(role: MonitorRole, upto: str = "") -> None:
+def _release(role: MonitorRole, past: Past, upto: str = "") -> None:
     """Take the packets that came meanwhile from sources up to `upto` (in the order of their ids), or from all.
 
     On a busy machine the past of thousands takes many seconds: nobody's presence waits for another one's past.
     """
+    past.over(upto)
     waiting = role.waiting or []
     role.waiting = [one for one in waiting if upto and one[0] > upto]
     for source_id, data, received_ns in waiting:
@@ -183,26 +200,61 @@ def _release(role: MonitorRole, upto: str = "") -> None:
     role.process()
 
 
-def _take(role: MonitorRole, told: list[Alarm]) -> None:
-    role.tell(role.engine.take(_new(role, role.intake.process(), told)))
+class Past:
+    """The signal of before, held against what was told of it.
 
+    The signal is taken up from before the alarms that stand: at its beginning their conditions do not hold yet. An end
+    that it tells of them counts only once all of it was taken, unless it has told the beginning again.
 
-def _new(role: MonitorRole, events: Iterable[ConditionEvent], told: list[Alarm]) -> list[ConditionEvent]:
-    """Leave out conditions that were told as alarms already."""
-    found = []
-    for event in events:
+    Parameters
+    ----------
+    told : list of Alarm
+        How alarms were raised, of the time that is taken up and of some time before.
+    """
+
+    def __init__(self, role: MonitorRole, told: list[Alarm]) -> None:
+        self._role = role
+        self._told: dict[tuple[str, str], list[Alarm]] = {}
+        for alarm in told:
+            self._told.setdefault((alarm.code, alarm.bed_id), []).append(alarm)
+        self._ends: dict[tuple[str, Key], ConditionEvent] = {}
+
+    def take(self) -> None:
+        """Take what is queued."""
+        self._role.tell(self._role.engine.take(self.new(self._role.intake.process(of_before=True))))
+
+    def over(self, upto: str = "") -> None:
+        """Take it that nothing more comes of sources up to `upto`, or of all."""
+        over = [one for one in self._ends if not upto or one[0] <= upto]
+        self._role.tell(self._role.engine.take([self._ends.pop(one) for one in over]))
+
+    def new(self, events: Iterable[ConditionEvent]) -> list[ConditionEvent]:
+        """Return what was not told yet."""
+        found = []
+        for event in events:
+            try:
+                one = event.source_id, key_of(event)
+            except KeyError:  # the engine counts it
+                found.append(event)
+                continue
+            if not event.present:
+                self._ends[one] = event
+                continue
+            end = self._ends.pop(one, None)
+            if self._was_told(event):
+                continue
+            found += [event] if end is None else [end, event]
+        return found
+
+    def _was_told(self, event: ConditionEvent) -> bool:
+        role = self._role
         bed_id = role.beds.bed_of(event.source_id)
         onset_ns = role.clock.wall_ns(event.onset_ns)
-        again = event.present and any(
-            alarm.code == event.code
-            and alarm.bed_id == bed_id
-            and alarm.args.get("parameter") == event.args.get("parameter")
+        return any(
+            alarm.args.get("parameter") == event.args.get("parameter")
             and (abs(alarm.onset_ns - onset_ns) < SAME_NS if event.onset_ns else alarm.raised_ns >= event.at_ns)
-            for alarm in told
+            for alarm in self._told.get((event.code, bed_id), ())
         )
-        if not again:
-            found.append(event)
-    return found
 
 
 async def publish_active(role: MonitorRole, bed_ids: Iterable[str]) -> None:
