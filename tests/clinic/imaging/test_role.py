@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ from tests.support.pacs import OK, scripted_pacs
 from tests.support.site import free_port
 
 from edgeward.bus import subjects
+from edgeward.clinic.imaging import results
 from edgeward.clinic.imaging.ledger import Ledger, LedgerError
 from edgeward.messages import Ask, Destinations, Message, Ok, Refused, ReportText, Resend, Resent
 
@@ -133,6 +135,44 @@ async def test_a_pacs_that_is_down_is_a_warning_and_its_return_clears_it(bus_sit
         status = await console.request(subjects.DELIVER_STATUS, Ask(), Destinations, 10)
         assert status.destinations[0].waiting == 0
         assert status.destinations[0].confirmed == 1
+        await deliver.stop()
+
+
+async def test_stopping_in_the_middle_of_everything_is_no_error(bus_site, monkeypatch, caplog):
+    begun, free = threading.Event(), threading.Event()
+    make_sr = results._report
+
+    def slowly(request, source):
+        begun.set()
+        free.wait(20)
+        return make_sr(request, source)
+
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    with scripted_pacs() as first, scripted_pacs() as second:
+        deliver = await start(bus_site, first.pacs("first"), second.pacs("second"))
+        monkeypatch.setattr(results, "_report", slowly)
+        await gateway.hand_over(gateway.request("item-1"))
+        asked = asyncio.create_task(
+            console.request(subjects.DELIVER_REPORT, Ask(argument="item-1"), ReportText | Refused, 20)
+        )
+        late = [asyncio.create_task(gateway.hand_over(gateway.request(f"item-{n}"))) for n in range(2, 12)]
+        await until(begun.is_set)
+
+        stopping = asyncio.create_task(deliver.stop())
+        late += [asyncio.create_task(gateway.hand_over(gateway.request(f"item-{n}"))) for n in range(12, 22)]
+        async with asyncio.timeout(20):
+            answers = await asyncio.gather(asked, *late, return_exceptions=True)
+            free.set()
+            await stopping
+
+        assert isinstance(answers[0], Refused)
+        assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+        taken = [f"item-{n}" for n, answer in enumerate(answers[1:], 2) if answer == Ok()]
+
+        monkeypatch.setattr(results, "_report", make_sr)
+        deliver = await start(bus_site, first.pacs("first"), second.pacs("second"))
+        await until(lambda: {r.item_id for r in gateway.reports} >= {"item-1", *taken})
         await deliver.stop()
 
 

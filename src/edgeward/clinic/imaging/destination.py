@@ -266,7 +266,7 @@ class Destination:
 
     async def _send_all(self, attempt: _Attempt, prepared: Prepared) -> None:
         before = time.perf_counter()
-        document = await self.sink.compose(attempt.request, await prepared.source)
+        document = await self.sink.compose(attempt.request, await prepared.header())
         if document is not None:
             attempt.spent[f"build_{document.kind}"] = (time.perf_counter() - before) * 1e3
             await self._send(attempt, document)

@@ -55,6 +55,16 @@ class Prepared:
     stages: list[StageTime] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    async def header(self) -> Source:
+        """Wait for what the image's header says.
+
+        Raises
+        ------
+        CannotBuild
+            If it cannot be read.
+        """
+        return await asyncio.shield(self.source)  # others wait for it too: whoever gives up must not cancel it
+
     async def part(self, kind: str) -> Result | None:
         """Wait for one object: ``sr``, ``seg``, ``gsps`` or ``capture``. None if there is none to be sent.
 
@@ -64,7 +74,7 @@ class Prepared:
             If it cannot be made.
         """
         future = self.parts.get(kind)
-        return None if future is None else await future
+        return None if future is None else await asyncio.shield(future)
 
 
 class Workshop:
@@ -127,6 +137,9 @@ class Workshop:
         """Start nothing more; whatever is in the making is made at the next start."""
         for task in self._building:
             task.cancel()
+        for prepared in self._prepared.values():
+            for future in _futures(prepared):
+                future.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._drawing.shutdown(wait=False, cancel_futures=True)
 
@@ -139,10 +152,10 @@ class Workshop:
             report = await self._timed(prepared, "make_sr", self._pool, _report, request, source)
             prepared.parts["sr"].set_result(report)
             wanted = self._kinds if request.revision == 0 and request.finding.status == "analysed" else frozenset()
-            drawing = asyncio.ensure_future(self._part(request, source, prepared, "capture", wanted))
-            for kind in ("seg", "gsps"):
-                await self._part(request, source, prepared, kind, wanted)
-            await drawing
+            async with asyncio.TaskGroup() as making:  # so that what ends this task ends the drawing too
+                making.create_task(self._part(request, source, prepared, "capture", wanted))
+                for kind in ("seg", "gsps"):
+                    await self._part(request, source, prepared, kind, wanted)
         except Exception as error:  # whatever it is belongs to those who wait for the parts
             _fail(prepared, error)
 
@@ -181,7 +194,7 @@ def _futures(prepared: Prepared) -> list[asyncio.Future[Any]]:
 
 
 def _failed(prepared: Prepared) -> bool:
-    return any(part.done() and part.exception() is not None for part in _futures(prepared))
+    return any(part.done() and (part.cancelled() or part.exception() is not None) for part in _futures(prepared))
 
 
 def _fail(prepared: Prepared, error: Exception) -> None:

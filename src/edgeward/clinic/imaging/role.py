@@ -52,10 +52,13 @@ from edgeward.privacy.keys import SiteKey
 
 _log = logging.getLogger("edgeward.deliver")
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 KEEP_DAYS = 30  # how long a report can be read here and a dead letter sent again; the PACS keeps results for good
 _TIDY_EVERY_S = 3600.0
 _TELL_TIMEOUT_S = 5.0
+_LAST_ANSWERS_S = 1.0  # for requests that are being answered when the role is told to stop
+_STOPPING = "deliver is stopping; ask again"
 _TELL_AGAIN_S = (0.2, 5.0)  # shortest and longest pause between attempts to tell the gateway
 
 
@@ -117,6 +120,8 @@ class Deliver(Watcher):
         ]
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._answering: set[asyncio.Task[Any]] = set()
+        self._stopping = False
         self._away_warnings: dict[str, str] = {}
         self._refused_until: dict[tuple[str, int, str], float] = {}
 
@@ -141,10 +146,10 @@ class Deliver(Watcher):
         if not known:
             self._context.stats.warnings.add("no destination of results is configured: they are kept nowhere but here")
         bus = self._context.bus
-        await bus.serve(subjects.DELIVER_ACCEPT, DeliverRequest, self._accept, subjects.DELIVERS)
-        await bus.serve(subjects.DELIVER_REPORT, Ask, self._report, subjects.DELIVERS)
-        await bus.serve(subjects.DELIVER_STATUS, Ask, self._status, subjects.DELIVERS)
-        await bus.serve(subjects.DELIVER_RESEND, Resend, self._resend, subjects.DELIVERS)
+        await bus.serve(subjects.DELIVER_ACCEPT, DeliverRequest, self._open(self._accept), subjects.DELIVERS)
+        await bus.serve(subjects.DELIVER_REPORT, Ask, self._open(self._report), subjects.DELIVERS)
+        await bus.serve(subjects.DELIVER_STATUS, Ask, self._open(self._status), subjects.DELIVERS)
+        await bus.serve(subjects.DELIVER_RESEND, Resend, self._open(self._resend), subjects.DELIVERS)
         await bus.flush()  # ready means that the server knows where to send requests
         work = [destination.run() for destination in self._destinations]
         self._tasks = [asyncio.create_task(task) for task in (*work, self._tell(), self._keep_tidy())]
@@ -153,7 +158,10 @@ class Deliver(Watcher):
 
     async def stop(self) -> None:
         """Stop at once; whatever was under way is taken up at the next start."""
-        left = set(self._tasks)
+        self._stopping = True
+        if self._answering:  # what the ledger takes in is told; what takes longer is asked for again
+            await asyncio.wait(set(self._answering), timeout=_LAST_ANSWERS_S)
+        left = {*self._tasks, *self._answering}
         while left:  # asyncio.wait_for may swallow a cancellation before Python 3.12 (gh-86296): ask until it is heard
             for task in left:
                 task.cancel()
@@ -165,6 +173,24 @@ class Deliver(Watcher):
         self._ledger.close()
 
     # ------------------------------------ requests
+
+    def _open(self, handler: Callable[[M], Awaitable[Message]]) -> Callable[[M], Awaitable[Message]]:
+        """Return a handler that answers until the role stops: then there are neither threads nor a ledger for it."""
+
+        async def answer(request: M) -> Message:
+            if self._stopping:
+                return Refused(reason=_STOPPING)
+            work = asyncio.ensure_future(handler(request))
+            self._answering.add(work)
+            work.add_done_callback(self._answering.discard)
+            try:
+                return await work
+            except asyncio.CancelledError:
+                if not self._stopping:
+                    raise
+                return Refused(reason=_STOPPING)
+
+        return answer
 
     async def _accept(self, request: DeliverRequest) -> Message:
         log.trace_id.set(request.trace_id)
