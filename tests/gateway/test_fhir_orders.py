@@ -324,6 +324,18 @@ def read(resource):
     return order_of(resource, {}, source="his", received_ns=1).entry
 
 
+def test_the_system_of_an_order_number_says_whose_it_is():
+    numbers = [{"system": system, "value": "7"} for system in ("urn:oid:1.2.3", "http://icu.example/orders", "")]
+
+    placers = [read(order(identifier=[{k: v for k, v in number.items() if v}])).placer for number in numbers]
+
+    assert [placer.universal_id for placer in placers] == ["1.2.3", "http://icu.example/orders", ""]
+    assert placers[0].agrees(placers[1]) is False
+    assert placers[0].agrees(placers[2]) is None
+    told = [fhir_routes.service_request(read(order(identifier=[numbers[0]])))["identifier"][0]]
+    assert told[0]["system"] == "urn:oid:1.2.3"
+
+
 def test_a_patient_may_be_no_more_than_an_identifier_and_a_name():
     entry = read(order(contained=None, subject={"identifier": {"value": "77"}, "display": "Muster, Erika"}))
 

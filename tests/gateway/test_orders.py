@@ -89,6 +89,83 @@ def test_an_order_holds_what_the_message_says(desk):
     assert (order.status, order.source) == ("scheduled", "his")
 
 
+def placed(
+    control, number, *, pid="4711^^^HOSP^MR", name="Muster^Erika", at="20260301120000", obr="BUS^Breast ultrasound^L"
+):
+    """An order message whose placer order number is told whole, with whoever gave it."""
+    lines = [
+        f"MSH|^~\\&|HIS|HOSP|EDGEWARD|SITE|{at}||ORM^O01^ORM_O01|M{at}|P|2.5.1",
+        f"PID|1||{pid}||{name}",
+        f"ORC|{control}|{number}",
+    ]
+    return "\r".join([*lines, f"OBR|1|{number}||{obr}"] if obr else lines) + "\r"
+
+
+def test_an_update_needs_no_name_and_no_procedure_where_the_order_is_known(desk):
+    assert desk.take(orm(name="")).where == "PID-5", "a new one does"
+    desk.take(orm())
+
+    assert desk.take(placed("XO", "P1", name="", pid="4711", at="20260301120500")).outcome == "AA"
+    assert desk.one().patient_name == "Muster^Erika"
+    [line] = [line for line in placed("XO", "P1").split("\r") if line.startswith("MSH")]
+    assert desk.take(f"{line.replace('120000', '120600')}\rORC|XO|P1|||||^^^20260309101500^^S\r").outcome == "AA"
+    assert (desk.one().scheduled, desk.one().priority, desk.one().patient_id) == ("20260309101500", "stat", "4711")
+
+    for text, where in ((placed("XO", "P9", name=""), "PID-5"), (placed("XO", "P9", pid=""), "PID-3")):
+        answer = desk.take(text)
+        assert (answer.outcome, answer.where) == ("AE", where), "an unknown order cannot be made of it"
+    assert desk.take(placed("XO", "P9", obr="")).where == "OBR"
+    assert len(desk.all()) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("7^WARD", "7^ICU"), ("7^^1.2.3^ISO", "7^^1.2.4^ISO"), ("7^A^1.2^ISO", "7^A^1.3^ISO")]
+)
+def test_the_same_number_of_two_placers_is_two_orders(desk, one, other):
+    assert desk.take(placed("NW", one)).outcome == "AA"
+    assert desk.take(placed("NW", other, pid="815^^^HOSP^MR", name="Other^Otto")).outcome == "AA"
+
+    first, second = desk.book.steps()
+    assert (first.order.patient_id, second.order.patient_id) == ("4711", "815")
+    assert first.order.order_id == second.order.order_id == "7"
+    assert first.order.accession_number != second.order.accession_number
+    assert first.order.study_instance_uid != second.order.study_instance_uid
+    assert (first.step_id, first.resource_id) != (second.step_id, second.resource_id)
+
+    desk.reopen()
+    assert desk.take(placed("CA", other, pid="", name="", at="20260301120100")).outcome == "AA"
+    assert [entry.order.patient_id for entry in desk.book.steps()] == ["4711"]
+    unclear = desk.take(placed("CA", "7", pid="", name="", at="20260301120200"))
+    assert (unclear.outcome, unclear.where) == ("AE", "ORC-2"), "nobody can say whose order it is"
+
+
+@pytest.mark.parametrize("again", ["7", "7^ward", "7^^1.2.3^ISO", "7^WARD^1.2.3^ISO"])
+def test_a_placer_that_is_told_in_part_is_the_same(desk, again):
+    desk.take(placed("NW", "7^WARD"))
+
+    assert desk.take(placed("NW", again, at="20260301120100")).outcome == "AA"
+
+    assert len(desk.all()) == 1
+
+
+def test_the_same_patient_number_of_two_authorities_is_two_patients(desk):
+    desk.take(placed("NW", "1", pid="4711^^^HOSP^MR"))
+    desk.take(placed("NW", "2", pid="4711^^^CLINIC^MR", name="Other^Otto"))
+    msh = "MSH|^~\\&|HIS|HOSP|EDGEWARD|SITE|20260301120100||ADT^A08^ADT_A01|M1|P|2.5.1"
+
+    assert desk.take(f"{msh}\rPID|1||4711^^^CLINIC^MR||New^Name\r").outcome == "AA"
+    assert (
+        desk.take(f"{msh.replace('A08', 'A40')}\rPID|1||99^^^HOSP^MR||Muster^Erika\rMRG|4711^^^HOSP^MR\r").outcome
+        == "AA"
+    )
+
+    assert {(o.order_id, o.patient_id, o.patient_name) for o in desk.all()} == {
+        ("1", "99", "Muster^Erika"),
+        ("2", "4711", "New^Name"),
+    }
+    assert desk.take(placed("XO", "1", pid="99^^^CLINIC^MR")).outcome == "AE", "that is another patient"
+
+
 def test_an_imaging_order_makes_one_entry_for_each_step(desk):
     steps = [("ACC1", "RP1", "1.2.3", "STEP1", "US", "US1"), ("ACC1", "RP1", "1.2.3", "STEP2", "MG", "")]
 

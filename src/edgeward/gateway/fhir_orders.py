@@ -19,7 +19,7 @@ import re
 from typing import Any, Literal
 
 from edgeward.gateway.hl7_orders import modality
-from edgeward.gateway.order_entry import Action, Change, Code, Entry, Status
+from edgeward.gateway.order_entry import Action, Assigner, Change, Code, Entry, Status
 from edgeward.hl7 import values
 from edgeward.messages import Order
 
@@ -99,8 +99,9 @@ def order_of(
     action, told = _ACTIONS[status]
     here = {f"#{one.get('id')}": one for one in _rows(resource, "contained")} | around
     patient = _patient(resource, here)
-    accession = _number(_identifier(resource, "ACSN"), 16, "ServiceRequest.identifier")
-    number = _identifier(resource, "PLAC") or _identifier(resource, "") or accession
+    accession = _number(_value(_identifier(resource, "ACSN")), 16, "ServiceRequest.identifier")
+    placed = _identifier(resource, "PLAC") or _identifier(resource, "")
+    number = _value(placed) or accession
     if not number and not resource_id:
         raise FhirError(422, "required", "an order needs an identifier", "ServiceRequest.identifier")
     code = _coding(_codings(resource.get("code")))
@@ -135,6 +136,7 @@ def order_of(
     at = min(_moment(_table(resource.get("meta")).get("lastUpdated")) or received_ns, received_ns)
     entry = Entry(
         order=order,
+        placer=Assigner(universal_id=values.clean(str(placed.get("system", "")), 255).removeprefix("urn:oid:")),
         issuer_of_patient_id=patient["issuer"],
         procedure_code=code,
         requesting_physician=order.referring_physician,
@@ -226,13 +228,18 @@ def _study(resource: dict[str, Any]) -> str:
     return ""
 
 
-def _identifier(resource: dict[str, Any], kind: str) -> str:
-    """Return the identifier of a type (v2-0203); with an empty `kind`, the first that is no other's."""
+def _identifier(resource: dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the identifier of a type (v2-0203); with an empty `kind`, the first that is no other's; else nothing."""
     for one in _rows(resource, "identifier"):
         kinds = _kinds(one)
-        if (kind in kinds) if kind else (one.get("system") != "urn:dicom:uid" and not kinds & {"ACSN", "FILL"}):
-            return str(one.get("value", "")).strip()
-    return ""
+        wanted = kind in kinds if kind else one.get("system") != "urn:dicom:uid" and not kinds & {"ACSN", "FILL"}
+        if wanted and _value(one):
+            return one
+    return {}
+
+
+def _value(identifier: dict[str, Any]) -> str:
+    return str(identifier.get("value", "")).strip()
 
 
 def _kinds(identifier: dict[str, Any]) -> set[str]:

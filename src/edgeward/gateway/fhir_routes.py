@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from edgeward import __version__
 from edgeward.gateway.fhir_orders import DCM, ID, FhirError, changes_of, order_of
-from edgeward.gateway.order_entry import Change, Entry, OrderError
+from edgeward.gateway.order_entry import Assigner, Change, Entry, OrderError
 from edgeward.gateway.orders import OrderBook
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.web import guarded
@@ -63,7 +63,7 @@ def service_request(entry: Entry) -> dict[str, Any]:
     if order.sex:
         patient["gender"] = {"M": "male", "F": "female", "O": "other"}[order.sex]
     identifiers: list[dict[str, Any]] = [
-        {"type": {"coding": [{"system": _V2_0203, "code": "PLAC"}]}, "value": order.order_id},
+        {"type": {"coding": [{"system": _V2_0203, "code": "PLAC"}]}, **_system(entry.placer), "value": order.order_id},
         {"type": {"coding": [{"system": _V2_0203, "code": "ACSN"}]}, "value": order.accession_number},
         {"system": "urn:dicom:uid", "value": f"urn:oid:{order.study_instance_uid}"},
     ]
@@ -94,6 +94,13 @@ def service_request(entry: Entry) -> dict[str, Any]:
     if order.referring_physician:
         found["requester"] = {"display": order.referring_physician.replace("^", " ").strip()}
     return found
+
+
+def _system(assigner: Assigner) -> dict[str, str]:
+    universal = assigner.universal_id
+    if not universal:
+        return {}
+    return {"system": f"urn:oid:{universal}" if universal.replace(".", "").isdigit() else universal}
 
 
 def _instant(at_ns: int) -> str:

@@ -27,7 +27,7 @@ from typing import Any, Literal
 from msgspec import structs
 
 from edgeward.gateway.mllp import Handler, Sender
-from edgeward.gateway.order_entry import Action, Change, Code, Entry, OrderError, Status
+from edgeward.gateway.order_entry import Action, Assigner, Change, Code, Entry, OrderError, Status
 from edgeward.gateway.orders import OrderBook
 from edgeward.hl7 import er7, values
 from edgeward.hl7.acknowledgement import ACCEPTED, Answer, Outcome
@@ -65,7 +65,7 @@ _PRIORITIES: dict[str, Literal["routine", "urgent", "stat"]] = {
     "S": "stat", "STAT": "stat", "A": "urgent", "ASAP": "urgent", "T": "urgent", "P": "urgent", "U": "urgent",
 }  # fmt: skip
 # Where what the book complains of stands in a message.
-_PLACES = {"order": "ORC-2", "patient": "PID-3", "control": "ORC-1"}
+_PLACES = {"order": "ORC-2", "patient": "PID-3", "name": "PID-5", "procedure": "OBR", "control": "ORC-1"}
 _CONDITIONS = {
     "missing": Condition.FIELD_MISSING,
     "value": Condition.DATA_TYPE,
@@ -116,14 +116,15 @@ class Hl7Orders:
         at = _message_time(message, received_ns)
         for group in groups:
             patient = _patient(group[0], group)
-            prior = patient["patient_id"]
+            prior, issuer = patient["patient_id"], patient["issuer_of_patient_id"]
             if message.event in MERGES:
                 merge = er7.find(group, "MRG")
                 prior = values.clean(merge.text(1)) if merge else ""
+                issuer = _authority(merge, 1, 1) if merge else ""
                 if not prior:
                     raise Misread(Condition.FIELD_MISSING, "MRG-1", "a merge needs the prior patient identifier")
             entry = _entry(patient, at)
-            self._book.patient(prior, entry)
+            self._book.patient(prior, entry, issuer)
 
 
 def changes(message: Message, source: str, received_ns: int) -> list[Change]:
@@ -172,9 +173,9 @@ def _order(group: Sequence[Segment], patient: dict[str, Any], source: str, at: i
         steps = [segment for segment in rest if segment.name == "IPC"] or [Segment("IPC", ("IPC",), orc.delimiters)]
         for ipc in steps:
             entry = _step(orc, obr, ipc, rest, patient=patient, source=source, at=at)
-            if action in ("new", "update"):
+            if action == "new":
                 _require(entry, has_obr=bool(parts))
-            found.append(Change(action=action, entry=entry, status=status))
+            found.append(Change(action=action, entry=entry, status=status, only_known=not parts))
     return _told_apart(found) if len(found) > 1 else found
 
 
@@ -236,6 +237,7 @@ def _step(
     zds, tq1 = er7.find(group, "ZDS"), er7.find(group, "TQ1")
     accession = _number(_first(ipc.text(1), obr.text(18), orc.text(3), obr.text(3)), 16, "OBR-18")
     number = _number(_first(orc.text(2), obr.text(2), accession), 199, "ORC-2")
+    placed = next((segment for segment in (orc, obr) if segment.text(2)), None)
     if not number:
         raise Misread(
             Condition.FIELD_MISSING, "ORC-2", "neither a placer order number nor an accession number is given"
@@ -279,6 +281,7 @@ def _step(
         patient | observed,
         at,
         order=order,
+        placer=_placer(placed) if placed else Assigner(),
         step_id=step,
         step_id_given=bool(step),
         procedure_id=_number(_first(ipc.text(2), obr.text(19)), 16, "OBR-19"),
@@ -338,8 +341,20 @@ def _patient_id(pid: Segment) -> tuple[str, str]:
         for row in rows:
             number = pid.text(3, 1, row)
             if number and (wanted is None or kinds[row] in wanted):
-                return _number(number, 64, "PID-3"), values.clean(_first(pid.text(3, 4, row), pid.text(3, 4, row, 2)))
+                return _number(number, 64, "PID-3"), _authority(pid, 3, row)
     return _number(pid.text(2), 64, "PID-2"), ""
+
+
+def _authority(segment: Segment, field: int, repetition: int) -> str:
+    """Return who gave a patient number (data type CX, component 4): the name, else the universal identifier."""
+    return values.clean(
+        _first(segment.text(field, 4, repetition), segment.text(field, 4, repetition, 2)),
+    )
+
+
+def _placer(segment: Segment) -> Assigner:
+    """Return who gave the order number (ORC-2 or OBR-2, data type EI, components 2 and 3)."""
+    return Assigner(namespace=values.clean(segment.text(2, 2)), universal_id=values.clean(segment.text(2, 3)))
 
 
 def _observed(obx: Segment) -> dict[str, str]:

@@ -42,10 +42,29 @@ class Code(msgspec.Struct, frozen=True, kw_only=True):
     meaning: str = ""
 
 
+class Assigner(msgspec.Struct, frozen=True, kw_only=True):
+    """Who gave a number (HL7 v2 data types EI, HD): a name within the hospital, a universal identifier, or both."""
+
+    namespace: str = ""
+    universal_id: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.namespace or self.universal_id)
+
+    def agrees(self, other: Assigner) -> bool | None:
+        """Whether both are the same one; None if one of them tells too little to say."""
+        if self.universal_id and other.universal_id:
+            return self.universal_id == other.universal_id
+        if self.namespace and other.namespace:
+            return self.namespace.casefold() == other.namespace.casefold()
+        return None
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """An order, and beyond what others need of it, what a worklist entry holds (PS3.4, K.6-1)."""
 
     order: Order
+    placer: Assigner = Assigner()  # of the order number
     step_id: str = ""  # Scheduled Procedure Step ID; empty until the book gives one
     step_id_given: bool = False  # by the placer, so that it tells the steps of one order apart
     procedure_id: str = ""  # Requested Procedure ID
@@ -77,6 +96,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     action: Action
     entry: Entry
     status: Status | None = None
+    only_known: bool = False  # it says too little to make an order of
 
 
 def status_after(now: Status | None, change: Change) -> Status:
@@ -130,6 +150,6 @@ def merged(old: Entry, new: Entry) -> Entry:
     rest = {
         name: value
         for name in Entry.__struct_fields__
-        if name not in kept and (value := getattr(new, name)) not in ("", 0, Code())
+        if name not in kept and (value := getattr(new, name)) not in ("", 0, Code(), Assigner())
     }
     return msgspec.structs.replace(old, order=msgspec.structs.replace(old.order, **order), **rest)

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from edgeward.gateway.order_entry import OPEN, Change, Entry, OrderError, Status, merged, status_after
+from edgeward.gateway.order_entry import OPEN, Assigner, Change, Entry, OrderError, Status, merged, status_after
 from edgeward.messages import Order, Orders, OrdersQuery, decoder
 from edgeward.privacy.database import Database, DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
@@ -145,10 +145,11 @@ class OrderBook:
         self.remember([row for rows in changed for row in rows])
         return [[entry for _, entry in rows] for rows in changed]
 
-    def patient(self, prior_id: str, now: Entry) -> list[Entry]:
+    def patient(self, prior_id: str, now: Entry, prior_issuer: str = "") -> list[Entry]:
         """Give the steps of a patient that are not done yet other patient data (HL7 A08), or another id (A40).
 
-        `now` holds the patient's data and the sender's time; an older message than the last one changes nothing.
+        `prior_issuer` is who gave `prior_id`, if that is told. `now` holds the patient's data and the sender's time; an
+        older message than the last one changes nothing.
         """
 
         def work(db: sqlite3.Connection) -> list[tuple[int, Entry]]:
@@ -156,6 +157,8 @@ class OrderBook:
             for seq, old in self._where(db, "patient", self._digest("patient", prior_id)):
                 if old.order.status not in OPEN or now.patient_ns < old.patient_ns:
                     continue
+                if _other_authority(prior_issuer, old.issuer_of_patient_id):
+                    continue  # another authority's patient of the same number
                 new = merged(old, now)
                 new = msgspec.structs.replace(new, message_ns=old.message_ns)
                 changed.append((seq, self._put(db, seq, new)))
@@ -246,11 +249,7 @@ class OrderBook:
     def _apply(self, db: sqlite3.Connection, change: Change) -> list[tuple[int, Entry]]:
         new = change.entry
         rows = self._known(db, new)
-        if any(
-            old.order.patient_id != new.order.patient_id
-            for _, old in rows
-            if new.order.patient_id and old.order.patient_id
-        ):
+        if any(_other_patient(old, new) for _, old in rows):
             raise OrderError("patient", "conflict", "the order number belongs to another patient")
         if new.step_id_given and rows:
             same = [row for row in rows if row[1].step_id == new.step_id]
@@ -262,6 +261,8 @@ class OrderBook:
         elif len(rows) > 1:  # of several procedures the one that is meant, if the message tells
             rows = _meant(rows, lambda entry: entry.filler_id, new) or _meant(rows, _code, new) or rows
         if not rows:
+            if change.action in ("new", "update"):
+                _require(new, change)
             return [self._add(db, change)]
         return [(seq, self._put(db, seq, self._changed(old, change))) for seq, old in rows]
 
@@ -270,7 +271,7 @@ class OrderBook:
             rows = self._where(db, "resource", self._digest("resource", new.resource_id))
             if rows:
                 return rows
-        rows = self._where(db, "number", self._digest("number", new.order.order_id))
+        rows = _placed_by(new.placer, self._where(db, "number", self._digest("number", new.order.order_id)))
         if not rows and new.order.order_id == new.order.accession_number:  # the placer gave no number of its own
             rows = self._where(db, "accession", self._digest("accession", new.order.accession_number))
         return rows
@@ -296,11 +297,16 @@ class OrderBook:
     def _add(self, db: sqlite3.Connection, change: Change) -> tuple[int, Entry]:
         new, now = change.entry, self._clock()
         key = f"{new.order.order_id}\0{new.step_id}"
+        same_number = self._where(db, "number", self._digest("number", new.order.order_id))
+        short = _short(new.order.order_id)
+        if any(old.placer.agrees(new.placer) is False for _, old in same_number):  # another placer's order has it
+            key += f"\0{new.placer.namespace}\0{new.placer.universal_id}"
+            short = ""
         digits = f"{int.from_bytes(self._digest('step', key)[:8], 'big') % 10**12:012d}"
         order = msgspec.structs.replace(
             new.order,
             status=status_after(None, change),
-            accession_number=new.order.accession_number or _short(new.order.order_id) or f"A{digits}",
+            accession_number=new.order.accession_number or short or f"A{digits}",
             study_instance_uid=new.order.study_instance_uid or _uid(self._digest("study", key)),
             scheduled=new.order.scheduled or _local(now),
             received_ns=now,
@@ -310,7 +316,7 @@ class OrderBook:
             new,
             order=order,
             step_id=new.step_id or f"S{digits}",
-            procedure_id=new.procedure_id or _short(new.order.order_id) or f"P{digits}",
+            procedure_id=new.procedure_id or short or f"P{digits}",
             resource_id=new.resource_id or self._digest("id", key).hex()[:32],
         )
         cursor = db.execute(
@@ -360,6 +366,50 @@ class OrderBook:
         except (ValueError, OverflowError, OSError):
             scheduled = 0
         return max(entry.order.changed_ns, min(scheduled, entry.order.changed_ns + 3650 * _DAY_NS))
+
+
+def _placed_by(placer: Assigner, rows: list[tuple[int, Entry]]) -> list[tuple[int, Entry]]:
+    """Return which of the orders with a number are a placer's: two placers may use the same number.
+
+    Raises
+    ------
+    OrderError
+        If the placer is not told, and several have an order with this number.
+    """
+    agreed = [(row, row[1].placer.agrees(placer)) for row in rows]
+    if any(known for _, known in agreed):
+        return [row for row, known in agreed if known]
+    left = [row for row, known in agreed if known is None]
+    if any(row[1].placer.agrees(left[0][1].placer) is False for row in left):
+        raise OrderError("order", "conflict", "several placers have an order with this number; name the placer")
+    return left
+
+
+def _require(new: Entry, change: Change) -> None:
+    """Refuse an order that is not known yet and comes without what a modality needs."""
+    if change.only_known:
+        raise OrderError("procedure", "missing", "the order is not known yet, and no procedure is told")
+    if not new.order.patient_id:
+        raise OrderError("patient", "missing", "the patient identifier is missing, and the order is not known yet")
+    if not new.order.patient_name:
+        raise OrderError("name", "missing", "the patient name is missing, and the order is not known yet")
+
+
+def _other_patient(old: Entry, new: Entry) -> bool:
+    one, other = old.order.patient_id, new.order.patient_id
+    if not one or not other:
+        return False
+    return one != other or _other_authority(old.issuer_of_patient_id, new.issuer_of_patient_id)
+
+
+def _other_authority(one: str, other: str) -> bool:
+    """Whether two assigning authorities of patient numbers are certainly not the same one.
+
+    A name and an OID may well be the same authority, and so may one that is not told.
+    """
+    one, other = one.removeprefix("urn:oid:").casefold(), other.removeprefix("urn:oid:").casefold()
+    universal = [":" in text or text.replace(".", "").isdigit() for text in (one, other)]
+    return bool(one and other and one != other and universal[0] == universal[1])
 
 
 def _meant(rows: list[tuple[int, Entry]], key: Callable[[Entry], str], new: Entry) -> list[tuple[int, Entry]]:
