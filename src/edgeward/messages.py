@@ -32,6 +32,7 @@ M = TypeVar("M", bound=Message)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+_json_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 _building = threading.Lock()
 
 
@@ -78,6 +79,17 @@ def decoder(kinds: Any) -> msgspec.msgpack.Decoder[Any]:
             found = _decoders.get(kinds)
             if found is None:
                 found = _decoders[kinds] = msgspec.msgpack.Decoder(kinds)
+    return found
+
+
+def json_decoder(kinds: Any) -> msgspec.json.Decoder[Any]:
+    """Return the decoder of a type, or of a union of types, for JSON; made like those of `decoder`."""
+    found = _json_decoders.get(kinds)
+    if found is None:
+        with _building:
+            found = _json_decoders.get(kinds)
+            if found is None:
+                found = _json_decoders[kinds] = msgspec.json.Decoder(kinds)
     return found
 
 

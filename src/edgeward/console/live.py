@@ -38,6 +38,7 @@ from edgeward.messages import (
     Trace,
     Viewing,
     decode,
+    json_decoder,
 )
 
 _log = logging.getLogger("edgeward.console")
@@ -363,7 +364,7 @@ class Hub:
     def hear(self, connection: Connection, text: str) -> None:
         """Take what a browser says (`_Wish`): what it shows. Anything else is ignored."""
         try:
-            wish = msgspec.json.decode(text, type=_Wish)
+            wish = json_decoder(_Wish).decode(text)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return
         if wish.ward is not None:

@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 
 from edgeward.clinic.imaging.ledger_schema import NewerLedger, prepare
-from edgeward.messages import DeliverRequest, DeliveryReport, MessageError, StageTime, decode, encode
+from edgeward.messages import DeliverRequest, DeliveryReport, MessageError, StageTime, decode, decoder, encode
 from edgeward.privacy.keys import SiteKey, WrongKey
 
 _log = logging.getLogger("edgeward.deliver.ledger")
@@ -40,8 +40,8 @@ NOWHERE = "none"
 """Destination of an item when none is configured: the item still comes to a visible end."""
 
 _RECENT = 32  # requests kept at hand
-_uids = msgspec.msgpack.Decoder(list[str])
-_stages = msgspec.msgpack.Decoder(list[StageTime])
+_uids = decoder(list[str])
+_stages = decoder(list[StageTime])
 
 
 class LedgerError(RuntimeError):

@@ -16,7 +16,7 @@ import msgspec
 
 from edgeward.bedside import AlarmQuery, LimitChange, Notice
 from edgeward.clinic.monitor.beds import BedRecord
-from edgeward.messages import Alarm, MessageError, decode, encode
+from edgeward.messages import Alarm, MessageError, decode, encode, json_decoder
 from edgeward.privacy.database import Database
 
 _APPLICATION = 0x4557414C  # "EWAL"
@@ -123,9 +123,7 @@ class AlarmLog:
         for bed_id, settings, alarms in self._db.all("SELECT bed_id, settings, alarms FROM beds ORDER BY bed_id"):
             # Written by the version before: the bed is its device.
             record = (
-                msgspec.json.decode(settings, type=BedRecord)
-                if settings
-                else BedRecord(bed_id=bed_id, sources=[bed_id])
+                json_decoder(BedRecord).decode(settings) if settings else BedRecord(bed_id=bed_id, sources=[bed_id])
             )
             found.append((record, msgspec.json.decode(alarms)))
         return found

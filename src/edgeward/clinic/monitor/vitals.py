@@ -27,6 +27,7 @@ import msgspec
 
 from edgeward.bedside import Numerics, Observation, Vital
 from edgeward.clinic.monitor.clocks import Clocks
+from edgeward.messages import decoder
 from edgeward.parameters import PARAMETERS, Parameter
 
 _S = 1_000_000_000
@@ -408,7 +409,7 @@ class Vitals:
             If it is something else.
         """
         try:
-            rows = msgspec.msgpack.decode(data, type=list[_Kept])
+            rows = decoder(list[_Kept]).decode(data)
         except msgspec.MsgspecError as error:
             raise ValueError(f"these are no values: {error}") from error
         changes = []

@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from edgeward.home import write_private
+from edgeward.messages import json_decoder
 
 SECOND = 1_000_000_000
 SETTLE_S = 600.0  # after a reboot time synchronisation gets so long to correct the wall clock
@@ -82,7 +83,7 @@ class RetentionClock:
         self._settle_ns = round(settle_s * SECOND)
         self._boots: dict[str, _Boot] = {}
         with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-            self._boots = {boot.boot_id: boot for boot in msgspec.json.decode(path.read_bytes(), type=list[_Boot])}
+            self._boots = {boot.boot_id: boot for boot in json_decoder(list[_Boot]).decode(path.read_bytes())}
         now = self.now()
         earlier = [boot for boot in self._boots.values() if boot.boot_id != now.boot_id]
         self._before = earlier[-1] if earlier else None
