@@ -24,6 +24,11 @@ from tests.support.synthetic import make_alarm, synthetic_console
 pytestmark = pytest.mark.peer
 
 PAYLOAD = "<img src=x onerror=alert(1)>"
+COLOURS_OF = """(strip, off) => {
+  document.documentElement.toggleAttribute('data-high-off', off);
+  const style = getComputedStyle(strip);
+  return [style.backgroundColor, style.color];
+}"""
 LISTEN = """async (kind) => {
   const base = [...document.scripts].find((s) => s.src.includes('/js/main.js')).src.replace('main.js', 'sound/');
   const { scheduleBurst } = await import(base + 'player.js');
@@ -92,6 +97,27 @@ async def an_alarm_is_paused_and_acknowledged_by_keys(visit: Visit) -> None:
     await expect(tile.locator("[data-alarm-more]")).to_contain_text("admin")
     assert hospital.bedside.pauses[-1].seconds == 120
     assert hospital.acknowledged[-1].by == "admin"
+
+
+async def alarms_of_one_priority_flash_together_and_stay_legible(visit: Visit) -> None:
+    """By a change of phase on the page's root: no animation is worked out anew for every picture of 64 tiles."""
+    page, hospital = visit.page, visit.hospital
+    await hospital.raise_alarm("bed-02", make_alarm("bed-02", "asystole", AlarmPriority.HIGH, args={"seconds": 4.0}))
+    strip = page.locator("[data-device=bed-02] [data-alarm]")
+    await expect(strip).to_be_visible()
+    root = page.locator("html")
+    seen = []
+    for off in (True, False):
+        if off:
+            await expect(root).to_have_attribute("data-high-off", "")
+        else:
+            await expect(root).not_to_have_attribute("data-high-off", "")
+        seen.append(await strip.evaluate(COLOURS_OF, off))
+    (off_ground, off_ink), (on_ground, on_ink) = seen
+    assert off_ground != on_ground
+    assert off_ground != off_ink
+    assert on_ground != on_ink
+    assert await page.evaluate("document.getAnimations().length") == 0
 
 
 async def bursts_are_as_the_standard_says(visit: Visit) -> None:
@@ -222,6 +248,7 @@ async def test_monitoring_in_a_browser(tmp_path: Path) -> None:
     async with opened(tmp_path / "home") as visit:
         await a_wall_of_64_beds_fits_one_screen_and_is_live(visit)
         await an_alarm_is_paused_and_acknowledged_by_keys(visit)
+        await alarms_of_one_priority_flash_together_and_stay_legible(visit)
         await bursts_are_as_the_standard_says(visit)
         await calipers_measure_time_rate_and_amplitude(visit)
         await a_printed_strip_is_true_to_scale_and_says_whose_it_is(visit)

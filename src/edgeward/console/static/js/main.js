@@ -6,6 +6,7 @@ import { localise, zone } from "./times.js";
 import "./preferences.js";
 import "./refresh.js";
 import "./alarmsystem.js";
+import "./flash.js";
 
 localise(document);
 
@@ -31,14 +32,6 @@ function summarise({ detail }) {
   });
   summary.replaceChildren(Object.assign(document.createElement("span"), { className: "sr", textContent: summary.dataset.name }), ...tags);
   summary.hidden = tags.length === 0;
-  inPhase(summary);
-}
-
-/** All alarms of one priority flash together: a wall that flickers out of step cannot be read. */
-export function inPhase(element) {
-  for (const animation of element.getAnimations({ subtree: true })) {
-    if (animation.animationName?.startsWith("flash-")) animation.startTime = 0;
-  }
 }
 
 function announce({ detail: { alarm } }) {
@@ -72,8 +65,6 @@ if (foot) { foot.textContent = foot.dataset.zone.replace("{zone}", zone()); foot
 ready.then(() => {
   link.addEventListener("tick", summarise);
   link.addEventListener("alarm", announce);
-  document.addEventListener("refreshed", ({ detail }) => inPhase(detail));
-  inPhase(document.body);
 });
 
 document.addEventListener("click", (event) => {

@@ -144,7 +144,7 @@ export class Sweep {
     const step = (25 * this.mm) / this.playout.rate;
     const erase = ERASE_MM * this.mm;
     context.strokeStyle = this.ink;
-    context.lineWidth = this.height > 220 ? 2 : 1.6;
+    context.lineWidth = Math.max(1.6, Math.min(3.2, this.mm / 2)); // what is large is read from afar
     let from = this.drawn;
     while (from < to) {
       const x0 = this.x(from);

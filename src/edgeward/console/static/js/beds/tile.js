@@ -4,7 +4,6 @@
 import { t, has, word, alarmShort, alarmText, duration } from "../texts.js";
 import { Sweep } from "../trace.js";
 import { siteNow } from "../link.js";
-import { inPhase } from "../main.js";
 import { acknowledge, busy, pause } from "../actions.js";
 import { NONE, beyond, byName, heart, isValue, news2, number, pressure } from "./values.js";
 
@@ -157,7 +156,6 @@ export class Tile {
     const pauseButton = this.find("pause");
     if (pauseButton) pauseButton.hidden = !waiting.length && pauseButton.getAttribute("aria-pressed") !== "true";
     this.refit();
-    inPhase(this.element);
   }
 
   /** What overflows: the bed's name, the alarm. Reads only. */
