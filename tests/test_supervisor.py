@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeward import children
 from edgeward import supervisor as module
 from edgeward.config import Settings, load
 from edgeward.supervisor import Supervisor, SupervisorError, choose_ports, only_one
@@ -111,7 +112,7 @@ async def test_a_role_that_cannot_start_becomes_degraded_and_disturbs_nobody(
 
 
 async def test_a_role_that_hangs_is_killed_and_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SILENT_S", 3.0)
+    monkeypatch.setattr(children, "HANGS_S", 3.0)
     home, settings = new_home(tmp_path / "home")
     site = Supervisor(home, settings, ("monitor",))
     await site.start()
@@ -126,6 +127,88 @@ async def test_a_role_that_hangs_is_killed_and_started_again(tmp_path: Path, mon
         assert await site.wait_ready(timeout_s=60) == []
     finally:
         await site.stop()
+
+
+async def test_a_process_that_stands_by_takes_over_and_another_one_stands_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STANDBY_AFTER_S", 0.1)
+    home, settings = new_home(tmp_path / "home")
+    site = Supervisor(home, settings, ("monitor",))
+    await site.start()
+    try:
+        assert await site.wait_ready(timeout_s=60) == []
+        child = site.children["monitor"]
+        assert child.process is not None
+        await until(lambda: child.standby is not None, 20, "a process to stand by")
+        assert child.standby is not None
+        standing_by, second = child.standby.process.pid, child.standby
+        assert "monitor (standing by)" in site.state().memory_mb
+
+        os.kill(child.process.pid, signal.SIGKILL)
+
+        await until(lambda: child.restarts == 1 and child.ready.is_set(), 60, "the monitor to be back")
+        assert child.process.pid == standing_by
+        await until(lambda: child.standby is not None and child.standby is not second, 20, "another one to stand by")
+        assert child.standby is not None
+        assert child.standby.process.pid != standing_by
+        last = child.standby.process
+    finally:
+        await site.stop()
+    assert last.returncode is not None, "nobody stands by for a site that stopped"
+
+
+async def test_a_process_that_stood_by_and_died_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STANDBY_AFTER_S", 0.1)
+    home, settings = new_home(tmp_path / "home")
+    site = Supervisor(home, settings, ("monitor",))
+    await site.start()
+    try:
+        assert await site.wait_ready(timeout_s=60) == []
+        child = site.children["monitor"]
+        await until(lambda: child.standby is not None, 20, "a process to stand by")
+        assert child.process is not None
+        assert child.standby is not None
+        os.kill(child.standby.process.pid, signal.SIGKILL)
+        os.kill(child.process.pid, signal.SIGKILL)
+        await until(lambda: child.restarts >= 1 and child.ready.is_set(), 60, "the monitor to be back")
+    finally:
+        await site.stop()
+
+
+def test_a_process_that_waits_for_its_turn_is_slow_and_one_that_waits_for_nothing_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+
+    class Process:
+        pid = 1
+
+    def hangs(name: str, state: str, used_s: float, after_s: float) -> str:
+        monkeypatch.setattr(children, "computing", lambda _: (state, used_s))
+        child = children.Child(name)
+        child.begin(children.Living(Process(), reading, 0.0), 100.0)  # type: ignore[arg-type]
+        assert child.living is not None
+        child.living.used_s, child.was_ready, child.heard = 0.0, 100.0, 100.0 + after_s
+        return child.hangs(100.0 + after_s)
+
+    try:
+        assert hangs("monitor", "T", 0.0, 8.0) == "has not moved for 8 s"  # stopped
+        assert hangs("monitor", "S", 0.0, 8.0)  # waits for a lock
+        assert hangs("monitor", "R", 7.5, 8.0)  # turns in a circle
+        assert not hangs("monitor", "R", 1.0, 8.0), "on a busy machine it gets no turn"
+        assert not hangs("monitor", "D", 0.0, 8.0), "its disk is slow"
+        assert hangs("monitor", "R", 1.0, 16.0)
+        assert not hangs("engine", "R", 7.5, 8.0), "it may load a model"
+        assert not hangs("monitor", "S", 0.0, 6.0)
+        os.write(writing, b".")
+        assert not hangs("monitor", "S", 0.0, 8.0), "its event loop has turned"
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 async def test_every_line_of_the_log_is_json_with_role(tmp_path: Path) -> None:

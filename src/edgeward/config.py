@@ -204,6 +204,7 @@ class Monitor(Section):
     flood_s: float = Field(5.0, ge=1, le=60, description="within this time")
     reorder_ms: float = Field(150.0, ge=0, le=1000, description="a packet waits so long for its predecessor; 0: not")
     suppress: bool = Field(True, description="check lethal rhythm alarms against the pulse and the signal's quality")
+    standby: bool = Field(True, description="a second process waits, loaded, for the first to fail (about 250 MB)")
 
 
 class LimitSetting(Section):

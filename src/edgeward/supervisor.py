@@ -14,18 +14,17 @@ import logging
 import logging.handlers
 import os
 import signal
-import sys
 import time
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import IO
 
+from edgeward import children
 from edgeward.bus import server, subjects
 from edgeward.bus.client import Bus, BusError
 from edgeward.bus.ports import can_listen, free_port
-from edgeward.bus.process import die_with_parent, resident_mb
+from edgeward.bus.process import resident_mb
 from edgeward.bus.role import open_bus
+from edgeward.children import Child, Living
 from edgeward.config import Section, Settings
 from edgeward.home import Home, write_json
 from edgeward.messages import RoleState, SiteState
@@ -38,33 +37,15 @@ BUS = "bus"
 RESTARTS = 5  # this many within RESTART_WINDOW_S, then degraded
 RESTART_WINDOW_S = 60.0
 DEGRADED_RETRY_S = 30.0
-SILENT_S = 15.0  # a role without heartbeat for this long hangs and is killed
-FIRST_WORD_S = 90.0  # before its first heartbeat a role loads its libraries, which takes long on a busy machine
 STOP_S = 6.0
-# glibc gives each thread an arena and keeps what was freed in it: two are enough for threads that mostly wait.
-CHILD_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+STANDBY_AFTER_S = 5.0  # a role that serves for so long gets a process that stands by for it
+STANDBY_AGAIN_S = 30.0  # after one that ended
 
 _log = logging.getLogger("edgeward.supervisor")
 
 
 class SupervisorError(RuntimeError):
     """The site cannot be started; the text says why and what to do."""
-
-
-@dataclass
-class Child:
-    """One supervised process."""
-
-    name: str
-    process: asyncio.subprocess.Process | None = None
-    state: str = "stopped"
-    reason: str = ""
-    restarts: int = 0
-    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RESTARTS))
-    heard: float = 0.0
-    spoke: bool = False  # since it was started
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    role_state: RoleState | None = None
 
 
 @contextlib.contextmanager
@@ -261,6 +242,11 @@ class Supervisor:
             for child in self.children.values()
             if child.process is not None and child.process.returncode is None
         }
+        memory |= {
+            f"{child.name} (standing by)": resident_mb(child.standby.process.pid)
+            for child in self.children.values()
+            if child.standby is not None and child.standby.process.returncode is None
+        }
         memory["supervisor"] = resident_mb(os.getpid())
         warnings = [
             f"device {legacy.name} ({legacy.ae_title}) is excepted from TLS 1.3: {legacy.transport}"
@@ -297,28 +283,39 @@ class Supervisor:
         child.ready.set()
 
     async def _start_role(self, child: Child) -> None:
-        child.ready.clear()
-        child.role_state = None
-        child.process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "edgeward.cli",
-            "_role",
-            child.name,
-            "--home",
-            str(self.home.root),
-            env={**os.environ, **ports_environment(self.settings), **CHILD_ENVIRONMENT},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=die_with_parent,  # from its first moment on, before it can do so itself
-            limit=1 << 20,
-        )
-        child.heard, child.spoke = self._loop.time(), False
+        """Let the process that stands by take over; start one if there is none."""
+        if child.living is not None:
+            child.living.let_go()
+        standby, child.standby = child.standby, None
+        if standby is not None and standby.process.returncode is None:
+            await children.go(standby)
+            _log.warning("%s: the process that stood by takes over", child.name)
+        else:
+            standby = await self._spawn(child.name)
+        child.begin(standby, self._loop.time())
         child.state = "running"
-        assert child.process.stderr is not None
-        self._watchers.append(self._loop.create_task(self._collect(child.name, child.process.stderr)))
+
+    async def _spawn(self, name: str, *, standby: bool = False) -> Living:
+        living, log = await children.start(
+            name, self.home.root, ports_environment(self.settings), self._loop.time(), standby=standby
+        )
+        self._watchers.append(self._loop.create_task(self._collect(name, log)))
+        return living
+
+    async def _stand_by(self, child: Child) -> None:
+        """Have a process stand by for a role that serves: its start is most of the time that it is away."""
+        now, standby = self._loop.time(), child.standby
+        if standby is not None and standby.process.returncode is not None:
+            _log.error("the process that stood by for %s ended", child.name)
+            standby.let_go()
+            child.standby, child.standby_from = None, now + STANDBY_AGAIN_S
+        wanted = child.name == "monitor" and self.settings.monitor.standby and child.was_ready
+        if child.standby is None and wanted and now > max(child.was_ready + STANDBY_AFTER_S, child.standby_from):
+            try:
+                child.standby = await self._spawn(child.name, standby=True)
+            except OSError as error:
+                _log.error("no process can stand by for %s: %s", child.name, error)
+                child.standby_from = now + STANDBY_AGAIN_S
 
     async def _collect(self, name: str, stream: asyncio.StreamReader) -> None:
         while True:
@@ -367,6 +364,11 @@ class Supervisor:
                 _log.error("%s cannot be started: %s", child.name, error)
 
     async def _end(self, child: Child) -> None:
+        if child.standby is not None:
+            with contextlib.suppress(ProcessLookupError):
+                child.standby.process.kill()
+            await child.standby.process.wait()
+            child.standby.let_go()
         process = child.process
         child.state = "stopped"
         if process is None or process.returncode is not None:
@@ -389,6 +391,8 @@ class Supervisor:
             return
         child.heard, child.spoke = self._loop.time(), True
         child.role_state = state
+        if state.status != "starting" and not child.was_ready:
+            child.was_ready = child.heard
         if state.status == "ready":
             child.ready.set()
             if child.state in ("running", "restarting"):
@@ -407,13 +411,17 @@ class Supervisor:
             for child in self.children.values():
                 if child.name == BUS or child.process is None or child.process.returncode is not None:
                     continue
-                if paused or not self._bus.connected:
+                if not self._bus.connected:
                     child.heard = now
-                elif now - child.heard > (SILENT_S if child.spoke else FIRST_WORD_S):
-                    _log.error("%s has been silent for %.0f s and is killed", child.name, now - child.heard)
-                    child.heard = now
+                if paused:
+                    child.excuse(now)
+                elif reason := child.hangs(now):
+                    _log.error("%s %s and is killed", child.name, reason)
+                    child.excuse(now)
                     with contextlib.suppress(ProcessLookupError):
                         child.process.kill()
+                else:
+                    await self._stand_by(child)
             try:
                 await self._bus.publish(subjects.SITE_STATE, self.state())
             except BusError as error:

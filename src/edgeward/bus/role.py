@@ -20,7 +20,7 @@ from pathlib import Path
 from edgeward import log
 from edgeward.bus import permissions, subjects
 from edgeward.bus.client import Bus, BusError, connect
-from edgeward.bus.process import die_with_parent, raise_file_limit, resident_mb
+from edgeward.bus.process import die_with_parent, pulse, raise_file_limit, resident_mb
 from edgeward.bus.server import seed_path
 from edgeward.config import Settings
 from edgeward.home import Home
@@ -216,6 +216,7 @@ def run_role(
             else:
                 _log.warning("the bus is lost; reconnecting")
 
+        beating = loop.create_task(pulse())
         bus = await open_bus(role, home, settings, tls, on_change=changed)
         context = RoleContext(role, home, settings, bus)
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -226,6 +227,7 @@ def run_role(
         finally:
             heartbeat.cancel()
             await bus.close()
+            beating.cancel()
         return 0
 
     try:

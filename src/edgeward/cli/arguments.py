@@ -167,5 +167,6 @@ def parser() -> argparse.ArgumentParser:
     hidden = verbs.add_parser("_role")
     hidden.add_argument("role", choices=tuple(ROLE_MODULES))
     hidden.add_argument("--home", default="")
+    hidden.add_argument("--standby", action="store_true")
     hidden.set_defaults(action=role, json=False)
     return main_parser

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from importlib import import_module
+from types import ModuleType
 
 from edgeward.cli.common import ATTENTION, AWAY, DONE, CommandError, home_of, say, site_of
 from edgeward.config import Settings, load
@@ -97,11 +98,24 @@ def role(arguments: argparse.Namespace) -> int:
     from edgeward.bus.role import run_role
     from edgeward.privacy.identity import client_context
 
-    home, settings = site_of(arguments)
     module = import_module(ROLE_MODULES[arguments.role])
+    if arguments.standby and not _stand_by(module):
+        return DONE
+    home, settings = site_of(arguments)
     code = run_role(arguments.role, module.run, home, settings, client_context(home, arguments.role))
     atexit.register(_leave, code)
     return code
+
+
+def _stand_by(module: ModuleType) -> bool:
+    """Load what the role needs, and wait; return whether it is needed, or False if whoever started us is gone."""
+    from edgeward.bus.process import die_with_parent
+    from edgeward.children import GO
+
+    die_with_parent()
+    if prepare := getattr(module, "prepare", None):
+        prepare()
+    return sys.stdin.buffer.readline() == GO
 
 
 def _leave(code: int) -> None:

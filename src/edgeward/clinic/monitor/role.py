@@ -459,7 +459,8 @@ class MonitorRole:
         self.log.close()
 
 
-def _warm_up() -> None:
+def prepare() -> None:
+    """Load the compiled kernels: a process that stands by has done that before it is needed."""
     warm_up()
     signals.warm_up()
 
@@ -472,7 +473,7 @@ async def run(context: RoleContext) -> None:
         context.degraded(str(error))
         await context.stopping.wait()
         return
-    await asyncio.to_thread(_warm_up)
+    await asyncio.to_thread(prepare)
     # Thousands of patients are millions of objects that live as long as the process. To look through them for cycles
     # takes a third of a second, in which no alarm is decided: look at the young ones often, at all of them rarely.
     gc.freeze()
