@@ -242,6 +242,25 @@ class Verdict(Message, frozen=True, kw_only=True, tag="verdict.1"):
     at_ns: int
 
 
+WindowFunction = Literal["", "linear", "linear-exact", "sigmoid"]
+PictureType = Literal["image/jpeg", "image/png", "image/gif"]
+
+
+class Viewport(Message, frozen=True, kw_only=True, tag="viewport.1"):
+    """How large a picture is to be, and of which region of the frame (PS3.18, 8.3.5.1.3).
+
+    The picture is as large as fits. The region is in source pixels; a negative width or height turns it over, and None
+    means up to the frame's edge.
+    """
+
+    width: int
+    height: int
+    left: float = 0.0
+    top: float = 0.0
+    region_width: float | None = None
+    region_height: float | None = None
+
+
 class RenderRequest(Message, frozen=True, kw_only=True, tag="render.1"):
     """Render one frame of a vault object to 8 bits, for a person to look at. Answer: `Rendered` or `Refused`."""
 
@@ -250,7 +269,11 @@ class RenderRequest(Message, frozen=True, kw_only=True, tag="render.1"):
     window_center: float | None = None  # None: the object's own window, or its full range
     window_width: float | None = None
     max_width: int = 0  # 0: as many columns as the object has
-    media_type: Literal["image/jpeg", "image/png"] = "image/jpeg"
+    media_type: PictureType = "image/jpeg"
+    window_function: WindowFunction = ""  # "": the object's own
+    viewport: Viewport | None = None  # instead of `max_width`
+    square_pixels: bool = False  # the picture has the true proportions, whatever those of the object's pixels are
+    quality: int = 0  # of a JPEG, 1 to 100; 0: ours
 
 
 class Rendered(Message, frozen=True, kw_only=True, tag="rendered.1"):
@@ -283,7 +306,11 @@ class FrameQuery(Message, frozen=True, kw_only=True, tag="frame-query.1"):
     window_center: float | None = None
     window_width: float | None = None
     max_width: int = 0
-    media_type: Literal["image/jpeg", "image/png"] = "image/jpeg"
+    media_type: PictureType = "image/jpeg"
+    window_function: WindowFunction = ""
+    viewport: Viewport | None = None
+    square_pixels: bool = False
+    quality: int = 0
 
 
 class DeliverRequest(Message, frozen=True, kw_only=True, tag="deliver.1"):

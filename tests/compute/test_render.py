@@ -13,7 +13,7 @@ from tests.support.objects import dataset, region, to_bytes
 from edgeward.compute import render as module
 from edgeward.compute.decode import DecodeError
 from edgeward.compute.render import render
-from edgeward.messages import ObjectRef, RenderRequest, encode
+from edgeward.messages import ObjectRef, RenderRequest, Viewport, encode
 
 REF = ObjectRef(object_id="o", path="/nowhere", data_key=b"", size=0)
 RAMP = np.arange(4800, dtype=np.uint16).reshape(60, 80)
@@ -215,3 +215,94 @@ def test_every_picture_fits_into_a_message(monkeypatch):
 
 def test_the_limit_leaves_room_in_a_message_of_the_bus():
     assert module.MAX_PICTURE + 100_000 < 8 * 1024 * 1024
+
+
+# ---------------------------------------- proportions, viewports, quality (PS3.18, 8.3.5)
+
+
+def test_an_asked_function_comes_before_the_objects():
+    x = RAMP.astype(float)
+    ramp = to_bytes(dataset(RAMP, VOILUTFunction="SIGMOID"))
+
+    for name, expected in (
+        ("linear", linear(x, 1000, 400)),
+        ("linear-exact", np.rint(np.clip(((x - 1000) / 400 + 0.5) * 255, 0, 255))),
+        ("sigmoid", np.rint(255 / (1 + np.exp(-4 * (x - 1000) / 400)))),
+    ):
+        shown = ask(ramp, window_center=1000, window_width=400, window_function=name)
+        assert (pixels(shown) == expected).all(), name
+
+
+@pytest.mark.parametrize(
+    ("attributes", "size"),
+    [
+        ({"PixelAspectRatio": [2, 1]}, (80, 120)),
+        ({"PixelAspectRatio": [1, 2]}, (160, 60)),
+        ({"PixelAspectRatio": [4, 3]}, (80, 80)),
+        ({"PixelSpacing": [0.2, 0.1]}, (80, 120)),
+        ({"PixelSpacing": [0.1, 0.1], "PixelAspectRatio": [2, 1]}, (80, 60)),
+        ({"PixelAspectRatio": [1, 1]}, (80, 60)),
+        ({"PixelAspectRatio": [0, 1]}, (80, 60)),
+        ({"PixelAspectRatio": [1000, 1]}, (80, 60)),
+        ({"PixelAspectRatio": [3]}, (80, 60)),
+        ({}, (80, 60)),
+    ],
+)
+def test_pixels_that_are_not_square_are_shown_in_true_proportions(attributes, size):
+    data = to_bytes(dataset(GREY, **attributes))
+
+    assert (ask(data, square_pixels=True).width, ask(data, square_pixels=True).height) == size
+    assert (pixels(ask(data)) == GREY).all(), "whoever draws on the picture gets the object's own pixels"
+
+
+def test_a_picture_is_as_large_as_fits_into_the_viewport():
+    data = to_bytes(dataset(GREY, PixelAspectRatio=[2, 1]))
+
+    def size(width, height, **options):
+        shown = ask(data, viewport=Viewport(width=width, height=height), **options)
+        return shown.width, shown.height
+
+    assert size(40, 40) == (40, 30)
+    assert size(800, 800) == (800, 600), "also where it has to be enlarged"
+    assert size(1000, 60) == (80, 60)
+    assert size(120, 120, square_pixels=True) == (80, 120)
+
+
+def test_a_region_is_cut_out_and_turned_over():
+    image = np.zeros((60, 80), np.uint8)
+    image[10:20, 30:50] = 200
+    image[10:20, 50:70] = 100
+    data = to_bytes(dataset(image))
+
+    def shown(**region):
+        return pixels(ask(data, viewport=Viewport(width=40, height=10, **region)))
+
+    straight = shown(left=30, top=10, region_width=40, region_height=10)
+    assert straight.shape == (10, 40)
+    assert (straight[:, :20] == 200).all()
+    assert (straight[:, 20:] == 100).all()
+    assert (shown(left=30, top=10, region_width=-40, region_height=-10) == straight[::-1, ::-1]).all()
+    assert shown(left=60, top=50).shape == (10, 20), "without a size up to the edges"
+    assert shown(left=60, top=50, region_width=1000, region_height=1000).shape == (10, 20)
+    with pytest.raises(DecodeError, match="outside"):
+        shown(left=80)
+
+
+def test_a_viewport_that_would_take_all_memory_is_refused():
+    with pytest.raises(DecodeError, match="too large"):
+        ask(to_bytes(dataset(GREY)), viewport=Viewport(width=16000, height=16000))
+
+
+def test_the_quality_of_a_jpeg_is_the_one_that_was_asked_for():
+    sizes = [len(ask(to_bytes(dataset(GREY)), media_type="image/jpeg", quality=q).data) for q in (10, 50, 0, 95)]
+
+    assert sizes == sorted(sizes)
+    assert len(set(sizes)) == 4
+
+
+def test_a_gif_holds_the_same_grey():
+    shown = ask(to_bytes(dataset(GREY)), media_type="image/gif")
+
+    picture = Image.open(io.BytesIO(shown.data))
+    assert picture.format == "GIF"
+    assert (np.asarray(picture.convert("L")) == GREY).all()

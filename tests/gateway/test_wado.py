@@ -25,7 +25,7 @@ from tests.support.imaging import as_file, breast_image, test_file
 
 from edgeward.bus.client import NoAnswer
 from edgeward.gateway.frames import NoFrames, pixel_store
-from edgeward.messages import Refused
+from edgeward.messages import Refused, Viewport
 
 
 @pytest.fixture
@@ -342,16 +342,57 @@ async def test_a_picture_is_asked_of_an_engine_as_the_client_wants_it(web: Web) 
     viewer, url = web.viewer(), path_of(image)
 
     answer = await viewer.get(
-        url + "/frames/4/rendered?window=40,400,linear&viewport=50,10", headers={"Accept": "image/png"}
+        url + "/frames/4/rendered?window=40,400,sigmoid&viewport=50,10,5,,-90,8.5&quality=30",
+        headers={"Accept": "image/png"},
     )
 
     assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, b"picture", "image/png")
     (asked,) = web.engine.asked
-    assert (asked.frame, asked.window_center, asked.window_width, asked.max_width) == (3, 40.0, 400.0, 20)
+    assert (asked.frame, asked.window_center, asked.window_width, asked.window_function) == (3, 40.0, 400.0, "sigmoid")
+    assert asked.viewport == Viewport(width=50, height=10, left=5, region_width=-90, region_height=8.5)
+    assert (asked.quality, asked.square_pixels) == (30, True)
     assert asked.object.object_id == web.admitted[0][0].object_id
     assert (await viewer.get(url + "/rendered")).headers["content-type"] == "image/jpeg"
     await viewer.get(f"/studies/{image.StudyInstanceUID}/thumbnail")
-    assert web.engine.asked[-1].max_width == 128
+    assert (web.engine.asked[-1].max_width, web.engine.asked[-1].square_pixels) == (128, True)
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("image/jpeg;q=0.2, image/png;q=0.9", "image/png"),
+        ("image/png, image/jpeg", "image/png"),
+        ("image/*", "image/jpeg"),
+        ("image/*;q=0.5, image/gif", "image/gif"),
+        ("*/*, image/jpeg;q=0", "image/png"),
+        ("*/*;q=0.1, image/jpeg;q=0, image/png;q=0", "image/gif"),
+        ("image/png;q=nonsense", "image/png"),
+        ("text/html, */*;q=0.8", "image/jpeg"),
+        ("image/jpeg;q=0, image/tiff", None),
+        ("image/jp2", None),
+    ],
+)
+async def test_the_kind_of_picture_is_the_one_that_is_wanted_most(web: Web, accept: str, expected: str | None) -> None:
+    image = breast_image(rows=16, columns=16)
+    await web.store(image)
+
+    answer = await web.viewer().get(path_of(image) + "/rendered", headers={"Accept": accept})
+
+    assert answer.status_code == (200 if expected else 406)
+    if expected:
+        assert answer.headers["content-type"] == expected
+
+
+async def test_a_wish_that_is_passed_over_is_said(web: Web) -> None:
+    image = breast_image(rows=16, columns=16)
+    await web.store(image)
+
+    plain = await web.viewer().get(path_of(image) + "/rendered?iccprofile=no")
+    told = await web.viewer().get(path_of(image) + "/rendered?annotation=patient,technique&iccprofile=srgb")
+
+    assert "warning" not in plain.headers
+    assert told.status_code == 200
+    assert "annotation, iccprofile" in told.headers["warning"]
 
 
 @pytest.mark.parametrize(
@@ -360,13 +401,19 @@ async def test_a_picture_is_asked_of_an_engine_as_the_client_wants_it(web: Web) 
         ("window=1", 400),
         ("window=1,0", 400),
         ("window=a,b,linear", 400),
-        ("window=1,2,sigmoid", 400),
+        ("window=1,2,cubic", 400),
         ("window=nan,1,linear", 400),
         ("viewport=0,10", 400),
         ("viewport=10", 400),
-        ("viewport=10,10,1,1,5,5", 400),
+        ("viewport=10,10,1,1,0,5", 400),
+        ("viewport=10,10,-1,1,5,5", 400),
+        ("viewport=10,10,1,1,5", 400),
+        ("viewport=10,10,a,1,5,5", 400),
+        ("quality=0", 400),
+        ("quality=101", 400),
+        ("quality=high", 400),
         ("viewport=99999,10", 400),
-        ("accept=image/gif", 406),
+        ("accept=image/tiff", 406),
     ],
 )
 async def test_pictures_that_cannot_be_drawn_so_are_refused(web: Web, query: str, status: int) -> None:

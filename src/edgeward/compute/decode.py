@@ -117,8 +117,17 @@ def frame_of(image: ImageObject, index: int) -> Frame:
         )
 
 
-def shown(image: ImageObject, stored: Stored, index: int, window: tuple[float, float] | None = None) -> Shown:
-    """Show a frame without colour as grey of 8 bits, with the object's window or with `window` (center, width)."""
+def shown(
+    image: ImageObject,
+    stored: Stored,
+    index: int,
+    window: tuple[float, float] | None = None,
+    function: str | None = None,
+) -> Shown:
+    """Show a frame without colour as grey of 8 bits.
+
+    With the object's window or with `window` (center, width), by the object's function or by `function`.
+    """
     return show(
         stored.values,
         image.dataset,
@@ -126,6 +135,7 @@ def shown(image: ImageObject, stored: Stored, index: int, window: tuple[float, f
         index=index,
         inverse=stored.photometric == "MONOCHROME1",
         window=window,
+        function=function,
     )
 
 

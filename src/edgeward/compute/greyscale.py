@@ -69,6 +69,7 @@ def show(
     index: int = 0,
     inverse: bool = False,
     window: tuple[float, float] | None = None,
+    function: str | None = None,
 ) -> Shown:
     """Return a frame of stored values as grey of 8 bits.
 
@@ -82,6 +83,7 @@ def show(
     index : which frame, for attributes that differ by frame
     inverse : the lowest value is white (MONOCHROME1)
     window : center and width after the modality LUT, instead of the object's own
+    function : LINEAR, LINEAR_EXACT or SIGMOID, instead of the object's own
     """
     rescale = _modality(dataset, index)
     whole = values.dtype.kind in "iu" and values.dtype.itemsize <= 2
@@ -95,7 +97,8 @@ def show(
         ends = rescale(np.array([finite.min(), finite.max()]))
     lowest, highest = float(ends.min()), float(ends.max())
     window = window or _window(dataset, index)
-    function = str(attribute(dataset, "VOILUTFunction", index, "FrameVOILUTSequence") or "LINEAR").strip().upper()
+    own = attribute(dataset, "VOILUTFunction", index, "FrameVOILUTSequence")
+    function = function or str(own or "LINEAR").strip().upper()
     by_table = False
     if window is None:
         table = _voi_table(dataset)

@@ -21,10 +21,12 @@ from edgeward.compute.colour import apply_palette, to_rgb
 from edgeward.compute.decode import shown, spacing_of
 from edgeward.compute.image import ImageObject, told
 from edgeward.compute.regions import read_regions
+from edgeward.compute.viewport import fitted, pixel_aspect, proportioned, reduced
 from edgeward.messages import Rendered, RenderRequest
 
 MAX_PICTURE = 7_500_000  # bytes; a message of the bus holds 8 MB
-QUALITIES = (90, 75, 55)  # JPEG; the next one when the picture is too large
+QUALITIES = (90, 75, 55)  # JPEG; the next lower one when the picture is too large
+_FUNCTIONS = {"": None, "linear": "LINEAR", "linear-exact": "LINEAR_EXACT", "sigmoid": "SIGMOID"}
 _SMALLEST_WIDTH = 512  # of a JPEG that is reduced because even the lowest quality is too large
 
 
@@ -55,12 +57,12 @@ def render(source: bytes | BinaryIO, request: RenderRequest) -> Rendered:
         elif stored.photometric == "PALETTE COLOR":
             pixels = apply_palette(stored.values, image.dataset)
         else:
-            grey = shown(image, stored, request.frame, _asked_window(request))
+            grey = shown(image, stored, request.frame, _asked_window(request), _FUNCTIONS[request.window_function])
             pixels, lowest, highest = grey.grey, grey.lowest, grey.highest
             center, width = grey.center, grey.width
             if center is None and not grey.by_table:  # the window that does the same
                 center, width = (lowest + highest + 1) / 2, highest - lowest + 1
-        data, size = _encode(pixels, request)
+        data, size = _encode(_placed(pixels, image, request), request)
         region = max(
             (r for r in read_regions(image.dataset, image.rows, image.columns) if r.is_tissue),
             key=lambda r: r.area,
@@ -97,35 +99,35 @@ def _asked_window(request: RenderRequest) -> tuple[float, float] | None:
     return center, width
 
 
-def _encode(pixels: NDArray[np.uint8], request: RenderRequest) -> tuple[bytes, tuple[int, int]]:
-    """Return the encoded picture and its width and height."""
+def _placed(pixels: NDArray[np.uint8], image: ImageObject, request: RenderRequest) -> Image.Image:
     picture = Image.fromarray(pixels)
-    if request.max_width > 0:
-        picture = _reduced(picture, request.max_width)
-    if request.media_type == "image/png":
-        data = _saved(picture, "PNG", compress_level=1)
+    aspect = pixel_aspect(image.dataset, request.frame) if request.square_pixels else 1.0
+    if request.viewport is not None:
+        return fitted(picture, request.viewport, aspect)
+    picture = proportioned(picture, aspect)
+    return reduced(picture, request.max_width) if request.max_width > 0 else picture
+
+
+def _encode(picture: Image.Image, request: RenderRequest) -> tuple[bytes, tuple[int, int]]:
+    """Return the encoded picture and its width and height."""
+    if request.media_type != "image/jpeg":
+        kind = request.media_type.partition("/")[2].upper()
+        data = _saved(picture, kind, **({"compress_level": 1} if kind == "PNG" else {}))
         if len(data) > MAX_PICTURE:
             raise DecodeError(
-                f"the PNG of {picture.width}x{picture.height} pixels is too large for a message: "
+                f"the {kind} of {picture.width}x{picture.height} pixels is too large for a message: "
                 "ask for a JPEG, or for a smaller width"
             )
         return data, picture.size
     while True:
-        for quality in QUALITIES:
+        asked = request.quality or QUALITIES[0]
+        for quality in (asked, *(lower for lower in QUALITIES if lower < asked)):
             data = _saved(picture, "JPEG", quality=quality)
             if len(data) <= MAX_PICTURE:
                 return data, picture.size
         if picture.width <= _SMALLEST_WIDTH:
             raise DecodeError("the picture is too large for a message")
-        picture = _reduced(picture, picture.width * 2 // 3)
-
-
-def _reduced(picture: Image.Image, width: int) -> Image.Image:
-    if picture.width <= width:
-        return picture
-    height = max(1, round(picture.height * width / picture.width))
-    # A filter that covers all source pixels: thin calipers stay visible, and speckle does not alias.
-    return picture.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        picture = reduced(picture, picture.width * 2 // 3)
 
 
 def _saved(picture: Image.Image, kind: str, **options: int) -> bytes:

@@ -5,6 +5,7 @@ Pure, but for reading the request's header. Responsible for media types and tran
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -39,13 +40,29 @@ _OCTETS = "application/octet-stream"
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The media ranges of a request, the preferred ones first."""
+    """The media ranges of a request, the preferred ones first; and those that it does not take (``q=0``)."""
 
     ranges: tuple[MediaType, ...]
+    refused: tuple[MediaType, ...] = ()
 
     def any_of(self, *names: str) -> bool:
         """Whether one of these media types is accepted."""
-        return any(_covers(one.name, name) for one in self.ranges for name in names)
+        return self.best_of(*names) is not None
+
+    def best_of(self, *names: str) -> str | None:
+        """Return which of these media types is wanted most (RFC 9110, 12.5.1), or None if none is accepted.
+
+        What names a type more exactly counts for it. Of two wanted alike the one that the client names first is taken,
+        and where it names none, the first of `names`.
+        """
+        found = []
+        for place, name in enumerate(names):
+            kinds = [(_exactness(one.name, name), number, one) for number, one in enumerate(self.ranges)]
+            kinds += [(_exactness(one.name, name), len(kinds), one) for one in self.refused]
+            exactness, number, one = max(kinds, key=lambda row: (row[0], -row[1]), default=(0, 0, None))
+            if one is not None and exactness and _weight(one) > 0.0:
+                found.append((-_weight(one), number, place, name))
+        return min(found)[3] if found else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +102,9 @@ def accepted(request: Request) -> Accepted:
     except MultipartError:
         raise HTTPException(400, "the Accept header cannot be read") from None
     weighed = sorted(((-_weight(one), number, one) for number, one in enumerate(ranges)), key=lambda row: row[:2])
-    return Accepted(tuple(one for weight, _, one in weighed if weight < 0))
+    return Accepted(
+        tuple(one for weight, _, one in weighed if weight < 0), tuple(one for weight, _, one in weighed if not weight)
+    )
 
 
 def dicom_syntaxes(kinds: Accepted, *, single: bool) -> Syntaxes:
@@ -136,8 +155,15 @@ def _covers(wanted: str, name: str) -> bool:
     return wanted in ("*/*", name) or wanted == f"{name.partition('/')[0]}/*"
 
 
+def _exactness(wanted: str, name: str) -> int:
+    if not _covers(wanted, name):
+        return 0
+    return 1 if wanted == "*/*" else 2 if wanted.endswith("/*") else 3
+
+
 def _weight(one: MediaType) -> float:
     try:
-        return min(1.0, max(0.0, float(one.parameters.get("q", "1"))))
+        weight = float(one.parameters.get("q", "1"))
     except ValueError:
         return 1.0
+    return min(1.0, max(0.0, weight)) if math.isfinite(weight) else 1.0

@@ -68,6 +68,11 @@ class Renderer:
             raise NoPicture("the window's width must be above 0")
         if not 0 <= query.max_width <= _LARGEST:
             raise NoPicture(f"the width must be at most {_LARGEST} columns")
+        port = query.viewport
+        if port is not None and not (0 < port.width < _LARGEST and 0 < port.height < _LARGEST):
+            raise NoPicture(f"a viewport must have between 1 and {_LARGEST} pixels on each side")
+        if not 0 <= query.quality <= 100:
+            raise NoPicture("the quality must be between 1 and 100")
         try:
             reference = await self._in_thread(
                 lambda: self._vault.reference(item.object_id, item.wrapped_key, item.size)
@@ -81,6 +86,10 @@ class Renderer:
             window_width=query.window_width,
             max_width=query.max_width,
             media_type=query.media_type,
+            window_function=query.window_function,
+            viewport=query.viewport,
+            square_pixels=query.square_pixels,
+            quality=query.quality,
         )
         try:
             async with asyncio.timeout(2 * ANSWER_S), self._turn:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import math
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -30,6 +29,7 @@ from edgeward.gateway.frames import NoFrames, PixelStore, pixel_store
 from edgeward.gateway.metadata import metadata
 from edgeward.gateway.multipart import body_end, part_head
 from edgeward.gateway.quarantine import Quarantine
+from edgeward.gateway.rendered import PICTURES, asks_for, wishes
 from edgeward.gateway.rendering import NoPicture, Renderer
 from edgeward.messages import FrameQuery
 from edgeward.privacy.catalogue import Catalogue, Held
@@ -42,7 +42,6 @@ T = TypeVar("T")
 
 # Also what is no UID by the standard: some that make objects anonymous write hashes, and they are stored as they are.
 _UID = re.compile(r"[0-9A-Za-z._-]{1,1024}")
-_NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d{1,9})?([eE][+-]?\d{1,2})?")
 _PIECE = 1 << 20
 _FRAMES = 10_000  # in one request
 _THUMBNAIL = 128  # columns
@@ -128,12 +127,7 @@ class Wado:
         (held,) = await self._held(request)
         number = request.path_params.get("frames", "1")
         (frame,) = _frame_list(number, most=1)
-        center, width = _window(request.query_params.get("window", ""))
-        columns = await self._columns(held, request.query_params.get("viewport", ""))
-        query = FrameQuery(
-            item_id=held.item_id, frame=frame - 1, window_center=center, window_width=width, max_width=columns
-        )
-        return await self._picture(request, held, query)
+        return await self._picture(request, held, wishes(request, FrameQuery(item_id=held.item_id, frame=frame - 1)))
 
     async def thumbnail(self, request: Request) -> Response:
         """Serve ``GET .../thumbnail`` of anything: a small picture of its first image."""
@@ -141,43 +135,28 @@ class Wado:
         if held is None:
             raise HTTPException(404, "there is no image in it")
         (frame,) = _frame_list(request.path_params.get("frames", "1"), most=1)
-        viewport = request.query_params.get("viewport", "")
-        columns = await self._columns(held, viewport) if viewport else _THUMBNAIL
-        return await self._picture(request, held, FrameQuery(item_id=held.item_id, frame=frame - 1, max_width=columns))
+        query = FrameQuery(item_id=held.item_id, frame=frame - 1, max_width=_THUMBNAIL)
+        return await self._picture(request, held, wishes(request, query))
 
     # ------------------------------------------------------------ pictures
 
     async def _picture(self, request: Request, held: Held, query: FrameQuery) -> Response:
-        kinds = accepted(request)
         if held.frames > 0 and query.frame >= held.frames:
             raise HTTPException(404, f"the object has {held.frames} frames")
-        if kinds.any_of("image/jpeg"):
-            query = structs.replace(query, media_type="image/jpeg")
-        elif kinds.any_of("image/png"):
-            query = structs.replace(query, media_type="image/png")
-        else:
-            raise HTTPException(406, "pictures are image/jpeg or image/png")
+        kind = accepted(request).best_of(*PICTURES)
+        if kind is None:
+            raise HTTPException(406, "pictures are image/jpeg, image/png or image/gif")
+        query = structs.replace(query, media_type=kind)
         try:
             picture = await self._renderer.of_item(query)
         except NoPicture as error:
             raise HTTPException(
                 503 if error.again else 406, str(error), {"Retry-After": "2"} if error.again else None
             ) from None
-        return Response(picture.data, media_type=picture.media_type, headers={"Cache-Control": "no-store"})
-
-    async def _columns(self, held: Held, viewport: str) -> int:
-        """Return how many columns a picture may have to fit into a viewport (PS3.18, 8.3.5.1.3)."""
-        if not viewport:
-            return 0
-        parts = viewport.split(",")
-        if len(parts) != 2 or not all(part.isascii() and part.isdigit() and 0 < int(part) < 1 << 14 for part in parts):
-            raise HTTPException(
-                400, "viewport must be two numbers of pixels, width and height; regions are not cut out"
-            )
-        width, height = int(parts[0]), int(parts[1])
-        if held.rows > 0 and held.columns > 0:
-            return max(1, min(width, height * held.columns // held.rows))
-        return width
+        headers = {"Cache-Control": "no-store"}
+        if passed_over := ", ".join(name for name in ("annotation", "iccprofile") if asks_for(request, name)):
+            headers["Warning"] = f'299 {request.url.netloc} "the picture is drawn without: {passed_over}"'
+        return Response(picture.data, media_type=picture.media_type, headers=headers)
 
     # ------------------------------------------------------------ objects
 
@@ -292,18 +271,3 @@ def _frame_list(text: str, most: int = _FRAMES) -> list[int]:
     if min(numbers) < 1:
         raise HTTPException(400, "frames are counted from 1")
     return numbers
-
-
-def _window(text: str) -> tuple[float | None, float | None]:
-    """Return center and width of a window (PS3.18, 8.3.5.1.4)."""
-    if not text:
-        return None, None
-    parts = text.split(",")
-    if len(parts) not in (2, 3) or not all(_NUMBER.fullmatch(part.strip()) for part in parts[:2]):
-        raise HTTPException(400, "window must be center,width,function")
-    if len(parts) == 3 and parts[2].strip().lower().replace("_", "-") != "linear":
-        raise HTTPException(400, "the window's function must be linear")
-    center, width = float(parts[0]), float(parts[1])
-    if not math.isfinite(center) or not width > 0:
-        raise HTTPException(400, "the window's width must be above 0")
-    return center, width
