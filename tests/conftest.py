@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from edgeward.gateway import mqtt
 from tests.support.site import TestSite, running_bus
 
 
 @pytest.fixture
-async def bus_site(tmp_path: Path) -> AsyncIterator[TestSite]:
-    """A new site with a running NATS server and no roles."""
+async def bus_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TestSite]:
+    """A new site with a running NATS server and no roles; a device's door waits for none of them."""
+    monkeypatch.setattr(mqtt, "NOBODY_S", 0.0)
+    monkeypatch.setattr(mqtt, "ONE_S", 0.0)
     async with running_bus(tmp_path / "home") as site:
         yield site
 

@@ -5,6 +5,10 @@ URI names the device, the registry says whether that very certificate is in forc
 the device's own subject and nothing else. A revoked device is disconnected within a second. When nobody answers the
 callout nobody new gets in; connected devices stay.
 
+After a restart of the server devices and roles come back at once, in any order. What a device sends before `monitor`
+and `recorder` have subscribed again, the server throws away, and nobody ever learns of it: so the door opens once they
+have (`Listeners`).
+
 Reference: NATS authentication callout (ADR-26): JWTs signed with an account nkey, algorithm ``ed25519-nkey``.
 """
 
@@ -33,6 +37,11 @@ from edgeward.privacy.registry import Device, Registry
 
 _log = logging.getLogger("edgeward.gateway.mqtt")
 _REFRESH_S = 0.5
+#: A device waits so long for somebody who takes what it sends (the server closes its connection after 5 s), and so long
+#: for the second of the two: whichever is away will be told by the other what it missed.
+NOBODY_S, ONE_S = 4.0, 1.0
+_LOOK_S, _LOOK_AGAIN_S = 0.5, 0.02
+_LISTENERS = 2  # monitor, recorder
 
 
 class NotAdmitted(Exception):
@@ -107,6 +116,68 @@ def identify(claims: dict[str, Any], registry: Registry, site: str) -> Device:
     return device
 
 
+class Listeners:
+    """Whether somebody takes what devices send, as the server knows it.
+
+    Parameters
+    ----------
+    system : Bus
+        A connection to the server's system account.
+    """
+
+    def __init__(self, system: Bus) -> None:
+        self._system = system
+        self._seen = -_LOOK_S
+        self._waiting: asyncio.Task[int] | None = None
+
+    async def wait(self, server: str) -> int:
+        """Return how many subscribe to waveforms, once they do; or how few, when they were waited for in vain.
+
+        All who wait share one look.
+
+        Parameters
+        ----------
+        server : str
+            Id of the server that asked us.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._seen < _LOOK_S:
+            return _LISTENERS
+        if self._waiting is None or self._waiting.done():
+            self._waiting = loop.create_task(self._wait(server))
+        return await asyncio.shield(self._waiting)
+
+    async def _wait(self, server: str) -> int:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            count = await self._count(server)
+            waited = loop.time() - began
+            if count >= _LISTENERS or (count and waited >= ONE_S):
+                self._seen = loop.time()
+                return count
+            if waited >= NOBODY_S:
+                return count
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    async def _count(self, server: str) -> int:
+        """Ask the server who would get a waveform packet ("SUBSZ" of its monitoring, by the system account)."""
+        options = {
+            "account": permissions.ACCOUNT,
+            "subscriptions": True,
+            "test": subjects.wave("any-device"),
+            "limit": 8,
+        }
+        try:
+            answer = msgspec.json.decode(
+                await self._system.request_raw(f"$SYS.REQ.SERVER.{server}.SUBSZ", msgspec.json.encode(options), 1.0)
+            )
+            return len(answer["data"].get("subscriptions_list") or ())
+        except (NoAnswer, msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+            _log.debug("the server does not say who listens: %s", error)
+            return 0
+
+
 class MqttDoor:
     """Answers the authentication callout and disconnects the revoked."""
 
@@ -118,6 +189,7 @@ class MqttDoor:
         self._key = load_key(context.home.keys / "bus", "issuer")
         self._live: dict[str, dict[str, tuple[str, int]]] = {}  # device -> MQTT client -> (server, connection)
         self._task: asyncio.Task[None] | None = None
+        self._listeners = Listeners(system)
         self.last_seen_ns: dict[str, int] = {}
 
     async def start(self) -> None:
@@ -146,6 +218,10 @@ class MqttDoor:
         answer: dict[str, Any] = {"type": "authorization_response", "version": 2}
         try:
             device = identify(claims, self._registry, self._context.settings.site.name)
+            if not await self._listeners.wait(server):
+                # It is let in all the same: its numerics are kept by the server's store, and its waveforms are told as
+                # missing once somebody listens again.
+                self._context.stats.count("mqtt_admitted_unheard")
             answer["jwt"] = sign(
                 {
                     "sub": user,
