@@ -128,19 +128,19 @@ def width_ms(c: Any, trace: NDArray[np.float32], fiducial: int) -> float:
             steepest = v
             at = j
     quiet = int(0.024 * c.analysis_rate + 0.5)
-    edges = [at, at]
+    first = last = at
     for side in range(2):
         direction = -1 if side == 0 else 1
         silent = 0
         j = at
         while fiducial - half <= j < end and silent <= quiet:
             if abs(trace[(j + lag) & MASK] - trace[(j - lag) & MASK]) > EDGE * steepest:
-                edges[side] = j
+                first, last = (j, last) if side == 0 else (first, j)
                 silent = 0
             else:
                 silent += 1
             j += direction
-    return (edges[1] - edges[0] + 2 * lag) / c.analysis_rate * 1e3
+    return (last - first + 2 * lag) / c.analysis_rate * 1e3
 
 
 @njit

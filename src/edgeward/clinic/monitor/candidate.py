@@ -10,10 +10,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from edgeward.clinic.monitor import qrs_model
+from edgeward.clinic.monitor.compiled import kernel
 from edgeward.clinic.monitor.state import FACTS, MASK, PATTERN, SHIFTS
 
 POINT_S = 0.012  # between the points of a pattern
@@ -49,7 +49,7 @@ SHIPPED = Network(qrs_model.CENTRE, qrs_model.SPREAD, qrs_model.WEIGHT_1, qrs_mo
                   qrs_model.BIAS_2)  # fmt: skip
 
 
-@njit
+@kernel
 def describe(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], out: NDArray[np.float64]) -> None:
     """Describe the candidate at ``c.peak_n``: write peak_n, energy, fiducial, height (mV) and sharpness (mV) to `out`.
 
@@ -105,7 +105,7 @@ def describe(c: Any, trace: NDArray[np.float32], band: NDArray[np.float32], out:
     out[4] = sharp
 
 
-@njit
+@kernel
 def pattern_at(c: Any, band: NDArray[np.float32], fiducial: float, out: NDArray[np.float64]) -> None:
     """Write the band around a candidate, 12 ms apart, `SHIFTS` points longer at each end than a pattern."""
     step = max(1, int(POINT_S * c.analysis_rate + 0.5))
@@ -114,7 +114,7 @@ def pattern_at(c: Any, band: NDArray[np.float32], fiducial: float, out: NDArray[
         out[k] = band[(first + k * step) & MASK]
 
 
-@njit
+@kernel
 def compare(c: Any) -> None:
     """Compare the candidate in ``c.around`` with both patterns: best correlation over small shifts, and that shift.
 
@@ -144,7 +144,7 @@ def compare(c: Any) -> None:
                 c.likes[t], c.slides[t] = r, shift
 
 
-@njit
+@kernel
 def learn_pattern(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) -> None:
     """Remember what an accepted beat looks like: two patterns, the more usual one is kept longer."""
     shape = c.around
@@ -166,7 +166,7 @@ def learn_pattern(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) 
         c.patterns[which, k] += gain * (shape[where + k] - c.patterns[which, k])
 
 
-@njit
+@kernel
 def gather(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], out: NDArray[np.float64]) -> None:
     """Write what is known of a candidate: logs of energy, noise, sharpness, height, crest; likeness; earliness."""
     pattern_at(c, band, cand[2], c.around)
@@ -187,7 +187,7 @@ def gather(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], out: ND
     out[7] = math.log(cand[1] / max(c.mean_energy_now, 1e-9))
 
 
-@njit
+@kernel
 def likelihood(net: Any, x: NDArray[np.float64]) -> float:
     """Return the log-odds that a candidate with these facts is a QRS: one hidden layer, tanh."""
     total = net.bias_2

@@ -17,10 +17,10 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.candidate import CANDIDATE, describe, gather, learn_pattern, likelihood
+from edgeward.clinic.monitor.compiled import kernel
 from edgeward.clinic.monitor.jumps import is_jump
 from edgeward.clinic.monitor.state import CANDIDATES, MASK, NEVER
 
@@ -44,7 +44,7 @@ BEAT_FIELDS = 9
 B_FIDUCIAL, B_REPORT, B_ENERGY, B_HEIGHT, B_SHARP, B_RESTART, B_INTERVAL, B_SHARP_REF, B_ODDS = range(BEAT_FIELDS)
 
 
-@njit
+@kernel
 def sort_into(values: NDArray[np.float64], count: int, out: NDArray[np.float64]) -> None:
     """Write the first `count` values to `out` in ascending order (insertion: there are few)."""
     for i in range(count):
@@ -56,7 +56,7 @@ def sort_into(values: NDArray[np.float64], count: int, out: NDArray[np.float64])
         out[j + 1] = v
 
 
-@njit
+@kernel
 def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
     """Return 0 if the candidate is a QRS, else why not.
 
@@ -114,7 +114,7 @@ def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
     return 0
 
 
-@njit
+@kernel
 def take(c: Any, cand: NDArray[np.float64]) -> None:
     """Let an accepted beat shape the thresholds."""
     since = cand[2] - c.beat_n
@@ -144,7 +144,7 @@ def take(c: Any, cand: NDArray[np.float64]) -> None:
     c.back_from = NEVER
 
 
-@njit
+@kernel
 def keep(c: Any, cand: NDArray[np.float64]) -> None:
     """Remember a rejected candidate for the search-back; the weakest makes room."""
     slot = c.rejected_count
@@ -162,7 +162,7 @@ def keep(c: Any, cand: NDArray[np.float64]) -> None:
     c.back_from = c.beat_n + np.int64(c.overdue * c.interval)
 
 
-@njit
+@kernel
 def report(
     c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], odds: float, beats: NDArray[np.float64], count: int
 ) -> int:
@@ -183,7 +183,7 @@ def report(
     return count + 1
 
 
-@njit
+@kernel
 def learn(c: Any, band: NDArray[np.float32], beats: NDArray[np.float64], count: int) -> int:
     """End the first seconds: take the strongest candidate as a beat, then judge all in order; return the count."""
     strongest = 0.0
@@ -200,14 +200,14 @@ def learn(c: Any, band: NDArray[np.float32], beats: NDArray[np.float64], count: 
     c.learned = 1
     c.signal = strongest
     c.sharpness = sharpest
-    early = c.rejected.copy()
+    early = c.rejected  # nothing writes there meanwhile
     for i in range(found):
         if is_beat(c, early[i], False) == 0:
             count = report(c, band, early[i], SURE, beats, count)
     return count
 
 
-@njit
+@kernel
 def judge_peak(
     c: Any,
     trace: NDArray[np.float32],
@@ -250,7 +250,7 @@ def judge_peak(
     return count
 
 
-@njit
+@kernel
 def look_back(
     c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], beats: NDArray[np.float64], count: int
 ) -> int:
@@ -270,7 +270,7 @@ def look_back(
     return count
 
 
-@njit
+@kernel
 def detect(
     c: Any,
     trace: NDArray[np.float32],

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from edgeward.clinic.monitor.compiled import kernel
 from edgeward.clinic.monitor.jumps import note_edges
 from edgeward.clinic.monitor.state import NEVER
 
@@ -21,7 +21,7 @@ LEARN_S = 1.5
 SETTLE_S = 0.3
 
 
-@njit
+@kernel
 def restart(c: Any, first_index: int) -> None:
     """Begin anew after a gap: filters at rest on the next sample, thresholds kept, no candidate across the gap."""
     c.running = 0
@@ -47,7 +47,7 @@ def restart(c: Any, first_index: int) -> None:
     c.railed = 0
 
 
-@njit
+@kernel
 def runs(c: Any, raw: NDArray[np.int16]) -> None:
     """Count how long the signal has been unchanged, and at the end of its range, up to the last sample of `raw`."""
     size = raw.size
@@ -66,19 +66,23 @@ def runs(c: Any, raw: NDArray[np.int16]) -> None:
     c.last_raw = last
 
 
-@njit
+@kernel
 def without_spikes(c: Any, raw: NDArray[np.int16], work: NDArray[np.int16], out: NDArray[np.int16]) -> None:
     """Write the median of three samples one pulse width apart: what is narrower than that vanishes, the rest stays."""
     lag, size = c.spike_lag, raw.size
-    work[: 2 * lag] = c.before[: 2 * lag]
-    work[2 * lag : 2 * lag + size] = raw
+    before = c.before
+    for i in range(2 * lag):
+        work[i] = before[i]
+    for i in range(size):
+        work[2 * lag + i] = raw[i]
     x, y, z = work[:size], work[lag : lag + size], work[2 * lag : 2 * lag + size]
     for i in range(size):
         out[i] = max(min(x[i], z[i]), min(y[i], max(x[i], z[i])))
-    c.before[: 2 * lag] = work[size : size + 2 * lag]
+    for i in range(2 * lag):
+        before[i] = work[size + i]
 
 
-@njit
+@kernel
 def low_pass(c: Any, clean: NDArray[np.int16], size: int, phases: NDArray[np.float32], out: NDArray[np.float32]) -> int:
     """Low-pass and decimate the last `size` of the ``taps - 1 + size`` samples; return how many results.
 
@@ -114,7 +118,7 @@ def low_pass(c: Any, clean: NDArray[np.int16], size: int, phases: NDArray[np.flo
     return count
 
 
-@njit
+@kernel
 def front_end(
     c: Any,
     raw: NDArray[np.int16],
@@ -131,13 +135,18 @@ def front_end(
         c.running = 1
         c.origin = raw[0]
         c.last_raw = np.int32(raw[0])
-        c.before[:] = raw[0]
-        c.clean[:] = raw[0]
+        for k in range(c.before.size):
+            c.before[k] = raw[0]
+        for k in range(c.clean.size):
+            c.clean[k] = raw[0]
     runs(c, raw)
     clean = codes[1, : taps - 1 + size]
-    clean[: taps - 1] = c.clean[: taps - 1]
+    kept = c.clean
+    for k in range(taps - 1):
+        clean[k] = kept[k]
     without_spikes(c, raw, codes[0], clean[taps - 1 :])
-    c.clean[: taps - 1] = clean[size:]
+    for k in range(taps - 1):
+        kept[k] = clean[size + k]
     note_edges(c, clean, size)
     smooth = phases[phases.shape[0] - 1]
     count = low_pass(c, clean, size, phases, smooth)

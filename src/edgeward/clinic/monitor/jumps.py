@@ -16,9 +16,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from edgeward.clinic.monitor.compiled import kernel
 from edgeward.clinic.monitor.state import EDGES, MASK
 
 EDGE_S = 0.02  # edges closer than this are one
@@ -36,7 +36,7 @@ TIME_CONSTANTS_S = (0.003, 0.0045, 0.007, 0.01, 0.015, 0.022, 0.033, 0.05, 0.075
 POINTS = 80
 
 
-@njit
+@kernel
 def note_edges(c: Any, clean: NDArray[np.int16], size: int) -> None:
     """Remember where the last `size` samples (without pulses) jump within one pulse width, and by how much."""
     lag, first = c.spike_lag, clean.size - size
@@ -63,7 +63,7 @@ def note_edges(c: Any, clean: NDArray[np.int16], size: int) -> None:
         c.edge_at[slot] = base + i
 
 
-@njit
+@kernel
 def response(c: Any, at: float, decay: float, first: int, count: int, out: NDArray[np.float64]) -> None:
     """Write what the filters make of a jump by 1 at clean sample `at`, times `decay` each sample after it."""
     taps = c.taps
@@ -84,7 +84,7 @@ def response(c: Any, at: float, decay: float, first: int, count: int, out: NDArr
         out[j] = y
 
 
-@njit
+@kernel
 def straighten(x: NDArray[np.float64], count: int) -> float:
     """Take mean and slope out of `count` points in place; return what is left, squared."""
     middle = 0.5 * (count - 1)
@@ -101,7 +101,7 @@ def straighten(x: NDArray[np.float64], count: int) -> float:
     return power
 
 
-@njit
+@kernel
 def is_jump(c: Any, trace: NDArray[np.float32], cand: NDArray[np.float64], room: NDArray[np.float64]) -> bool:
     """Return whether a candidate is a jump of the baseline and its decay, and no beat beside it."""
     here = c.start_raw + (cand[2] - c.start_n) * c.decimation
@@ -154,7 +154,7 @@ def is_jump(c: Any, trace: NDArray[np.float32], cand: NDArray[np.float64], room:
     return True
 
 
-@njit
+@kernel
 def is_slope(c: Any, trace: NDArray[np.float32], cand: NDArray[np.float64], room: NDArray[np.float64]) -> bool:
     """Return whether a candidate is no more than a piece of a decay: less than a QRS, but for a straight line."""
     half = np.int64(SLOPE_HALF_S * c.analysis_rate)

@@ -18,6 +18,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.beats import FEATURES, R_BEFORE_AT, R_FEATURES, R_LATER, R_WIDTH, RESULT, judge
+from edgeward.clinic.monitor.compiled import bare
 from edgeward.clinic.monitor.detector import (
     B_ENERGY,
     B_FIDUCIAL,
@@ -58,8 +59,8 @@ BEAT = np.dtype(
 
 _PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
 
-_SOURCES = ("state", "filters", "qrs_model", "jumps", "front_end", "candidate", "detector", "beats", "beat_model",
-            "ectopy", "unrest", "atrial", "fibrillation", "voting", "patient", "listening",
+_SOURCES = ("compiled", "state", "filters", "qrs_model", "jumps", "front_end", "candidate", "detector", "beats",
+            "beat_model", "ectopy", "unrest", "atrial", "fibrillation", "voting", "patient", "listening",
             "rhythm", "kernel")  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def _stamp() -> int:
     return total
 
 
-@njit
+@bare
 def advance_lead(
     c: Any,
     trace: NDArray[np.float32],
@@ -105,7 +106,7 @@ def advance_lead(
     return count
 
 
-@njit
+@bare
 def take_beats(
     p: Any,
     channels: Any,
@@ -121,9 +122,11 @@ def take_beats(
     told: Any,
     heard: int,
     scratch: NDArray[np.float64],
+    taken: NDArray[np.int64],
 ) -> tuple[int, int]:
     """Give the beats of all leads to the rhythm in the order in which they were known."""
-    taken = np.zeros(MAX_LEADS, dtype=np.int64)
+    for k in range(p.leads):
+        taken[k] = 0
     while True:
         lead = -1
         for k in range(p.leads):
@@ -161,6 +164,90 @@ def take_beats(
         taken[lead] += 1
 
 
+@bare
+def advance_all(
+    patients: Any,
+    channels: Any,
+    traces: NDArray[np.float32],
+    bands: NDArray[np.float32],
+    samples: NDArray[np.int16],
+    blocks: Any,
+    out: Any,
+    told: Any,
+    model: Any,
+    net: Any,
+    work: NDArray[np.float64],
+    codes: NDArray[np.int16],
+    phases: NDArray[np.float32],
+    beats: NDArray[np.float64],
+    extra: NDArray[np.float64],
+    counts: NDArray[np.int64],
+    taken: NDArray[np.int64],
+    measures: NDArray[np.float64],
+) -> tuple[int, int]:
+    """Take every block through its patient's leads and rhythm; return how many events and beats were written."""
+    found, heard = 0, 0
+    for b in range(blocks.size):
+        block = blocks[b]
+        who = block.patient
+        p = patients[who]
+        first, skip = block.first, 0
+        if p.started == 0:
+            p.started = 1
+            p.next_index = first
+            p.next_tick = (first // p.hop + 1) * p.hop
+            p.anchor = float(first)
+        if first > p.next_index:  # a gap: nobody saw what was there
+            p.anchor += first - p.next_index
+            p.next_index = first
+            p.next_tick = (first // p.hop + 1) * p.hop
+            p.vf_hits = 0
+            for k in range(p.leads):
+                channels[p.row + k].running = 0
+        elif first < p.next_index:  # sent twice
+            skip = p.next_index - first
+            if skip >= block.samples:
+                continue
+        at = skip
+        for k in range(p.leads):
+            c = channels[p.row + k]
+            c.lead_off = block.off_mask >> k & 1
+            if c.lead_off == 1:
+                c.running = 0
+        while at < block.samples:
+            size = min(block.samples - at, p.next_tick - p.next_index)
+            for k in range(p.leads):
+                counts[k] = 0
+                row = p.row + k
+                c = channels[row]
+                if c.lead_off == 0:
+                    start = block.offset + k * block.samples + at
+                    piece = samples[start : start + size]
+                    counts[k] = advance_lead(
+                        c,
+                        traces[row],
+                        bands[row],
+                        piece,
+                        p.next_index,
+                        codes,
+                        phases,
+                        work,
+                        beats[k],
+                        extra[k],
+                        model,
+                        net,
+                    )
+            found, heard = take_beats(
+                p, channels, traces, bands, who, b, beats, extra, counts, out, found, told, heard, work[0], taken
+            )
+            p.next_index += size
+            at += size
+            if p.next_index == p.next_tick:
+                p.next_tick += p.hop
+                found = on_tick(p, who, b, float(p.next_index), channels, traces, work[0], measures, out, found)
+    return found, heard
+
+
 def _build(stamp: int) -> Callable[..., tuple[int, int]]:
     @njit(cache=True)
     def advance(
@@ -175,75 +262,36 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
         model: Any,
         net: Any,
     ) -> tuple[int, int]:
-        found, heard = 0, 0
         if stamp == -1:  # the stamp is in the cache key because it is used
-            return found, heard
+            return 0, 0
         work = np.zeros((6, 2048))
         codes = np.zeros((2, 2048), dtype=np.int16)
         phases = np.zeros((MAX_STEP + 1, 2048), dtype=np.float32)
         beats = np.zeros((MAX_LEADS, _PIECE, BEAT_FIELDS))
         extra = np.zeros((MAX_LEADS, _PIECE, RESULT))
         counts = np.zeros(MAX_LEADS, dtype=np.int64)
+        taken = np.zeros(MAX_LEADS, dtype=np.int64)
         measures = np.zeros(4)
-        for b in range(blocks.size):
-            block = blocks[b]
-            who = block.patient
-            p = patients[who]
-            first, skip = block.first, 0
-            if p.started == 0:
-                p.started = 1
-                p.next_index = first
-                p.next_tick = (first // p.hop + 1) * p.hop
-                p.anchor = float(first)
-            if first > p.next_index:  # a gap: nobody saw what was there
-                p.anchor += first - p.next_index
-                p.next_index = first
-                p.next_tick = (first // p.hop + 1) * p.hop
-                p.vf_hits = 0
-                for k in range(p.leads):
-                    channels[p.row + k].running = 0
-            elif first < p.next_index:  # sent twice
-                skip = p.next_index - first
-                if skip >= block.samples:
-                    continue
-            at = skip
-            for k in range(p.leads):
-                c = channels[p.row + k]
-                c.lead_off = block.off_mask >> k & 1
-                if c.lead_off == 1:
-                    c.running = 0
-            while at < block.samples:
-                size = min(block.samples - at, p.next_tick - p.next_index)
-                for k in range(p.leads):
-                    counts[k] = 0
-                    row = p.row + k
-                    c = channels[row]
-                    if c.lead_off == 0:
-                        start = block.offset + k * block.samples + at
-                        piece = samples[start : start + size]
-                        counts[k] = advance_lead(
-                            c,
-                            traces[row],
-                            bands[row],
-                            piece,
-                            p.next_index,
-                            codes,
-                            phases,
-                            work,
-                            beats[k],
-                            extra[k],
-                            model,
-                            net,
-                        )
-                found, heard = take_beats(
-                    p, channels, traces, bands, who, b, beats, extra, counts, out, found, told, heard, work[0]
-                )
-                p.next_index += size
-                at += size
-                if p.next_index == p.next_tick:
-                    p.next_tick += p.hop
-                    found = on_tick(p, who, b, float(p.next_index), channels, traces, work[0], measures, out, found)
-        return found, heard
+        return advance_all(
+            patients,
+            channels,
+            traces,
+            bands,
+            samples,
+            blocks,
+            out,
+            told,
+            model,
+            net,
+            work,
+            codes,
+            phases,
+            beats,
+            extra,
+            counts,
+            taken,
+            measures,
+        )
 
     return advance
 
