@@ -126,6 +126,22 @@ def test_lost_packets_are_told_and_cause_neither_false_beats_nor_a_false_asystol
     assert abs(bank.numerics("d", 120 * SECOND).heart_rate - bpm) < 5
 
 
+def missing_told(lose, seconds=120):
+    bank = enrolled()
+    changes = stream(bank, codes(ecg.regular(70, 250, seconds) + ecg.noise(250, seconds, 0.01)), 250, lose=set(lose))
+    return [c.change.state for c in changes if c.change.alarm.code == "packets_missing"]
+
+
+@pytest.mark.parametrize("lose", [(), (20,), (20, 100), (10, 95)])
+def test_a_packet_lost_now_and_then_is_no_alarm(lose):
+    assert missing_told(lose) == []
+
+
+@pytest.mark.parametrize("lose", [(20, 30), (20, 60), (20, 21), range(20, 110, 9)])
+def test_losses_within_a_minute_are_one_alarm_that_ends_a_minute_after_the_last(lose):
+    assert missing_told(lose, 200) == ["raised", "ended"]
+
+
 def feed(bank, samples, rate, seconds):
     changes = []
     for second in seconds:

@@ -89,6 +89,24 @@ def test_a_flat_ecg_without_a_pulse_signal_is_an_asystole():
     assert "asystole" in bedside.raised()
 
 
+def test_after_an_asystole_the_heart_rate_of_before_is_no_alarm():
+    """The rate had fallen below its limit when the heart stopped; afterwards it beats at a usual rate."""
+    bedside = Bedside()
+    line = np.concatenate([ecg(30, BPM), ecg(6, 44), ecg(12, 0, seed=1), ecg(30, BPM)])
+    rate = round(RATE)
+    for second in range(line.size // rate):
+        bedside.site.hands.pass_s(1)
+        lead = Block(Channel(name="II", kind=Kind.ECG, rate_hz=RATE, gain=1.0), second * rate,
+                     np.ascontiguousarray(line[second * rate : (second + 1) * rate]))  # fmt: skip
+        bedside.send(encode_channels((lead,), sequence=second, start_ns=1))
+        bedside.look()
+    raised = [one for one in bedside.site.told if one.change.new]
+    asystole = next(one for one in raised if one.change.alarm.code == "asystole")
+    after = [one.change.alarm.code for one in raised[raised.index(asystole) + 1 :]]
+    assert "parameter_low" not in after, after
+    assert abs((bedside.intake.bank.numerics("a", 0).heart_rate or 0) - BPM) < 3
+
+
 def packets(line: np.ndarray, flags: int = 0) -> list[bytes]:
     rate = round(RATE)
     return [

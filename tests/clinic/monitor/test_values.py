@@ -151,6 +151,32 @@ def test_a_spot_check_is_compared_with_its_limits_and_not_missed():
     assert watch.wait(60) == [("parameter_high", False)], "what it said is over, and nobody waits for more"
 
 
+def test_a_signal_that_is_back_has_time_to_settle_before_its_value_is_missed():
+    watch = Watch()
+    watch.value("heart_rate", 70)
+    assert watch.wait(20) == [("no_value", True)]
+    watch.watch.settle("a")
+    assert watch.told() == [("no_value", False)]
+    assert watch.wait(9) == []
+    assert watch.wait(2) == [("no_value", True)], "still none: it is missed again"
+    assert watch.value("heart_rate", 71) == [("no_value", False)]
+
+
+def test_settling_hides_no_value_that_is_beyond_its_limit():
+    watch = Watch()
+    watch.watch.settle("a")
+    assert watch.value("heart_rate", 130) == [("parameter_high", True)]
+
+
+def test_limits_are_judged_anew_when_the_rate_begins_anew():
+    watch = Watch()
+    assert watch.value("heart_rate", 40) == [("parameter_low", True)]
+    watch.watch.begin_anew("a", "heart_rate")
+    assert watch.told() == [("parameter_low", False)]
+    assert watch.value("heart_rate", 70) == []
+    assert watch.value("heart_rate", 45) == [("parameter_low", True)]
+
+
 def test_a_planned_stop_is_not_missed():
     watch = Watch()
     watch.value("heart_rate", 80)

@@ -8,6 +8,7 @@ which row is ``seats``; usual packets come by ``streams``; what is read off is `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -48,8 +49,13 @@ SEQUENCE = 2**32
 RESTART_BEHIND = 64
 #: A jump ahead of more than this is no loss but another stream.
 GAP_MOST_S = 6 * 3600.0
+#: One lost packet is nobody's business. What is lost adds up and fades with this time constant; two packets of a second
+#: within a minute are told, one is not, nor are single short ones of 0.2 s a minute.
+LOSS_FADES_S = 60.0
+LOSS_TOLD_S = 1.3
+LOSS_PACKETS = 2
 #: The packets-missing alarm ends after this long without a loss.
-MISSING_CLEAR_NS = 15_000_000_000
+MISSING_CLEAR_NS = 60_000_000_000
 BLOCKS_AT_ONCE = 256
 _EVENTS_PER_HOP = 48
 _QUEUE_MOST = 1 << 22  # samples queued before `push` processes by itself
@@ -228,8 +234,8 @@ class MonitorBank:
                 return
             elif ahead > 1:
                 stream["missing"] += ahead - 1
-                stream["missing_ns"] = received_ns
-                if not stream["losing"]:
+                worth_telling = self._lose(stream, ahead - 1, max(0.0, jump), received_ns)
+                if worth_telling and not stream["losing"]:
                     stream["losing"] = 1
                     self._pending.append(
                         ConditionEvent(
@@ -240,7 +246,7 @@ class MonitorBank:
                             received_ns,
                             onset_sample=expected,
                             decisive_sample=first_sample,
-                            args={"count": float(ahead - 1)},
+                            args={"count": float(stream["loss_packets"])},
                         )
                     )
         stream["sequence"] = sequence
@@ -248,6 +254,16 @@ class MonitorBank:
         mask = sum(1 << i for i, off in enumerate(lead_off) if off)
         self._queue.put(patient.row, samples, first_sample, mask, received_ns)
         self._keep_small(received_ns)
+
+    @staticmethod
+    def _lose(stream: Any, packets: int, seconds: float, received_ns: int) -> bool:
+        """Take the loss of packets; return whether that, with what was lost lately, is worth telling."""
+        since_s = max(0.0, (received_ns - int(stream["missing_ns"])) / 1e9)
+        fading = math.exp(-since_s / LOSS_FADES_S) if stream["loss_packets"] else 0.0
+        stream["loss_s"] = float(stream["loss_s"]) * fading + seconds
+        stream["loss_packets"] = packets + (int(stream["loss_packets"]) if since_s <= LOSS_FADES_S else 0)
+        stream["missing_ns"] = received_ns
+        return bool(stream["loss_s"] >= LOSS_TOLD_S and stream["loss_packets"] >= LOSS_PACKETS)
 
     def take_usual(
         self,

@@ -73,7 +73,7 @@ PATIENT = np.dtype(
         ("last_beat", "f8"),  # stream index
         ("anchor", "f8"),  # the same, moved by the time nobody could see
         ("times", "f8", (HISTORY,)),
-        ("intervals", "f8", (HISTORY,)),  # s; 0 where a gap lies between
+        ("intervals", "f8", (HISTORY,)),  # s; 0 where a gap lies between, negative where an asystole does
         # -- what each of them is: scores of the lead that gave it and of the others, at once and in hindsight
         ("voices", "i1", (HISTORY,)),
         ("now_own", "f8", (HISTORY,)),

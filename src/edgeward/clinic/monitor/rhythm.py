@@ -81,6 +81,12 @@ def mean_rate(p: Any, open_s: float) -> float:
     shortest, longest = 1e9, 0.0
     for k in range(min(p.beats, HISTORY)):
         i = p.intervals[(p.beats - 1 - k) % HISTORY]
+        if i < 0.0:  # an asystole: what the heart did before it says nothing of now. But two in a row are a slow heart
+            if count == 0 and p.intervals[(p.beats - 2 - k) % HISTORY] < 0.0:
+                total -= i
+                count = 1
+                longest = -i
+            break
         if i <= 0.0:
             if count > 0:
                 break
@@ -166,6 +172,8 @@ def on_beat(
             p.now_count[slot] += 1
     valid = p.beats > 0 and gap < 12.0 and not (beat[B_RESTART] > 0.0 and lead == p.primary)
     interval = gap if valid else 0.0
+    if p.active[ASYSTOLE] == 1:
+        interval = -gap
     p.times[slot] = fiducial
     p.intervals[slot] = interval
     p.beats += 1

@@ -31,6 +31,8 @@ STREAM = np.dtype(
         ("packets", "i8"),
         ("missing", "i8"),
         ("missing_ns", "i8"),  # last loss
+        ("loss_s", "f8"),  # signal lost lately: fades within a minute
+        ("loss_packets", "i8"),  # lost without a minute's peace between them
         ("refused", "i8"),  # repeated or too late
         ("left_out", "i8"),  # not looked at, because monitoring was behind
         ("silence_ns", "i8"),  # for so long nothing may come

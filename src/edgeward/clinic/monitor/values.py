@@ -23,6 +23,8 @@ from edgeward.parameters import PARAMETERS, Parameter
 #: A parameter that goes stale sooner than this is measured continuously: its silence is an alarm. A cuff's or a
 #: thermometer's is not; such a value is only shown as old.
 CONTINUOUS_S = 60.0
+#: A signal that is back has this long until its values must be there again: electrodes and detectors settle.
+SETTLE_S = 10.0
 _SIDES = ("extreme_low", "low", "high", "extreme_high")
 _OFF = ParameterLimit()
 
@@ -44,6 +46,7 @@ class Value:
     history: deque[tuple[int, float]] | None = None  # for averaging
     timed: bool = False  # has its entry in the timers
     calm: tuple[float, float] = (-math.inf, math.inf)  # within these nothing is beyond any limit
+    awaited: int = 0  # its sensor or its signal came back: until then it need not have a value
 
     def adopt(self, limit: ParameterLimit) -> None:
         """Take other limits."""
@@ -146,6 +149,7 @@ class LimitWatch:
         if source.lost:
             source.lost = False
             self._events.append(ConditionEvent(source_id, "signal_lost", False, now, now))
+            self.settle(source_id)
         if value is None:
             known.value = None  # shown at once; it alarms when it has been gone for as long as makes a value stale
             known.quality = quality
@@ -298,6 +302,10 @@ class LimitWatch:
         if not known.stale(now):
             self._timer(known.at + known.stale_ns, "stale", source_id, known.parameter.name)
             return
+        if now < known.awaited:
+            self._end(source_id, known, sorted(known.on))
+            self._timer(known.awaited, "stale", source_id, known.parameter.name)
+            return
         known.timed = False
         known.since.clear()
         if known.live:
@@ -310,6 +318,32 @@ class LimitWatch:
             known.live, known.gone = False, True
             args: dict[str, float | str] = {"seconds": round((now - (known.at or source.heard)) / 1e9, 1)}
             self._tell(source_id, known, "no_value", args)
+        self._end(source_id, known, sorted(known.on))
+
+    def settle(self, source_id: str) -> None:
+        """Take it that a source, or its sensor, is back: what has no value yet is missed only when it has settled."""
+        now = self._clock()
+        until = now + int(SETTLE_S * 1e9)
+        for known in self.values(source_id).values():
+            if not known.continuous:
+                continue
+            known.awaited = until
+            if known.gone:
+                known.gone = False
+                known.live = True
+                self._tell(source_id, known, "no_value")
+            if known.live and not known.timed:
+                known.timed = True
+                self._timer(until, "stale", source_id, known.parameter.name)
+
+    def begin_anew(self, source_id: str, parameter: str) -> None:
+        """Take it that values up to now say nothing of what is to come: limits are judged anew with the next."""
+        known = self.values(source_id).get(parameter)
+        if known is None:
+            return
+        known.since.clear()
+        if known.history is not None:
+            known.history.clear()
         self._end(source_id, known, sorted(known.on))
 
     def rest(self, source_id: str) -> None:
