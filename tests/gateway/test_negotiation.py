@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
+from pynetdicom import AllStoragePresentationContexts
 
 from edgeward.gateway.negotiation import Unacceptable, read_request
 
@@ -44,6 +45,20 @@ def test_what_is_not_looked_at_is_no_reason_to_refuse(pdu: bytes) -> None:
 
     assert asked.max_length == 16384
     assert [context.abstract_syntax for context in accepted.values()] == [VERIFICATION.decode()]
+
+
+def test_every_storage_class_of_the_standard_is_offered() -> None:
+    for some in (AllStoragePresentationContexts[:100], AllStoragePresentationContexts[100:]):
+        uids = [str(context.abstract_syntax) for context in some]
+        syntax = item(0x40, IMPLICIT)
+        contexts = [
+            item(0x20, bytes([2 * number + 1, 0, 0, 0]) + item(0x30, uid.encode()) + syntax)
+            for number, uid in enumerate(uids)
+        ]
+
+        _, accepted = read_request(request(items=b"".join(contexts))).accept([], 131_072)
+
+        assert set(uids) <= {context.abstract_syntax for context in accepted.values()}
 
 
 def test_an_item_that_goes_beyond_the_request_is_refused() -> None:

@@ -50,6 +50,8 @@ _SERVICE_SYNTAXES = [
 ]
 _STANDARD, _STANDARD_OBJECTS = "1.2.840.10008.", "1.2.840.10008.5.1.4."
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+# Retired storage classes outside of that branch: stored print, hardcopy greyscale and colour images.
+_RETIRED = frozenset(f"1.2.840.10008.5.1.1.{number}" for number in (27, 29, 30))
 _ACCEPTED, _NO_ROLE = 0x00, 0x01
 _REMEMBERED_BYTES = 1 << 15
 _FIXED = 74  # bytes of an A-ASSOCIATE-RQ before its items (PS3.8, 9.3.2)
@@ -206,7 +208,7 @@ def _is_storage(context: PresentationContext) -> bool:
     """Whether an abstract syntax is, or may be, a storage SOP class: private and unknown ones may."""
     uid = context.abstract_syntax
     assert uid is not None
-    if not uid.startswith(_STANDARD):
+    if not uid.startswith(_STANDARD) or uid in _RETIRED:
         return True
     known = uid_to_service_class(str(uid))
     if known in (StorageServiceClass, NonPatientObjectStorageServiceClass):
