@@ -44,7 +44,7 @@ async def until(check, seconds: float = 20.0) -> None:
 
 
 @pytest.fixture
-def patient(bus_site: TestSite, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - patched before
+def patient(bus_site: TestSite, monkeypatch: pytest.MonkeyPatch) -> None:
     """A door that waits for both for as long as this test takes."""
     monkeypatch.setattr(mqtt, "NOBODY_S", 4.5)
     monkeypatch.setattr(mqtt, "ONE_S", 4.5)
