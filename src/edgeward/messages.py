@@ -410,6 +410,7 @@ class ItemSummary(Message, frozen=True, kw_only=True, tag="item.1"):
     study_date: str = ""  # DICOM DA
     size: int = 0  # bytes in the vault; 0 once erased
     study_complete: bool = False
+    instance_number: str = ""  # DICOM IS: its place in the series
 
 
 class ItemsQuery(Message, frozen=True, kw_only=True, tag="items-query.1"):
@@ -427,6 +428,7 @@ class ItemsQuery(Message, frozen=True, kw_only=True, tag="items-query.1"):
     since_ns: int = 0
     order: Literal["newest", "priority"] = "newest"
     study_instance_uid: str = ""
+    series_instance_uid: str = ""
     same_patient_as: str = ""  # an item id: items of that item's patient, that item included
     device: str = ""
     modality: str = ""

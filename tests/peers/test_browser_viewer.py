@@ -291,6 +291,40 @@ async def test_wheel_zooms_at_the_pointer_and_two_fingers_pinch(visit: Visit, pa
     await page.wait_for_function(f"before => Math.abs(({OUTLINE})()[2] / before - 2) < 0.05", arg=before[2])
 
 
+async def test_a_series_is_one_stack_that_the_wheel_goes_through(visit: Visit, page: Page) -> None:
+    hospital = visit.hospital
+    slices = []
+    for number in range(40):
+        one, jpeg = make_item(3, "outside")
+        one = msgspec.structs.replace(
+            one, item_id=f"{number:032x}", modality="CT", series_instance_uid="1.9.7", study_instance_uid="1.9", patient_id="S-1",
+            instance_number=str(41 - number), received_ns=one.received_ns + number,
+        )  # fmt: skip
+        await hospital.add(one, jpeg)
+        slices.append(one)
+
+    await page.goto(visit.url + "/images?modality=CT")
+    await expect(page.locator("tr[data-key]")).to_have_count(1)
+    await expect(page.locator("tr[data-key]")).to_contain_text("40 images of a series")
+    await page.locator(".row-link").click()
+
+    pane = page.locator(".pane")
+    await expect(pane).to_have_attribute("data-frame", "0")  # the newest has the lowest number here
+    await expect(page.locator("[data-said]")).to_contain_text("image 1 of 40")
+    await expect(page.locator("[data-another]")).to_be_hidden()
+    await page.locator("[data-stage]").hover()
+    await page.mouse.wheel(0, 120)
+    await expect(pane).to_have_attribute("data-frame", "3")
+    await page.keyboard.press("PageDown")
+    await expect(pane).to_have_attribute("data-frame", "13")
+    await expect(page.locator("[data-said]")).to_contain_text("image 14 of 40")
+    assert hospital.frame_queries[-1].item_id != slices[-1].item_id
+    await expect(page.locator("[data-another]")).to_be_visible()
+    await page.locator("[data-open]").click()
+    await page.wait_for_url(f"**/images/{slices[26].item_id}*")
+    await expect(pane).to_have_attribute("data-frame", "13")
+
+
 async def test_two_images_of_one_patient_stand_side_by_side_and_zoom_together(visit: Visit, page: Page) -> None:
     hospital = visit.hospital
     first = item(hospital, item_where(hospital, lambda f: f.suspicious))
@@ -416,6 +450,7 @@ async def test_the_help_names_no_key_that_the_viewer_does_not_know() -> None:
         "u",
         "drag",
         "wheel",
+        "ctrl+wheel",
         "pinch",
         "enter",
         "esc",

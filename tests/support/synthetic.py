@@ -448,6 +448,7 @@ class SyntheticHospital:
             and row.received_ns >= query.since_ns
             and (not query.state or row.state == query.state)
             and (not query.study_instance_uid or row.study_instance_uid == query.study_instance_uid)
+            and (not query.series_instance_uid or row.series_instance_uid == query.series_instance_uid)
             and (not query.same_patient_as or (bool(patient) and row.patient_id == patient))
             and (not query.device or row.device == query.device)
             and (not query.modality or row.modality == query.modality)

@@ -21,7 +21,8 @@ from edgeward.console.present import FILTERS, ItemView, chosen
 from edgeward.messages import Items, ItemsQuery, ItemSummary
 
 PAGE = 50
-SCAN = 500  # rows looked through for a filter that the journal does not know
+SCAN = 2000  # rows looked through for a filter that the journal does not know, and for images of one series
+MORE = 400  # rows asked for at once when the first page did not suffice
 STATES = ("admitted", "dispatched", "analysed", "closed", "failed")
 ORDERS = ("newest", "priority")
 _MAX_NS = 2**63 - 1
@@ -193,13 +194,17 @@ async def walk(
 ) -> Found:
     """Return the page of the worklist that `wish` asks for.
 
-    Where the journal does not know the condition, at most `SCAN` rows are looked through; the next page goes on there.
+    Images of one series that fared alike and wait for nobody are one row, the newest of them: the slices of one CT must
+    not push everybody else off the page. At most `SCAN` rows are looked through for that, and where the journal does
+    not know the condition; the next page goes on there.
     """
     here, seen = wish, 0
     rows: list[tuple[ItemView, Filter]] = []
+    places: dict[tuple[str, str], int] = {}  # series and state: its row
     first: Items | None = None
+    limit = PAGE + 1
     while True:
-        answer = await ask(here.query(text=text, study_instance_uid=study_instance_uid))
+        answer = await ask(here.query(text=text, study_instance_uid=study_instance_uid, limit=limit))
         first = first or answer
         for item in answer.items:
             at = _after(here, item)
@@ -208,14 +213,30 @@ async def walk(
                 # Undecided findings come first: here "the rest" begins, and nothing in it waits for anybody.
                 return Found([row for row, _ in rows], None, _uncounted(first))
             if chosen(one, wish.show):
+                alike = _alike(one)
+                if alike and alike in places:
+                    first_of, _ = rows[places[alike]]
+                    rows[places[alike]] = replace(first_of, images=first_of.images + 1), rows[places[alike]][1]
+                    rows[-1] = rows[-1][0], at  # the next page goes on after it
+                    here, seen = at, seen + 1
+                    continue
                 if len(rows) == PAGE:
                     return Found([row for row, _ in rows], rows[-1][1], _uncounted(first) if wish.local else first)
+                if alike:
+                    places[alike] = len(rows)
                 rows.append((one, at))
             here, seen = at, seen + 1
-        if not wish.local or len(answer.items) <= PAGE:
+        if len(answer.items) < limit:
             return Found([row for row, _ in rows], None, _uncounted(first) if wish.local else first)
         if seen >= SCAN:
             return Found([row for row, _ in rows], here, _uncounted(first))
+        limit = MORE
+
+
+def _alike(view: ItemView) -> tuple[str, str] | None:
+    item = view.item
+    waits = view.open or view.suspicious or item.verdicts or not item.series_instance_uid
+    return None if waits else (item.series_instance_uid, f"{view.status} {view.why}")
 
 
 def _after(here: Filter, item: ItemSummary) -> Filter:

@@ -46,6 +46,7 @@ class ItemView:
     why: str  # why it failed or was not analysed
     open: bool  # waits for a clinician's verdict
     total_ms: float | None
+    images: int = 1  # how many images of a series the row stands for
 
     @property
     def id(self) -> str:
@@ -66,7 +67,7 @@ def size_text(lesion: Lesion | None) -> str:
     return f"{lesion.long_axis:.{digits}f} × {lesion.short_axis:.{digits}f}"
 
 
-def item_view(item: ItemSummary, *, identity: bool) -> ItemView:
+def item_view(item: ItemSummary, *, identity: bool, images: int = 1) -> ItemView:
     """Return the view of `item` for a reader who may (not) see identity."""
     finding = item.finding
     analysed = finding is not None and finding.status == "analysed"
@@ -91,6 +92,7 @@ def item_view(item: ItemSummary, *, identity: bool) -> ItemView:
         why=item.reason or (finding.reason if finding else ""),
         open=analysed and verdict is None,
         total_ms=(end_ns - item.received_ns) / 1e6 if end_ns else None,
+        images=images,
     )
 
 

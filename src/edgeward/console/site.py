@@ -91,22 +91,6 @@ class Site:
         answer = await self._ask("gateway", subjects.GATEWAY_ITEMS, ItemsQuery(item_id=item_id, limit=1), Items)
         return next((item for item in answer.items if item.item_id == item_id), None)
 
-    async def same_patient(self, item: ItemSummary, limit: int) -> list[ItemSummary]:
-        """Return other items of the same patient, newest first.
-
-        The gateway chooses them; what does not carry the same patient id, or the same study where there is none, is
-        dropped here as well: another person's image beside this one would be worse than none.
-        """
-        query = ItemsQuery(same_patient_as=item.item_id, limit=limit + 1)
-        answer = await self._ask("gateway", subjects.GATEWAY_ITEMS, query, Items)
-
-        def same(other: ItemSummary) -> bool:
-            if item.patient_id:
-                return other.patient_id == item.patient_id
-            return bool(item.study_instance_uid) and other.study_instance_uid == item.study_instance_uid
-
-        return [other for other in answer.items if other.item_id != item.item_id and same(other)][:limit]
-
     async def orders(self, query: OrdersQuery) -> Orders:
         """Return orders of the modality worklist, the ones due next first."""
         return await self._ask("gateway", subjects.GATEWAY_ORDERS, query, Orders)

@@ -90,6 +90,7 @@ def viewer_data(item: ItemSummary, *, identity: bool) -> dict[str, Any]:
         "label": view.verdict.label if view.verdict and view.verdict.label else view.label,
         "model": f"{finding.model} {finding.model_version}" if finding else "",
         "preview": finding is not None,
+        "series": bool(item.series_instance_uid),
     }
 
 
@@ -121,7 +122,7 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
             ("drag ↑ ↓", "brightness"),
             ("drag W E", "contrast"),
             ("I", "invert"),
-            ("wheel pinch + -", "zoom"),
+            ("Ctrl+wheel pinch + -", "zoom"),
             ("0", "fit"),
             ("1", "full"),
             ("H Shift+←↑→↓", "pan"),
@@ -134,7 +135,8 @@ KEYS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         "loop",
         (
             ("space", "play"),
-            ("← → [ ]", "step"),
+            ("wheel ← → [ ]", "step"),
+            ("PageUp PageDown", "leap"),
             (", .", "mark"),
             ("B", "best"),
             ("Home End", "ends"),

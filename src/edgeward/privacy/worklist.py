@@ -107,6 +107,7 @@ class Worklist:
             (query.since_ns, "received_ns >= ?"),
             (query.state, "state = ?"),
             (query.study_instance_uid, "study_instance_uid = ?"),
+            (query.series_instance_uid, "series_instance_uid = ?"),
             (query.device, "device = ?"),
             (query.modality, "modality = ?"),
         ):
@@ -199,6 +200,7 @@ class Worklist:
             transfer_syntax_uid=syntax,
             size=size if kept else 0,
             study_complete=bool(complete),
+            instance_number=identity.instance_number,
             finding=decode(Finding, finding) if finding else None,
             verdicts=verdicts,
             deliveries=deliveries,

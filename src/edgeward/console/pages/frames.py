@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 
 from edgeward.bus.subjects import TOKEN
-from edgeward.console import access
+from edgeward.console import access, stack
 from edgeward.console.access import Visitor, console_of
 from edgeward.console.viewer import picture_facts, viewer_data
 from edgeward.messages import FrameQuery, Refused
@@ -84,3 +84,14 @@ async def viewer(request: Request, visitor: Clinician, item_id: str) -> Response
     if item is None:
         raise HTTPException(404)
     return JSONResponse(viewer_data(item, identity=visitor.clinician), headers=PRIVATE)
+
+
+@router.get("/api/items/{item_id}/series")
+async def series(request: Request, visitor: Clinician, item_id: str) -> Response:  # noqa: ARG001 - guards the pictures
+    """Return the images of an item's series in their order: what the viewer scrolls through."""
+    console = console_of(request)
+    item = await console.site.item(item_id) if TOKEN.fullmatch(item_id) else None
+    if item is None:
+        raise HTTPException(404)
+    images = await stack.series(console.site.items, item)
+    return JSONResponse({"images": [one.item_id for one in images]}, headers=PRIVATE)

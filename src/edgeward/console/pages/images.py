@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from edgeward.bus.subjects import TOKEN
-from edgeward.console import access, render
+from edgeward.console import access, render, stack
 from edgeward.console.access import Visitor, audit, console_of, form_of
 from edgeward.console.app import Console
 from edgeward.console.filters import Filter, walk
@@ -90,9 +90,13 @@ async def one_image(
         if not visitor.clinician:
             return []
         try:
-            return [item_view(i, identity=True) for i in await console.site.same_patient(item, STRIP)]
+            return [
+                item_view(one, identity=True, images=n)
+                for one, n in await stack.others(console.site.items, item, STRIP)
+            ]
         except Unavailable:
             return None
+        return [item_view(one, identity=True, images=images) for one, images in found]
 
     text, next_id, strip = await asyncio.gather(report(), following(console, visitor, item_id, came_from), others())
     address = came_from.address()

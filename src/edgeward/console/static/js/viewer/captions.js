@@ -9,8 +9,11 @@ const part = (pane, name) => pane.root.querySelector(`[data-${name}]`);
 
 /** Which image it is, and whether somebody has verified what the AI says. */
 export function head(pane) {
-  const { data } = pane;
-  const when = localTime(new Date(data.received), "full");
+  const data = pane.shown ?? { ...pane.data, verification: "" };
+  const when = localTime(new Date(pane.shown ? data.received : pane.data.received), "full");
+  const another = part(pane, "another");
+  another.hidden = !pane.another;
+  if (pane.another) part(pane, "open").href = `/images/${pane.stack.ids[pane.frame]}${location.search}`;
   part(pane, "title").textContent = [data.study || data.modality, when].filter(Boolean).join(" · ");
   const badge = part(pane, "badge");
   badge.hidden = !data.verification;
@@ -23,11 +26,13 @@ export function head(pane) {
 
 /** What the AI says of the frame that is shown, or that it has not looked at it. */
 export function tell(pane) {
-  const { data, found } = pane;
+  const { found } = pane;
+  const data = pane.shown;
   const parts = [];
-  const best = found?.status === "analysed" && pane.frame === data.frame && data.found.length > 1;
-  if (pane.frames > 1) parts.push(t("viewer.frame_of", { n: pane.frame + 1, m: pane.frames }) + (best ? ` (${t("viewer.best")})` : ""));
-  if (!data.found.length) parts.push(t(data.state === "failed" ? "viewer.refused" : "viewer.waiting"));
+  const best = !pane.stack && found?.status === "analysed" && pane.frame === data.frame && data.found.length > 1;
+  if (pane.frames > 1) parts.push(t(pane.stack ? "viewer.slice_of" : "viewer.frame_of", { n: pane.frame + 1, m: pane.frames }) + (best ? ` (${t("viewer.best")})` : ""));
+  if (!data) parts.push("…");
+  else if (!data.found.length) parts.push(t(data.state === "failed" ? "viewer.refused" : "viewer.waiting"));
   else if (!found) parts.push(t("viewer.not_sampled"));
   else if (found.status !== "analysed") parts.push(`${t("viewer.refused")}: ${reasonText(found.reason)}`);
   else {
@@ -42,7 +47,7 @@ export function tell(pane) {
   chips(pane);
   part(pane, "scale").textContent = pane.spacing
     ? t("viewer.spacing", { mm: number(pane.spacing[1], 3), source: pane.spacingSource || "—" }) : t("viewer.no_spacing");
-  part(pane, "model").textContent = data.model;
+  part(pane, "model").textContent = data?.model ?? "";
 }
 
 /** A button per lesion of the frame. */

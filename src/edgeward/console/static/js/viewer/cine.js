@@ -22,14 +22,14 @@ export class Cine {
 
   /** The number of frames or what is known of them changed. */
   lay() {
-    const { frames, data } = this.pane;
+    const { frames, founds, best: home, stack } = this.pane;
     this.root.hidden = frames < 2;
     this.slider.max = String(Math.max(0, frames - 1));
-    this.marks.replaceChildren(...data.found.filter((found) => found.frame < frames).map((found) => {
+    this.marks.replaceChildren(...founds.filter((found) => found.frame < frames).map((found) => {
       const mark = document.createElement("button");
       mark.type = "button";
       mark.tabIndex = -1; // the keys , and . go from mark to mark
-      const best = found.frame === data.frame && found.status === "analysed";
+      const best = !stack && found.frame === home && found.status === "analysed";
       mark.className = `mark mark-${found.status === "analysed" ? (found.suspicious ? "suspicious" : "analysed") : "refused"}${best ? " mark-best" : ""}`;
       mark.style.left = `${frames > 1 ? (100 * found.frame) / (frames - 1) : 0}%`;
       mark.title = mark.ariaLabel = `${t("viewer.frame", { n: found.frame + 1 })}: ${found.status === "analysed" ? word("label", found.label) : t("viewer.refused")}${best ? ` (${t("viewer.best")})` : ""}`;

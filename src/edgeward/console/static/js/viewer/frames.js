@@ -1,4 +1,4 @@
-// Frames of one item: asked for, decoded, and kept in memory up to a limit while the page is open. Nothing is stored.
+// Frames of one item, or of a series of items as if they were one: asked for, decoded, and kept in memory up to a limit while the page is open. Nothing is stored.
 
 const CONCURRENT = 3;
 const RETRIES = 4;
@@ -19,7 +19,7 @@ function applied({ center, windowWidth, lowest, highest }) {
 
 export class Frames {
   constructor(itemId, limit = budget()) {
-    this.itemId = itemId;
+    this.place = (frame) => ({ id: itemId, frame }); // which item's frame it is
     this.limit = limit;
     this.bytes = 0;
     this.kept = new Map(); // key -> picture, the least recently used first
@@ -29,12 +29,12 @@ export class Frames {
     this.shown = null; // the image on the screen: never freed below it
   }
 
-  static key(frame, { center, width, max, form } = {}) { return [frame, center ?? "", width ?? "", max ?? 0, form ?? ""].join("|"); }
+  #key(index, { center, width, max, form } = {}) { const { id, frame } = this.place(index); return [id, frame, center ?? "", width ?? "", max ?? 0, form ?? ""].join("|"); }
 
-  has(frame, wish) { return this.kept.has(Frames.key(frame, wish)); }
+  has(frame, wish) { return this.kept.has(this.#key(frame, wish)); }
 
   peek(frame, wish) {
-    const key = Frames.key(frame, wish);
+    const key = this.#key(frame, wish);
     const picture = this.kept.get(key);
     if (picture) { this.kept.delete(key); this.kept.set(key, picture); }
     return picture;
@@ -44,10 +44,11 @@ export class Frames {
   get(frame, wish = {}, urgent = true) {
     const known = this.peek(frame, wish);
     if (known) return Promise.resolve(known);
-    const key = Frames.key(frame, wish);
+    const key = this.#key(frame, wish);
+    const place = this.place(frame);
     if (!this.asked.has(key)) {
       this.asked.set(key, new Promise((resolve, reject) => {
-        this.waiting[urgent ? "unshift" : "push"](() => this.#fetch(frame, wish).then(resolve, reject));
+        this.waiting[urgent ? "unshift" : "push"](() => this.#fetch(place, wish).then(resolve, reject));
       }).then((picture) => this.#keep(key, picture)).finally(() => this.asked.delete(key)));
       this.#next();
     }
@@ -61,14 +62,14 @@ export class Frames {
     }
   }
 
-  async #fetch(frame, { center, width, max, form }) {
+  async #fetch({ id, frame }, { center, width, max, form }) {
     const query = new URLSearchParams();
     if (center !== undefined && center !== null) { query.set("center", center); query.set("width", width); }
     if (max) query.set("max", max);
     if (form) query.set("form", form);
     let answer;
     for (let attempt = 0; ; attempt += 1) {
-      answer = await fetch(`/api/items/${this.itemId}/frames/${frame}?${query}`, { cache: "no-store", headers: { accept: "image/*, application/json" } });
+      answer = await fetch(`/api/items/${id}/frames/${frame}?${query}`, { cache: "no-store", headers: { accept: "image/*, application/json" } });
       if (answer.status !== 503 || attempt === RETRIES) break;
       await new Promise((done) => { setTimeout(done, 200 * 2 ** attempt); }); // busy with more urgent work
     }
@@ -76,7 +77,7 @@ export class Frames {
     if (!answer.ok) throw new NoPicture((await answer.json().catch(() => ({}))).error ?? "");
     const facts = JSON.parse(answer.headers.get("x-picture"));
     const image = await createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
-    return { image, facts, applied: applied(facts) };
+    return { id, image, facts, applied: applied(facts) };
   }
 
   #keep(key, picture) {
@@ -103,5 +104,5 @@ export async function preview(itemId, data) {
     width: image.width, height: image.height, scale: image.width / columns, rows, columns, frame: data.frame, frames: 1, frameTime: 0,
     center: null, windowWidth: null, lowest: 0, highest: 255, spacing: data.spacing, spacingSource: data.spacingSource,
   };
-  return { image, facts, applied: null };
+  return { id: itemId, image, facts, applied: null };
 }

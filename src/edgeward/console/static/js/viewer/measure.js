@@ -37,6 +37,9 @@ export class Measurements {
     return true;
   }
 
+  /** What was measured on one frame belongs to another number now. */
+  renumber(from, to) { for (const one of this.list) if (one.frame === from) one.frame = to; }
+
   move(at) { if (this.moving) this.moving.one[this.moving.end] = at; }
 
   /** Let go; what is too small to have been meant is dropped. Return the measurement, if it stays. */

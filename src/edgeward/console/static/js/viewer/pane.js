@@ -6,6 +6,7 @@ import { Cine } from "./cine.js";
 import { Measurements } from "./measure.js";
 import { chips, corner, head, tell } from "./captions.js";
 import { drawLesions, element } from "./overlay.js";
+import { stackOf } from "./stack.js";
 import { WHOLE, apply, same, table } from "./tone.js";
 import { reasonText, t } from "../texts.js";
 
@@ -32,6 +33,8 @@ export class Pane extends EventTarget {
     this.measurements = new Measurements(this.mine);
     this.toned = document.createElement("canvas");
     this.loupeAt = null;
+    // A click on it is no gesture on the picture below.
+    root.querySelector("[data-another]").addEventListener("pointerdown", (event) => event.stopPropagation());
     this.open(data);
     new ResizeObserver(() => this.#resized()).observe(this.stage);
     document.addEventListener("theme", () => this.draw());
@@ -60,16 +63,43 @@ export class Pane extends EventTarget {
     this.measurements.list = [];
     this.cine ??= new Cine(this.root.querySelector("[data-cine]"), this);
     this.cine.stop();
+    this.stack = null;
     this.cine.lay();
     head(this);
+    this.#gather(data);
     return this.go(this.frame);
+  }
+
+  /** The other images of the series come behind and before this one. */
+  async #gather(data) {
+    const stack = await stackOf(data, () => { this.cine.lay(); head(this); this.draw(); });
+    if (!stack || this.data.id !== data.id || this.frames > 1) return;
+    this.stack = stack;
+    this.store.place = (index) => stack.place(index);
+    this.measurements.renumber(this.frame, stack.home);
+    this.frame = stack.home;
+    this.frames = stack.size;
+    this.root.dataset.frame = String(this.frame);
+    this.root.dataset.stack = "";
+    this.cine.lay();
+    head(this);
+    this.draw();
+  }
+
+  /** A person goes on by so many images; a pane beside this one may follow. */
+  step(by) {
+    const before = this.frame;
+    this.cine.stop();
+    this.go(this.frame + by);
+    if (this.frame !== before) this.dispatchEvent(new CustomEvent("stepped", { detail: this.frame - before }));
   }
 
   /** The same item, known better: analysed, or decided on. */
   update(data) {
     const before = this.data;
     this.data = data;
-    if (!before.preview && data.preview) { this.spacing ??= data.spacing; this.spacingSource ||= data.spacingSource; this.go(data.frame); }
+    this.stack?.known.set(data.id, data);
+    if (!before.preview && data.preview) { this.spacing ??= data.spacing; this.spacingSource ||= data.spacingSource; this.go(this.stack ? this.frame : data.frame); }
     this.cine.lay();
     head(this);
     this.draw();
@@ -77,14 +107,19 @@ export class Pane extends EventTarget {
 
   get rows() { return this.picture?.facts.rows || this.data.rows || 1; }
   get columns() { return this.picture?.facts.columns || this.data.columns || 1; }
-  get found() { return this.data.found.find((one) => one.frame === this.frame); }
+  /** What is known of the image on the screen; nothing yet of a neighbour in the series that was only scrolled past. */
+  get shown() { return this.stack ? this.stack.data(this.frame) : this.data; }
+  get another() { return this.stack !== null && this.frame !== this.stack.home; }
+  get best() { return this.stack ? this.stack.home : this.data.frame; }
+  get founds() { return this.stack ? this.stack.found : this.data.found; }
+  get found() { return this.founds.find((one) => one.frame === this.frame); }
   get colour() { return this.picture ? this.picture.applied === null : true; }
 
   // ------------------------------------ frames
 
   #wish(full) {
     // Lossless where it is cheap: a strong window makes the blocks of a JPEG visible.
-    const wish = { form: this.frames === 1 && this.data.rows && this.rows * this.columns <= LOSSLESS ? "png" : "jpeg" };
+    const wish = { form: (this.frames === 1 || this.stack) && this.data.rows && this.rows * this.columns <= LOSSLESS ? "png" : "jpeg" };
     const asked = this.settled ?? this.base;
     if (asked) { wish.center = asked.center; wish.width = asked.width; }
     const most = full ? MAX_STILL : this.#cineWidth();
@@ -106,10 +141,15 @@ export class Pane extends EventTarget {
     this.cine.tell();
     tell(this);
     if (this.fallback) { this.draw(); return; }
+    this.stack?.rest(wanted);
+    if (this.stack) head(this);
+    const quick = this.store.peek(wanted, this.#wish(false));
+    if (quick) this.#take(quick); // small and at once, then in full
     this.root.dataset.loading = "";
     try {
       const picture = await this.store.get(wanted, this.#wish(true));
       if (this.frame === wanted && !this.cine.playing) this.#take(picture);
+      if (this.stack && this.frame === wanted) for (const near of [1, -1, 2, -2, 3]) if (wanted + near >= 0 && wanted + near < this.frames) this.prefetch(wanted + near);
     } catch (error) {
       await this.#fail(error, wanted);
     } finally {
@@ -144,13 +184,14 @@ export class Pane extends EventTarget {
     this.frameTime = facts.frameTime || this.frameTime;
     if (facts.spacing) { this.spacing = facts.spacing; this.spacingSource = facts.spacingSource; }
     if (first) {
-      if (facts.frames !== this.frames) { this.frames = facts.frames; this.cine.lay(); }
+      if (!this.stack && facts.frames !== this.frames) { this.frames = facts.frames; this.cine.lay(); }
       this.own = picture.applied ?? WHOLE;
       const shallow = facts.center !== null && facts.lowest >= 0 && facts.highest <= 255 && facts.highest - facts.lowest >= NARROW;
       // Eight bits: fetched as they are, every window is then a matter of the browser alone.
       if (shallow && !same(picture.applied, WHOLE)) { this.base = WHOLE; this.go(this.frame); }
       this.deep = picture.applied !== null && !shallow;
     }
+    if (this.stack && !this.settled && picture.applied) this.own = picture.applied; // each image names its own window
     this.root.dataset.frame = String(this.frame);
     this.raw = null;
     this.failed.delete(this.frame);
@@ -181,6 +222,11 @@ export class Pane extends EventTarget {
       this.#note(t("viewer.nothing", { reason: reasonText(reason) || t("viewer.no_answer") }));
       this.root.dataset.empty = "";
     }
+  }
+
+  #is(picture) {
+    const { id, frame } = this.store.place(this.frame);
+    return picture.id === id && picture.facts.frame === frame;
   }
 
   #note(text) {
@@ -365,7 +411,7 @@ export class Pane extends EventTarget {
       if (over > 0) made.setAttribute("x", Math.max(4, Number(made.getAttribute("x")) - over));
     };
     // Until the frame itself is on the screen, nothing is drawn over the one before it.
-    const here = this.picture?.facts.frame === this.frame && !this.failed.has(this.frame);
+    const here = this.picture && this.#is(this.picture) && !this.failed.has(this.frame);
     drawLesions(this.lesions, here ? this.found : null, this.shared.layers, this.off, this.spacing, label);
     this.measurements.draw(this.frame, this.spacing, this.shared.tool, label);
     corner(this);
@@ -379,7 +425,7 @@ export class Pane extends EventTarget {
   }
 
   marked(step) {
-    const places = this.data.found.map((found) => found.frame).sort((a, b) => a - b);
+    const places = this.founds.map((found) => found.frame).sort((a, b) => a - b);
     const next = step > 0 ? places.find((place) => place > this.frame) : places.findLast((place) => place < this.frame);
     if (next !== undefined) this.go(next);
   }

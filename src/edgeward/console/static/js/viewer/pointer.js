@@ -1,10 +1,13 @@
 // Mouse, pen and fingers on the stage of a pane. Responsible for turning their movements into what a person means.
 
+const NOTCH = 40; // a wheel's notch is about 100, a touchpad sends many small ones
+
 export function listen(pane, shared, activate) {
   const { stage } = pane;
   const down = new Map(); // pointer id -> last place
   let pinch = null;
   let deed = null;
+  let rolled = 0;
 
   const place = (event) => {
     const box = stage.getBoundingClientRect();
@@ -64,8 +67,13 @@ export function listen(pane, shared, activate) {
     event.preventDefault();
     activate(pane);
     const delta = event.deltaMode === 1 ? event.deltaY * 16 : event.deltaY;
-    if (event.shiftKey && pane.frames > 1) pane.go(pane.frame + Math.sign(delta || event.deltaX));
-    else pane.zoom(Math.exp(-Math.min(200, Math.max(-200, delta)) / 400), place(event));
+    // Where there is something to go through the wheel does that, as everywhere in radiology; with Ctrl, and by two fingers
+    // on a touchpad, which browsers report as that, it zooms.
+    if (pane.frames > 1 && !event.ctrlKey) {
+      rolled += delta || event.deltaX;
+      const by = Math.trunc(rolled / NOTCH);
+      if (by) { rolled -= by * NOTCH; pane.step(by); }
+    } else pane.zoom(Math.exp(-Math.min(200, Math.max(-200, delta)) / 400), place(event));
   }, { passive: false });
 }
 

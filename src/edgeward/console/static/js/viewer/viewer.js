@@ -36,6 +36,8 @@ class Viewer {
     element.addEventListener("focusin", () => this.#activate(pane));
     for (const button of element.querySelectorAll("[data-do]")) button.addEventListener("click", () => { this.#activate(pane); this.act(button.dataset.do); });
     pane.addEventListener("moved", () => this.#follow(pane));
+    // Coupled panes go through their series together, by as many images.
+    pane.addEventListener("stepped", ({ detail }) => { if (this.linked) for (const other of this.panes) if (other !== pane && other.frames > 1) other.go(other.frame + detail); });
     this.panes.push(pane);
     return pane;
   }
@@ -101,8 +103,8 @@ class Viewer {
       remove: () => pane.measurements.remove(), selectNext: () => pane.measurements.next(pane.frame),
       brighter: () => pane.shiftTone(TONE_STEP, 0), darker: () => pane.shiftTone(-TONE_STEP, 0),
       harder: () => pane.shiftTone(0, -2 * TONE_STEP), softer: () => pane.shiftTone(0, 2 * TONE_STEP),
-      play: () => pane.cine.toggle(), next: () => { pane.cine.stop(); pane.go(pane.frame + 1); }, previous: () => { pane.cine.stop(); pane.go(pane.frame - 1); },
-      first: () => { pane.cine.stop(); pane.go(0); }, last: () => { pane.cine.stop(); pane.go(pane.frames - 1); }, best: () => { pane.cine.stop(); pane.go(pane.data.frame); },
+      play: () => pane.cine.toggle(), next: () => pane.step(1), previous: () => pane.step(-1), leapOn: () => pane.step(10), leapBack: () => pane.step(-10),
+      first: () => { pane.cine.stop(); pane.go(0); }, last: () => { pane.cine.stop(); pane.go(pane.frames - 1); }, best: () => { pane.cine.stop(); pane.go(pane.best); },
       nextMark: () => { pane.cine.stop(); pane.marked(1); }, previousMark: () => { pane.cine.stop(); pane.marked(-1); },
       faster: () => pane.cine.faster(1), slower: () => pane.cine.faster(-1),
       link: () => { this.linked = !this.linked; if (this.linked) this.#follow(pane); }, other: () => this.#other(),
@@ -206,12 +208,13 @@ class Viewer {
       if (!loop) return "pan:";
       return key === "ArrowLeft" ? "previous" : "next";
     }
+    if (!loop && key.startsWith("Page")) return undefined; // the page scrolls
     return KEYS[key.length === 1 ? key.toLowerCase() : key];
   }
 }
 
 const KEYS = {
-  "[": "previous", "]": "next", Home: "first", End: "last", b: "best", ",": "previousMark", ".": "nextMark", "<": "slower", ">": "faster", " ": "play",
+  "[": "previous", "]": "next", PageUp: "leapBack", PageDown: "leapOn", Home: "first", End: "last", b: "best", ",": "previousMark", ".": "nextMark", "<": "slower", ">": "faster", " ": "play",
   "+": "in", "=": "in", "-": "out", 0: "fit", 1: "full", w: "harder", e: "softer", i: "invert", r: "reset", c: "contour", g: "box", x: "axes",
   m: "distance", o: "ellipse", h: "pan", t: "selectNext", Delete: "remove", Backspace: "remove", l: "loupe", s: "beside", y: "link", a: "other",
   f: "screen", "?": "help",

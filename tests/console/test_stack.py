@@ -1,0 +1,91 @@
+"""Which images belong to a series or a patient, in which order, and that nobody else's is among them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edgeward.console import stack
+from edgeward.console.filters import Filter, walk
+from edgeward.console.present import item_view
+from edgeward.messages import Items, ItemsQuery, ItemSummary
+from tests.support.synthetic import make_item
+
+
+def image(number: int, *, series: str = "1.2.3", patient: str = "P-1", place: str | None = None) -> ItemSummary:
+    item, _ = make_item(3, "outside")
+    return msgspec.structs.replace(
+        item,
+        item_id=f"{series}-{number}",
+        series_instance_uid=series,
+        study_instance_uid="1.2",
+        patient_id=patient,
+        instance_number=str(number) if place is None else place,
+        received_ns=1_000_000 + number,
+    )
+
+
+class Gateway:
+    """Answers at most `stack.ROWS` rows, newest first, whatever else is asked."""
+
+    def __init__(self, rows: list[ItemSummary]) -> None:
+        self.rows = sorted(rows, key=lambda row: -row.received_ns)
+        self.asked: list[ItemsQuery] = []
+
+    async def __call__(self, query: ItemsQuery) -> Items:
+        self.asked.append(query)
+        rows = [row for row in self.rows if not query.before_ns or row.received_ns < query.before_ns]
+        return Items(items=rows[: query.limit], total=len(rows))
+
+
+async def test_a_series_longer_than_an_answer_is_whole_and_in_its_order() -> None:
+    rows = [image(n, place=str(601 - n)) for n in range(1, 601)]
+    gateway = Gateway(rows)
+
+    found = await stack.series(gateway, rows[10])
+
+    assert [int(one.instance_number) for one in found] == list(range(1, 601))
+    assert gateway.asked[0].series_instance_uid == "1.2.3"
+
+
+async def test_another_patient_another_series_and_a_loop_are_not_in_a_stack() -> None:
+    loop = image(4)
+    assert loop.finding is not None
+    loop = msgspec.structs.replace(loop, finding=msgspec.structs.replace(loop.finding, frames=30))
+    mine = [image(1), image(2)]
+
+    found = await stack.series(Gateway([*mine, image(3, patient="P-2"), image(5, series="9.9"), loop]), mine[0])
+
+    assert found == mine
+    assert await stack.series(Gateway([*mine, loop]), loop) == [loop]
+
+
+async def test_numbers_that_are_none_leave_the_order_of_arrival() -> None:
+    rows = [image(1, place=""), image(2, place="two"), image(3, place=" 3 "), image(4, place="9" * 40)]
+
+    assert [one.item_id for one in await stack.series(Gateway(rows), rows[0])] == ["1.2.3-1", "1.2.3-2", "1.2.3-4", "1.2.3-3"]  # fmt: skip
+
+
+async def test_a_long_series_hides_no_prior() -> None:
+    mine = [image(n) for n in range(1000, 1600)]
+    prior = [image(n, series="7.7") for n in range(40)]
+    single = image(500, series="8.8")
+
+    found = await stack.others(Gateway([*mine, *prior, single, image(3, series="6.6", patient="P-2")]), mine[0], 24)
+
+    assert found == [(single, 1), (prior[-1], 40)]
+
+
+async def test_images_of_one_series_that_wait_for_nobody_are_one_row_of_the_worklist() -> None:
+    slices = [image(n) for n in range(10, 620)]
+    waiting, _ = make_item(3, "malignant")
+    waiting = msgspec.structs.replace(waiting, series_instance_uid="1.2.3", received_ns=1_000_300)
+    older = image(1, series="5.5")
+
+    found = await walk(Filter(), Gateway([*slices, waiting, older]), lambda item: item_view(item, identity=True))
+
+    assert [(view.id, view.images) for view in found.views] == [
+        (slices[-1].item_id, 610),
+        (waiting.item_id, 1),
+        (older.item_id, 1),
+    ]
+    assert found.more is None
