@@ -117,6 +117,10 @@ def test_another_library_reads_what_is_written():
         ("", "latin-1", "Müller"),
         ("8859/1~UNICODE UTF-8", "latin-1", "Müller"),
         ("KLINGON", "utf-8", "Müller"),
+        ("~ISO IR87", "iso2022_jp_2", "Yamada~山田^太郎~やまだ"),
+        ("ASCII~ISO IR87", "iso2022_jp_2", "山田^太郎"),
+        ("ISO IR6~KS X 1001", "euc_kr", "洪^吉洞~홍^길동"),
+        ("~UNICODE UTF-8", "utf-8", "Müller"),
     ],
 )
 def test_text_is_read_in_the_character_set_that_the_header_names(declared, codec, name):
@@ -126,6 +130,14 @@ def test_text_is_read_in_the_character_set_that_the_header_names(declared, codec
 
     assert name in text
     assert charset.encode(name, used) == name.encode(codec)
+
+
+def test_korean_after_an_escape_sequence_is_read():
+    head = b"MSH|^~\\&|A|B|C|D|2026||ORM^O01|1|P|2.5||||||~KS X 1001\rPID|1||4||\x1b$)C"
+
+    text, _ = charset.decode(head + "홍^길동".encode("euc_kr") + b"\r")
+
+    assert text.endswith("||홍^길동\r")
 
 
 @given(st.binary(max_size=300))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 Match = Callable[[str], bool]
 LONGEST = 1024  # characters of a key
 
+_VOICED = "\u3099\u309a"  # the marks of が and ぱ
 _DATE = re.compile(r"\d{8}")
 _TIME = re.compile(r"\d{2}(\d{2}(\d{2}(\.\d{1,6})?)?)?")
 
@@ -47,8 +48,7 @@ def matcher(vr: str, key: str) -> Match | None:
     if vr == "TM":
         return _range(key, _TIME, "a time is HHMMSS, a range HHMMSS-HHMMSS", lambda text: text.replace(":", ""))
     if vr == "PN":
-        wanted_name = names(key)
-        return lambda value: same_name(wanted_name, value)
+        return name_matcher(key)
     if vr == "IS":
         return lambda value: value.strip() == key
     return lambda value: wild(key, value.strip())
@@ -78,21 +78,37 @@ def wild(pattern: str, text: str) -> bool:
 
 
 def plain(text: str) -> str:
-    """Return text as names are compared: without case, accents and other marks."""
+    """Return text as names are compared: without case, accents and other marks (but those that make another kana)."""
     decomposed = unicodedata.normalize("NFKD", text)
-    return unicodedata.normalize("NFKC", "".join(c for c in decomposed if not unicodedata.combining(c)).casefold())
+    bare = "".join(c for c in decomposed if c in _VOICED or not unicodedata.combining(c))
+    return unicodedata.normalize("NFKC", bare.casefold())
 
 
 def names(text: str) -> list[str]:
-    """Return the groups of a person name, or of a key for one, as they are compared; empty ones are left out."""
-    groups = [plain(group).strip().rstrip("^ ") for group in text.split("=")]
-    return [" ".join(group.split()) for group in groups if group]
+    """Return the groups of a person name, or of a key for one, as they are compared."""
+    groups = [plain(group).strip().rstrip("^ ") for group in text.split("=")[:3]]
+    return [" ".join(group.split()) for group in groups]
 
 
-def same_name(wanted: list[str], value: str) -> bool:
-    """Return whether one of the `wanted` groups matches any group of a name (PS3.4, C.2.2.2.1.3)."""
-    given = names(value)
-    return any(wild(pattern, group) for pattern in wanted for group in given) if wanted else True
+def name_matcher(key: str) -> Match | None:
+    """Return how person names are compared with `key` (PS3.4, C.2.2.2.1), or None if every name matches.
+
+    A key of one group is compared with every group of a name: few who ask know in which one it was written. Of several
+    groups each must match its counterpart, where the name has one.
+    """
+    patterns = {place: group for place, group in enumerate(names(key)) if group.strip("*^ ")}
+    if not patterns:
+        return None
+    if len(patterns) == 1:
+        (pattern,) = patterns.values()
+        return lambda value: any(wild(pattern, group) for group in names(value) if group)
+
+    def matches(value: str) -> bool:
+        given = names(value)
+        known = [(pattern, given[place]) for place, pattern in patterns.items() if place < len(given) and given[place]]
+        return bool(known) and all(wild(pattern, group) for pattern, group in known)
+
+    return matches
 
 
 def _range(key: str, form: re.Pattern[str], hint: str, plain: Callable[[str], str]) -> Match:

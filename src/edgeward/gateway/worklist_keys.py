@@ -19,7 +19,7 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
-from edgeward.gateway.matching import names, same_name, wild
+from edgeward.gateway.matching import name_matcher, wild
 from edgeward.gateway.order_entry import Entry
 from edgeward.gateway.worklist_entry import SHORTCUTS, entry_dataset, example
 
@@ -193,8 +193,8 @@ def _test(element: DataElement) -> Callable[[str], bool] | None:
     if vr == "UI":
         return frozenset(wanted).__contains__
     if vr == "PN":
-        groups = [group for text in wanted for group in names(text)]
-        return lambda value: same_name(groups, value)
+        found = [match for text in wanted if (match := name_matcher(text))]
+        return (lambda value: any(match(value) for match in found)) if len(found) == len(wanted) else None
     if vr in ("DA", "TM", "DT") and any("-" in text for text in wanted):
         if len(wanted) > 1:
             raise BadIdentifier(0xA900, "a range stands alone")

@@ -22,26 +22,33 @@ _CODECS = {
     "KS X 1001": "euc_kr",
     "ISO IR6": "ascii",
     "ISO IR14": "shift_jis",
-    "ISO IR87": "iso2022_jp",
+    "ISO IR87": "iso2022_jp_2",
     "ISO IR159": "iso2022_jp_2",
     **{f"8859/{part}": f"iso8859-{part}" for part in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 16)},
 }
 
 
+_TO_KOREAN = b"\x1b$)C"  # ISO 2022: from here on bytes above 127 are KS X 1001; EUC-KR has them so in any case
+
+
 def declared(data: bytes) -> str:
-    """Return MSH-18 (its first repetition) of an encoded message, or an empty string."""
+    """Return the character set (MSH-18) of an encoded message, or an empty string.
+
+    Of several the first that is more than ASCII: ASCII, or none, stands before one that escape sequences lead to.
+    """
     line = data.lstrip(b"\xef\xbb\xbf\r\n\t ")[:4096].split(b"\r", 1)[0].split(b"\n", 1)[0]
     if len(line) < 9:
         return ""
     fields = line.split(line[3:4])
     if len(fields) < 18:
         return ""
-    return fields[17].split(line[5:6])[0].decode("ascii", "replace").strip().upper()
+    named = [one.decode("ascii", "replace").strip().upper() for one in fields[17].split(line[5:6])]
+    return next((one for one in named if one not in ("", "ASCII", "ISO IR6")), named[0])
 
 
 def decode(data: bytes) -> tuple[str, str]:
     """Return the text of an encoded message, and the codec it was read with."""
-    data = data.removeprefix(b"\xef\xbb\xbf")
+    data = data.removeprefix(b"\xef\xbb\xbf").replace(_TO_KOREAN, b"")
     for codec in (_CODECS.get(declared(data), "utf-8"), "utf-8"):
         try:
             return data.decode(codec), codec
