@@ -90,10 +90,7 @@ async def one_image(
         if not visitor.clinician:
             return []
         try:
-            return [
-                item_view(one, identity=True, images=n)
-                for one, n in await stack.others(console.site.items, item, STRIP)
-            ]
+            found = await stack.others(console.site.items, item, STRIP)
         except Unavailable:
             return None
         return [item_view(one, identity=True, images=images) for one, images in found]
