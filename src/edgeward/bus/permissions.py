@@ -56,10 +56,12 @@ ROLES: dict[str, Permissions] = {
             s.RECORDER_OBSERVED,
             *_STORED_VITALS,
         ),
-        subscribe=(s.WAVE_ALL, s.VITAL_ALL, "work.monitor.>", s.STATE_VIEWING),
+        subscribe=(s.WAVE_ALL, s.VITAL_ALL, "work.monitor.>", s.STATE_VIEWING, s.role_state("deliver")),
     ),
     "recorder": Permissions(subscribe=(s.WAVE_ALL, s.STATE_BEDS, "work.recorder.>")),
-    "deliver": Permissions(publish=(s.GATEWAY_DELIVERY, s.MONITOR_NOTICE), subscribe=("work.deliver.>",)),
+    "deliver": Permissions(
+        publish=(s.GATEWAY_DELIVERY, s.MONITOR_NOTICE), subscribe=("work.deliver.>", s.ALARM_SYSTEM)
+    ),
     "console": Permissions(
         publish=(
             s.STATE_VIEWING,

@@ -36,10 +36,10 @@ from edgeward.clinic.monitor.limits import Profiles, rhythm_limits
 from edgeward.clinic.monitor.numerics_log import NumericsLog
 from edgeward.clinic.monitor.publisher import Publisher
 from edgeward.clinic.monitor.screens import Screens
-from edgeward.clinic.monitor.selfcheck import EVERY_S, AlarmSystem, Surroundings
+from edgeward.clinic.monitor.selfcheck import EVERY_S, NOT_DELIVERED_S, AlarmSystem, Surroundings
 from edgeward.clinic.monitor.shown import Shown
 from edgeward.clinic.monitor.site_clock import SiteClock
-from edgeward.messages import AlarmAck, Ask, ServiceClass, Viewing
+from edgeward.messages import AlarmAck, Ask, RoleState, ServiceClass, Viewing
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
 from edgeward.privacy.registry import Registry
@@ -127,6 +127,7 @@ class MonitorRole:
         self._unchecked: set[str] = set()
         self._ticked = self._published = time.monotonic()
         self._behind_told = asyncio.Event()
+        self._deliver_heard = 0.0  # when `deliver` said last that it lives; 0: it never did, and is not missed
 
     # ---------------------------------------- sources
 
@@ -325,6 +326,7 @@ class MonitorRole:
                 self.context.stats.count("pauses")
                 # What waits takes its time on a large site: silence is not judged before it is through.
                 grace = now + max(GRACE_S, min(GRACE_MOST_S, (now - before) * len(self.devices) / SOURCES_AT_ONCE))
+                self._deliver_heard = max(self._deliver_heard, time.monotonic() if self._deliver_heard else 0.0)
             before = now
             self._ticked = time.monotonic()
             self._look_behind()
@@ -418,9 +420,19 @@ class MonitorRole:
             beds_age_s=now - self._published,
             packets_waiting_s=self._loop.time() - self._due_since if self._due is not None else 0.0,
             behind_s=self.intake.keep_up.behind_s if self.intake.keep_up.told else 0.0,
-            notices_problem=self.publisher.courier.problem,
+            notices_problem=self.publisher.courier.problem or self._deliver_problem(now),
             unknown_codes=len(self.engine.unknown),
         )
+
+    def _deliver_problem(self, now: float) -> str:
+        """Return what keeps people from being told; empty if nothing does, or if nobody is to be told."""
+        wanted = self.escalation.systems or bool(self.context.settings.contact)
+        silent = self._deliver_heard and now - self._deliver_heard > NOT_DELIVERED_S
+        return "`deliver` does not answer" if wanted and silent and self.context.bus.connected else ""
+
+    async def hear_deliver(self, _: str, state: RoleState) -> None:  # noqa: ARG002 - that it came is what matters
+        """`deliver` lives."""
+        self._deliver_heard = time.monotonic()
 
     async def keep_values(self) -> None:
         """Write down the values that outlast a restart."""
@@ -494,6 +506,7 @@ async def run(context: RoleContext) -> None:
     await bus.serve(subjects.MONITOR_NUMERICS, Numerics, desk.numerics, queue)
     await bus.serve(subjects.MONITOR_NOTICE, NoticeReport, desk.notice, queue)
     await bus.subscribe(subjects.MONITOR_HEARING, Hearing, role.hear)
+    await bus.subscribe(subjects.role_state("deliver"), RoleState, role.hear_deliver)
     await bus.subscribe(subjects.STATE_VIEWING, Viewing, role.screens.view)
     await stored.subscribe(bus, subjects.VITAL_ALL, role.receive_numerics)
     await bus.flush()

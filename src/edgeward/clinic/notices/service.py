@@ -31,6 +31,7 @@ from edgeward.clinic.notices.receivers import (
     WebhookReceiver,
 )
 from edgeward.clinic.notices.store import NoticeStore, Owed, Tally
+from edgeward.clinic.notices.watch import MonitorWatch
 from edgeward.config import Settings
 from edgeward.home import Home
 from edgeward.messages import DestinationState, Message, MessageError, Ok, Refused
@@ -115,6 +116,8 @@ class Notices:
         await self._context.bus.serve(subjects.DELIVER_NOTICE, Notice, self._accept, subjects.DELIVERS)
         self._tasks = [asyncio.create_task(self._run(receiver)) for receiver in self._receivers.values()]
         self._tasks.append(asyncio.create_task(self._tell()))
+        if self._receivers:
+            self._tasks.append(asyncio.create_task(MonitorWatch(self._context, self._accept).run()))
         for task in self._tasks:
             task.add_done_callback(self._ended)
 
