@@ -9,7 +9,7 @@ from tests.support.wearable import RATE, ecg
 
 from edgeward.clinic.monitor.intake import Intake
 from edgeward.clinic.monitor.limits import Limits
-from edgeward.clinic.monitor.reorder import HELD_MOST, MISSING_MOST
+from edgeward.clinic.monitor.reorder import HELD_MOST, MISSING_MOST, READ_NS
 from edgeward.waveform import Block, Channel, Kind, WaveformPacket, encode, encode_channels
 
 PLETH = Channel(name="PLETH", kind=Kind.PLETH, rate_hz=50.0, gain=1.0)
@@ -87,12 +87,27 @@ def test_a_packet_that_never_comes_is_missing_when_the_time_is_over():
     assert way.counts["missing"] == 0
     assert way.intake.reorder.due_ns == way.intake._clock.now_ns() + 50_000_000
     way.look(after_s=0.051)
+    assert way.counts["missing"] == 0, "what lies unread is read first"
+    assert way.intake.reorder.due_ns == way.intake._clock.now_ns() + READ_NS
+    way.look(after_s=READ_NS / 1e9)
     assert way.counts["missing"] == 1
     assert way.codes == [], "one lost packet is nobody's business"
     way.send(3)
     assert way.counts["missing"] == 1
     assert way.counts["refused"] == 1, "too late: its time is over"
     way.send(5)
+    assert way.intake.reorder.due_ns is None
+
+
+def test_what_came_while_the_monitor_stood_still_is_read_before_a_packet_is_given_up():
+    way = Way(ecg(10, 72))
+    way.send(0, 1, 2, 4)
+    way.look(after_s=5.0)  # 3 lies in the socket all the time; timers come first
+    way.send(3, 5, after_s=0.01)
+    way.look(after_s=1.0)
+    assert way.counts["missing"] == 0
+    assert way.counts["refused"] == 0
+    assert int(way.intake.bank.seats.book[0]["sequence"]) == 5
     assert way.intake.reorder.due_ns is None
 
 

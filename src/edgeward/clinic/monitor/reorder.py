@@ -16,6 +16,9 @@ from edgeward.waveform import SignalPacket
 MISSING_MOST = 4
 #: So many packets of one source are held at once.
 HELD_MOST = 8
+#: When its time is over, what may lie unread is read first: the missing one may be among it, where this process itself
+#: stood still or had no turn.
+READ_NS = 25_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Reorder:
         self.patience_ns = patience_ns
         self.saved = 0  # packets that came late and were waited for
         self._held: dict[str, list[Held]] = {}
+        self._over: dict[str, int] = {}  # sources whose time was seen to be over, and when
 
     def __contains__(self, source_id: object) -> bool:
         """Whether packets of a source are held."""
@@ -49,7 +53,10 @@ class Reorder:
         """When the first packet has waited for long enough; None if none is held."""
         if not self._held:
             return None
-        return min(one.received_ns for held in self._held.values() for one in held) + self.patience_ns
+        return min(
+            self._over[source] + READ_NS if source in self._over else held[0].received_ns + self.patience_ns
+            for source, held in self._held.items()
+        )
 
     def take(self, source_id: str, packet: SignalPacket, received_ns: int, before: int) -> tuple[list[Held], bool]:
         """Take a packet; return what is to be used now, in order, and whether this one is a copy of one that is held.
@@ -87,20 +94,24 @@ class Reorder:
             held.remove(follower)
             found.append(follower)
             sequence = follower.packet.sequence
+        self._over.pop(source_id, None)  # what is missing now is another one
         if not held:
             del self._held[source_id]
         return found
 
     def overdue(self, now_ns: int) -> list[str]:
-        """Return the sources of which a packet has waited for long enough."""
+        """Return the sources of which a packet has waited for long enough; it takes two looks to be among them."""
         latest = now_ns - self.patience_ns
-        return [source for source, held in self._held.items() if any(one.received_ns <= latest for one in held)]
+        over = [source for source, held in self._held.items() if held[0].received_ns <= latest]
+        return [source for source in over if now_ns - self._over.setdefault(source, now_ns) >= READ_NS]
 
     def release(self, source_id: str, before: int) -> list[Held]:
         """Return all held packets of a source, in order, and hold them no more."""
         held = self._held.pop(source_id, [])
+        self._over.pop(source_id, None)
         return sorted(held, key=lambda one: steps_ahead(one.packet.sequence, before))
 
     def forget(self, source_id: str) -> None:
         """Forget what is held of a source."""
         self._held.pop(source_id, None)
+        self._over.pop(source_id, None)
