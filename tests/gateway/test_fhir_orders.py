@@ -277,8 +277,33 @@ async def test_what_is_no_json_or_no_fhir_or_too_much_is_refused(tmp_path):
         assert (await client.post("/fhir", json=bundle(*[order()] * 501))).status_code == 413
         assert (await client.put("/fhir/ServiceRequest/a", json=order(id="b"))).status_code == 400
         assert (await client.delete("/fhir/ServiceRequest/a")).status_code == 405
+        for broken in (b'{"status": "revoked", "resourceType"', b'{"note": [{"text": "\\ud800"}], "resourceType"'):
+            text = json.dumps(order()).encode().replace(b'{"resourceType"', broken, 1)
+            answer = await client.post("/fhir/ServiceRequest", content=text, headers=json_type)
+            assert answer.status_code == 400, "an element twice, half a character"
+        packed = await client.post("/fhir/ServiceRequest", json=order(), headers={"Content-Encoding": "gzip"})
+        assert packed.status_code == 415
+        OperationOutcome.model_validate(packed.json())
         assert (await client.get("/fhir/ServiceRequest/" + "a" * 5000)).status_code == 404
         assert door.orders() == []
+
+
+async def test_a_subject_that_may_be_either_of_two_patients_is_refused(tmp_path):
+    other = copy.deepcopy(PATIENT) | {"identifier": [{"value": "OTHER"}]}
+    by_id = order(contained=None, subject={"reference": "Patient/pat1"})
+    by_url = bundle(PATIENT, other, order(contained=None, subject={"reference": "urn:uuid:0"}))
+    by_url["entry"][1]["fullUrl"] = by_url["entry"][0]["fullUrl"] = "urn:uuid:0"
+    async with opened(tmp_path) as door, door.client() as client:
+        for path, body in (
+            ("/fhir/ServiceRequest", order(contained=[PATIENT, other])),
+            ("/fhir", bundle(PATIENT, other, by_id)),
+            ("/fhir", by_url),
+        ):
+            answer = await client.post(path, json=body)
+            assert (answer.status_code, answer.json()["issue"][0]["code"]) == (422, "duplicate")
+            assert door.orders() == []
+
+        assert (await client.post("/fhir", json=bundle(PATIENT, PATIENT, by_id))).status_code == 200
 
 
 async def test_another_patient_under_the_same_number_is_a_conflict(tmp_path):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from edgeward.gateway.hl7_orders import modality
@@ -42,6 +43,7 @@ _PRIORITIES: dict[str, Literal["routine", "urgent", "stat"]] = {
     "stat": "stat",
 }
 _SEXES = {"male": "M", "female": "F", "other": "O"}
+_SEVERAL: dict[str, Any] = {"resourceType": "several"}
 _INTENTS = ("order", "original-order", "reflex-order", "filler-order", "instance-order")
 
 
@@ -97,7 +99,7 @@ def order_of(
     if resource.get("intent") not in _INTENTS:
         raise FhirError(422, "business-rule", "the intent must be an order", "ServiceRequest.intent")
     action, told = _ACTIONS[status]
-    here = {f"#{one.get('id')}": one for one in _rows(resource, "contained")} | around
+    here = around | named((f"#{one.get('id')}", one) for one in _rows(resource, "contained"))
     patient = _patient(resource, here)
     accession = _number(_value(_identifier(resource, "ACSN")), 16, "ServiceRequest.identifier")
     placed = _identifier(resource, "PLAC") or _identifier(resource, "")
@@ -154,6 +156,10 @@ def _patient(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[
     if not subject:
         raise FhirError(422, "required", "the order has no subject", "ServiceRequest.subject")
     patient = here.get(str(subject.get("reference", "")), {})
+    if patient is _SEVERAL:
+        raise FhirError(
+            422, "duplicate", "several resources have the id that the subject names", "ServiceRequest.subject"
+        )
     if patient and patient.get("resourceType") != "Patient":
         raise FhirError(422, "value", "the subject is no Patient", "ServiceRequest.subject")
     identifiers = _rows(patient, "identifier") or [_table(subject.get("identifier"))]
@@ -168,6 +174,22 @@ def _patient(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[
         "birth_date": values.date(str(patient.get("birthDate", "")).replace("-", "")),
         "sex": _SEXES.get(str(patient.get("gender", "")), ""),
     }
+
+
+def named(resources: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Return resources by what references name them by; a name that several different ones have leads to none."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, resource in resources:
+        known = found.setdefault(name, resource)
+        found[name] = resource if known is resource or _same(known, resource) else _SEVERAL
+    return found
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    try:
+        return one == other
+    except RecursionError:
+        return False
 
 
 def _human_name(names: list[dict[str, Any]]) -> str:
@@ -337,13 +359,10 @@ def changes_of(bundle: dict[str, Any], *, source: str, received_ns: int) -> list
     entries = _rows(bundle, "entry")
     if len(entries) > _MOST_ENTRIES:
         raise FhirError(413, "too-costly", f"a Bundle may hold {_MOST_ENTRIES} entries", "Bundle.entry")
-    around: dict[str, dict[str, Any]] = {}
-    for entry in entries:
-        resource = _table(entry.get("resource"))
-        if url := str(entry.get("fullUrl", "")):
-            around[url] = resource
-        if resource.get("id"):
-            around[f"{resource.get('resourceType')}/{resource['id']}"] = resource
+    resources = [(entry, _table(entry.get("resource"))) for entry in entries]
+    by_url = ((str(entry["fullUrl"]), one) for entry, one in resources if entry.get("fullUrl"))
+    by_id = ((f"{one.get('resourceType')}/{one['id']}", one) for _, one in resources if one.get("id"))
+    around = named((*by_url, *by_id))
     found = []
     for index, entry in enumerate(entries):
         resource = _table(entry.get("resource"))

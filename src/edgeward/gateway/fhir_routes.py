@@ -14,7 +14,7 @@ import datetime as dt
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -35,6 +35,7 @@ PLACERS = ("emr", "other")  # who may place orders
 _V2_0203 = "http://terminology.hl7.org/CodeSystem/v2-0203"
 _JSON = "application/fhir+json"
 _LARGEST = 4 << 20
+_ISSUES = {403: "forbidden", 404: "not-found", 413: "too-costly", 503: "transient"}  # value set IssueType
 _STATUSES = {
     "scheduled": "active",
     "started": "active",
@@ -171,14 +172,14 @@ def routes(
     door = _Door(book, vitals)
 
     def placing(endpoint: Callable[[Request], Awaitable[Response]]) -> Any:
-        return guarded(telling(endpoint, quarantine), "place orders", PLACERS, _LARGEST)
+        return guarded(telling(endpoint, quarantine), "place orders", PLACERS, _LARGEST, told=refusal)
 
     def reading(endpoint: Callable[[Request], Awaitable[Response]]) -> Any:
-        return guarded(telling(endpoint, quarantine), "read orders", PLACERS)
+        return guarded(telling(endpoint, quarantine), "read orders", PLACERS, told=refusal)
 
     def sending(endpoint: Callable[[Request], Awaitable[Response]]) -> Any:
         kinds = tuple(dict.fromkeys((*PLACERS, *senders)))
-        return guarded(telling(endpoint, quarantine), "send a Bundle", kinds, _LARGEST)
+        return guarded(telling(endpoint, quarantine), "send a Bundle", kinds, _LARGEST, told=refusal)
 
     inside = [
         Route("/metadata", reading(door.metadata), methods=["GET"]),
@@ -299,10 +300,15 @@ async def body_of(request: Request, kind: str) -> dict[str, Any]:
     media_type = request.headers.get("content-type", _JSON).split(";")[0].strip().lower()
     if media_type not in (_JSON, "application/json", "text/json"):
         raise FhirError(415, "not-supported", "only JSON is taken (application/fhir+json)")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise FhirError(415, "not-supported", "compressed bodies are not taken (Content-Encoding)")
+    body = await request.body()
     try:
-        resource = json.loads(await request.body(), parse_constant=_no_constant)
+        resource = json.loads(body, parse_constant=_no_constant, object_pairs_hook=_once)
+        if b"\\u" in body:  # half of a surrogate pair can be written so, and is no character
+            json.dumps(resource, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
-        raise FhirError(400, "structure", "it is not JSON") from None
+        raise FhirError(400, "structure", "it is not JSON, or an element stands twice in an object") from None
     if not isinstance(resource, dict) or resource.get("resourceType") != kind:
         raise FhirError(400, "structure", f"a {kind} is expected here")
     return resource
@@ -310,6 +316,19 @@ async def body_of(request: Request, kind: str) -> dict[str, Any]:
 
 def _no_constant(_: str) -> None:
     raise ValueError("NaN and Infinity are not JSON")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):  # which of the two is meant nobody can say: it may be the patient
+        raise ValueError("an element stands twice")
+    return found
+
+
+def refusal(status: int, text: str, headers: Mapping[str, str]) -> Response:
+    """Return why a request is not served, as an OperationOutcome."""
+    code = _ISSUES.get(status, "exception" if status >= 500 else "processing")
+    return answered(outcome(FhirError(status, code, text)), status, dict(headers))
 
 
 def sender_of(request: Request) -> str:

@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 from edgeward.bedside import Numerics
 from edgeward.gateway import fhir_vitals
 from edgeward.gateway.fhir_orders import FhirError
-from edgeward.gateway.fhir_routes import answered, body_of, outcome, sender_of, telling
+from edgeward.gateway.fhir_routes import answered, body_of, outcome, refusal, sender_of, telling
 from edgeward.gateway.handover import Handover, NotTaken
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.web import guarded
@@ -51,7 +51,7 @@ class VitalSigns:
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes, with their full path."""
-        create = guarded(telling(self.create, self._quarantine), "send vital signs", SENDERS, _LARGEST)
+        create = guarded(telling(self.create, self._quarantine), "send vital signs", SENDERS, _LARGEST, told=refusal)
         return [Route("/fhir/Observation", create, methods=["POST"])]
 
     @staticmethod

@@ -16,7 +16,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ from edgeward.privacy.registry import Registry
 _log = logging.getLogger("edgeward.gateway.web")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
+Refusal = Callable[[int, str, Mapping[str, str]], Response]
 IDLE_S = 60.0  # a connection on which nothing moves is cut
 PER_DEVICE = 16  # requests at once
 CONNECTIONS = 1024  # in all, beyond which requests are answered with 503
@@ -238,7 +239,13 @@ class WebDoor:
         return device is not None and not device.revoked and device.fingerprint == peer.fingerprint
 
 
-def guarded(endpoint: Endpoint, what: str, kinds: Sequence[str], max_body: int = 0) -> Endpoint:
+def _plainly(status: int, text: str, headers: Mapping[str, str]) -> Response:
+    return PlainTextResponse(f"{text}\n" if text else "", status, dict(headers))
+
+
+def guarded(
+    endpoint: Endpoint, what: str, kinds: Sequence[str], max_body: int = 0, *, told: Refusal = _plainly
+) -> Endpoint:
     """Return `endpoint` for devices of these kinds only.
 
     Parameters
@@ -247,6 +254,8 @@ def guarded(endpoint: Endpoint, what: str, kinds: Sequence[str], max_body: int =
         What it does, in words: for the log and for refusals ("search", "store objects").
     max_body
         Bytes of the request's body that are read at most; more is answered with 413.
+    told
+        Makes the answer that says why there is none: of status, text and headers.
     """
 
     async def serve(request: Request) -> Response:
@@ -263,14 +272,14 @@ def guarded(endpoint: Endpoint, what: str, kinds: Sequence[str], max_body: int =
             status = response.status_code
         except HTTPException as error:
             status = error.status_code
-            response = PlainTextResponse(error.detail + "\n", status, dict(error.headers or {}))
+            response = told(status, error.detail, error.headers or {})
         except ClientDisconnect:
             status = 499
-            response = PlainTextResponse("", 400)
+            response = told(400, "", {})
         except Exception as error:
             # Only the type: the text of an unforeseen error may quote what was asked for.
             _log.error("a request could not be served: %s", type(error).__name__, exc_info=False)
-            response = PlainTextResponse("the request could not be served\n", 500)
+            response = told(500, "the request could not be served", {})
         spent = round((time.perf_counter() - started) * 1e3, 1)
         _log.info(
             "%s: %d",
