@@ -15,6 +15,7 @@ from tests.support.wearable import RATE, ecg
 from edgeward.bedside import AlarmQuery, Recent, RecentQuery
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus
+from edgeward.clinic.monitor import restart
 from edgeward.clinic.monitor.alarm_log import AlarmLog, Writing
 from edgeward.messages import AlarmPriority, Alarms, Ask, Message
 from edgeward.waveform import WaveformPacket, encode
@@ -73,10 +74,11 @@ async def record(site: Monitored, give: Callable[[], list[Packet]]) -> Bus:
 
 
 async def test_packets_that_overtook_one_another_long_ago_leave_no_gap_wherever_reading_pauses(
-    site: Monitored,
+    site: Monitored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Prepare: 64 packets are taken at a time; in each of four sources another pair lies across that edge.
-    sources = ["w1", "w2", "w3", "w4"]
+    # Prepare: some hundred packets are taken at a time, and some pair lies across the edge.
+    sources = [f"w{number}" for number in range(1, 5)]
+    monkeypatch.setattr(restart, "AT_ONCE", 32)
     know(site, *sources)
     packets: list[Packet] = []
     end_ns = time.time_ns() - 2 * SECOND

@@ -31,6 +31,7 @@ SECONDS = 20.0
 #: With the time that nobody was there; the recorder has no more at hand.
 MOST_BACK_S = 45.0
 ASK_S = 3.0
+AT_ONCE = 256  # packets between two looks at what else is to be done: some milliseconds
 #: So long a recorder may be away that the same fault has ended; nobody's alarm waits for longer.
 RECORDER_S = 5.0
 AGAIN_S = 0.1
@@ -174,8 +175,8 @@ async def _from_recorder(role: MonitorRole, past: Past, seconds: float) -> int:
             return count
         for number, (source_id, received_ns, packet) in enumerate(answer.packets):
             if source_id in role.devices:  # a device revoked meanwhile is not taken up
-                role.take_wave(source_id, packet, role.clock.steady_ns(received_ns))
-            if number % 64 == 63:
+                role.take_waves([(source_id, packet)], role.clock.steady_ns(received_ns))
+            if number % AT_ONCE == AT_ONCE - 1:
                 past.take()
                 await asyncio.sleep(0)
         past.take()
@@ -196,7 +197,7 @@ def _release(role: MonitorRole, past: Past, upto: str = "") -> None:
     role.waiting = [one for one in waiting if upto and one[0] > upto]
     for source_id, data, received_ns in waiting:
         if not upto or source_id <= upto:
-            role.take_wave(source_id, data, received_ns)
+            role.take_waves([(source_id, data)], received_ns)
     role.process()
 
 

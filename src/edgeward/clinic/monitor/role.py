@@ -210,10 +210,14 @@ class MonitorRole:
         if self.waiting is not None:
             self.waiting += [(source_id, data, now) for source_id, data in packets]
             return
-        usual = self.intake.waves(packets, now, lambda source_id, data: self.take_wave(source_id, data, now))
+        self.take_waves(packets, now)
+        self.process_soon(0.0)
+
+    def take_waves(self, packets: list[tuple[str, bytes]], received_ns: int) -> None:
+        """Take waveform packets that came together, each with its source."""
+        usual = self.intake.waves(packets, received_ns, lambda one, data: self.take_wave(one, data, received_ns))
         self.context.stats.count("packets", usual)
         self.screens.came(source_id for source_id, _ in packets)
-        self.process_soon(0.0)
 
     def take_wave(self, source_id: str, data: bytes, received_ns: int) -> None:
         """Take one waveform packet that came at a time."""
