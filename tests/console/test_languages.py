@@ -141,3 +141,21 @@ def test_templates_compile_and_know_all_their_variables() -> None:
     assert issubclass(render.ENVIRONMENT.undefined, jinja2.StrictUndefined)
     for path in TEMPLATES:
         render.ENVIRONMENT.get_template(path.name)
+
+
+def test_what_roles_say_is_read_in_chinese_and_their_particulars_stay() -> None:
+    def read(told: str) -> str:
+        return languages.reason("zh", told)
+
+    assert (
+        read("outside the model's domain: the object is of modality CT, not ultrasound")
+        == "超出模型的适用范围: 模态为 CT，不是超声"
+    )
+    assert read("the alarm log cannot be written: it has taken more than 2 s") == "报警日志无法写入：已超过 2 秒"
+    assert read("archive does not take results: connection refused") == "archive 不接收结果：连接被拒绝"
+    assert read("something new: with {braces} and (brackets") == "something new: with {braces} and (brackets"
+
+
+def test_an_english_reader_gets_what_a_role_said_word_for_word() -> None:
+    for told in ("busy", "only 12 MB of disk are free", "no such thing", "the object cannot be decoded: busy"):
+        assert languages.reason("en", told) == told

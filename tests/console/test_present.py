@@ -17,8 +17,8 @@ from tests.support.synthetic import make_alarm, make_item
     [
         ("Lindqvist^Maja", "Lindqvist, Maja"),
         ("Haddad^Leila^Noor^Dr^", "Haddad, Leila Noor"),
-        ("Wang^XiaoDong=王^小东", "Wang, XiaoDong (王 小东)"),
-        ("=王^小东", "王, 小东"),
+        ("Wang^XiaoDong=王^小东", "Wang, XiaoDong (王小东)"),
+        ("=王^小东", "王小东"),
         ("Lindqvist", "Lindqvist"),
         ("^^^^", ""),
         ("", ""),

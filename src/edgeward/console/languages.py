@@ -28,6 +28,7 @@ BROWSER_SECTIONS = (
     "viewer",
     "label",
     "reason",
+    "said",
     "sound",
     "parameter",
     "consciousness",
@@ -78,6 +79,30 @@ def has(key: str) -> bool:
     return key in catalogue(DEFAULT)
 
 
+@cache
+def _sayings() -> list[tuple[str, re.Pattern[str]]]:
+    """Return the keys of what roles say, each with the English wording as a pattern."""
+    found = []
+    for key, wording in catalogue(DEFAULT).items():
+        if key.startswith("said."):
+            parts = re.split(r"\{([a-z]+)\}", wording)
+            pattern = "".join(f"(?P<{part}>.+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts))
+            found.append((key, re.compile(pattern, re.DOTALL)))
+    return found
+
+
+def reason(language: str, told: str) -> str:
+    """Return a reason as a role gave it, in the reader's language as far as its words are known; else as it is."""
+    for key, pattern in _sayings():
+        if said := pattern.fullmatch(told):
+            return text(
+                language, key, **{n: reason(language, v) if n == "rest" else v for n, v in said.groupdict().items()}
+            )
+    head, colon, rest = told.partition(": ")
+    key = f"reason.{head.lower().replace(' ', '_').replace(chr(39), '')}"
+    return f"{text(language, key)}{colon}{reason(language, rest)}" if has(key) else told
+
+
 def alarm_text(language: str, code: str, args: Mapping[str, object]) -> str:
     """Return what an alarm says. A code we have no words for is shown as it is: never hidden, never invented."""
     if has(f"alarm.{code}"):
@@ -98,12 +123,18 @@ def readable(language: str, args: Mapping[str, object]) -> dict[str, object]:
     unit = words.get("unit")
     if isinstance(unit, str):
         words["unit"] = UNITS.get(unit, unit)
+    why = words.get("reason")
+    if isinstance(why, str):
+        words["reason"] = reason(language, why)
     return words
 
 
 def for_browser(language: str) -> dict[str, str]:
     """Return the texts that the scripts need."""
-    return {key: value for key, value in catalogue(language).items() if key.split(".", 1)[0] in BROWSER_SECTIONS}
+    texts = {key: value for key, value in catalogue(language).items() if key.split(".", 1)[0] in BROWSER_SECTIONS}
+    if language != DEFAULT:  # what roles say is recognised by its English wording
+        texts |= {f"from.{key}": value for key, value in catalogue(DEFAULT).items() if key.startswith("said.")}
+    return texts
 
 
 def choose(*, account: str, cookie: str, accept: str) -> str:

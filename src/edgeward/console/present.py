@@ -5,6 +5,7 @@ Responsible for choosing, ordering and hiding: who is not a clinician gets no id
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from typing import Any, Literal
 from edgeward.console.watch import RoleView
 from edgeward.messages import ItemSummary, Lesion, Quarantined, StageStats, Verdict
 
+_HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff\u00b7^ ]+")
 LABELS = ("benign", "malignant", "normal")
 FILTERS = ("all", "open", "suspicious", "not_analysed", "failed")
 
@@ -21,11 +23,16 @@ def person_name(dicom_name: str) -> str:
     groups = [group for group in dicom_name.split("=") if group.strip("^ ")]
     if not groups:
         return ""
+    if _HAN.fullmatch(groups[0]):  # written as it is spoken: family and given name without anything between them
+        return re.sub(r"[\^ ]", "", groups[0])
     # The ideographic group, if there is one, is how the patient writes the name; the first is its transliteration.
     parts = [part.strip() for part in groups[0].split("^")]
     family, given = parts[0], " ".join(part for part in parts[1:3] if part)
     name = ", ".join(part for part in (family, given) if part)
-    return f"{name} ({groups[1].replace('^', ' ').strip()})" if len(groups) > 1 else name
+    if len(groups) == 1:
+        return name
+    written = groups[1].replace("^", "" if _HAN.fullmatch(groups[1]) else " ").strip()
+    return f"{name} ({written})"
 
 
 @dataclass(frozen=True, slots=True)

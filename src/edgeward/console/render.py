@@ -19,6 +19,7 @@ from starlette.responses import HTMLResponse
 from edgeward import __version__
 from edgeward.console import languages
 from edgeward.console.access import Visitor, console_of, visitor_of
+from edgeward.console.present import Notice
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -124,10 +125,13 @@ def page(connection: HTTPConnection, name: str, *, status: int = 200, **values: 
         return languages.alarm_text(language, code, args)
 
     def reason(text: str) -> str:
-        """A reason as the role gave it; its known beginning is translated, the particulars are not."""
-        head, colon, rest = text.partition(": ")
-        key = f"reason.{head.lower().replace(' ', '_').replace(chr(39), '')}"
-        return f"{t(key)}{colon}{rest}" if languages.has(key) else text
+        """A reason as the role gave it, as far as its words are known."""
+        return languages.reason(language, text)
+
+    def notice_text(notice: Notice) -> str:
+        """What the overview says is wrong."""
+        told = {k: reason(v) if k in ("reason", "text") and isinstance(v, str) else v for k, v in notice.args.items()}
+        return t(f"notice.{notice.kind}", **told)
 
     def stage(name: str) -> str:
         """A stage; ``engine.infer`` is the stage `infer` as the engine measured it."""
@@ -140,6 +144,7 @@ def page(connection: HTTPConnection, name: str, *, status: int = 200, **values: 
         word=word,
         alarm_text=alarm_text,
         reason=reason,
+        notice_text=notice_text,
         stage=stage,
         language=language,
         theme=theme_of(connection),

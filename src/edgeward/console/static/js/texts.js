@@ -35,7 +35,7 @@ const UNITS = { "/min": "/min", "mm[Hg]": "mmHg", Cel: "°C", "1": "" };
 /** UCUM as people read it. */
 export const unitText = (unit) => UNITS[unit] ?? unit;
 
-const readable = (args) => ({ ...args, ...("parameter" in args ? { parameter: word("parameter", args.parameter) } : {}), ...("unit" in args ? { unit: unitText(args.unit) } : {}) });
+const readable = (args) => ({ ...args, ...("parameter" in args ? { parameter: word("parameter", args.parameter) } : {}), ...("unit" in args ? { unit: unitText(args.unit) } : {}), ...("reason" in args ? { reason: reasonText(args.reason) } : {}) });
 
 /** What an alarm says; an unknown code is shown as it is, never hidden. */
 export function alarmText(alarm) {
@@ -70,9 +70,24 @@ export function duration(ms) {
   return t("time.hours", { n: Math.floor(seconds / 3600) });
 }
 
-/** A reason as a role gave it: its known beginning in the reader's language, the particulars as they are. */
+let sayings = null;
+
+/** What roles say, recognised by its English wording; none for an English reader. */
+function known() {
+  sayings ??= Object.entries(catalogue).filter(([key]) => key.startsWith("from.said.")).map(([key, wording]) => {
+    const pattern = wording.split(/\{([a-z]+)\}/).map((part, i) => (i % 2 ? `(?<${part}>.+?)` : part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"))).join("");
+    return [key.slice(5), new RegExp(`^${pattern}$`, "s")];
+  });
+  return sayings;
+}
+
+/** A reason as a role gave it, in the reader's language as far as its words are known; else as it is. */
 export function reasonText(text) {
+  for (const [key, pattern] of known()) {
+    const said = pattern.exec(text ?? "");
+    if (said) return t(key, { ...said.groups, ...(said.groups?.rest ? { rest: reasonText(said.groups.rest) } : {}) });
+  }
   const [head, ...rest] = (text ?? "").split(": ");
   const key = `reason.${head.toLowerCase().replaceAll(" ", "_").replaceAll("'", "")}`;
-  return has(key) ? [t(key), ...rest].join(": ") : text ?? "";
+  return has(key) ? [t(key), ...(rest.length ? [reasonText(rest.join(": "))] : [])].join(": ") : text ?? "";
 }
