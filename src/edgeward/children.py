@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeward.bus.process import PULSE, die_with_parent
+from edgeward.bus.process import GO, PULSE, die_with_parent
 from edgeward.messages import RoleState
 
 #: A ready role whose event loop has not turned for so long hangs: with the time until the next look, less than the ten
@@ -35,7 +35,8 @@ UNHEARD_S = 30.0
 FIRST_WORD_S = 90.0  # before its first heartbeat a role loads its libraries, which takes long on a busy machine
 # glibc gives each thread an arena and keeps what was freed in it: two are enough for threads that mostly wait.
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-GO = b"go\n"
+#: One that stands by and has not moved for so long is of no use. What it loads holds the interpreter's lock.
+STANDBY_HANGS_S = 60.0
 
 Log = Callable[[str, str], None]
 
@@ -48,6 +49,7 @@ class Living:
     pulse: int  # the reading end
     pulsed: float  # when it was felt last
     used_s: float = 0.0  # the computing time it had had then
+    loaded: bool = False  # it stood by
 
     def feel(self, now: float) -> None:
         """Take what came of the pulse."""
@@ -103,7 +105,7 @@ class Child:
         living.feel(now)
         still = now - living.pulsed
         if not self.was_ready:  # what it loads holds the interpreter's lock for long
-            most = UNHEARD_S if self.spoke else FIRST_WORD_S
+            most = SLOW_S if living.loaded else UNHEARD_S if self.spoke else FIRST_WORD_S
             return f"has not moved for {still:.0f} s" if still > most else ""
         quick = self.name in ALARM_PATH and still > HANGS_S
         if still > SLOW_S or (quick and not _merely_slow(living)):
@@ -186,6 +188,7 @@ async def go(living: Living) -> None:
     """
     stdin = living.process.stdin
     assert stdin is not None
+    living.loaded = True
     stdin.write(GO)
     await stdin.drain()
     stdin.close()

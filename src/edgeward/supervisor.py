@@ -309,6 +309,11 @@ class Supervisor:
             _log.error("the process that stood by for %s ended", child.name)
             standby.let_go()
             child.standby, child.standby_from = None, now + STANDBY_AGAIN_S
+        elif standby is not None:
+            standby.feel(now)
+            if now - standby.pulsed > children.STANDBY_HANGS_S:
+                with contextlib.suppress(ProcessLookupError):
+                    standby.process.kill()
         wanted = child.name == "monitor" and self.settings.monitor.standby and child.was_ready
         if child.standby is None and wanted and now > max(child.was_ready + STANDBY_AFTER_S, child.standby_from):
             try:

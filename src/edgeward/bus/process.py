@@ -15,6 +15,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _FILES = 65_536
 PULSE = "EDGEWARD_PULSE"  # names the end of a pipe to whoever started us (``edgeward.children``)
 PULSE_S = 1.0
+GO = b"go\n"  # on its standard input: a process that stands by is needed
 
 
 def resident_mb(pid: int) -> float:

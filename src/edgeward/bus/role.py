@@ -20,11 +20,13 @@ from pathlib import Path
 from edgeward import log
 from edgeward.bus import permissions, subjects
 from edgeward.bus.client import Bus, BusError, connect
-from edgeward.bus.process import die_with_parent, pulse, raise_file_limit, resident_mb
+from edgeward.bus.process import GO, die_with_parent, pulse, raise_file_limit, resident_mb
 from edgeward.bus.server import seed_path
 from edgeward.config import Settings
 from edgeward.home import Home
 from edgeward.messages import Quarantined, RoleState, ServiceClass, StageStats
+
+__all__ = ["GO", "RoleContext", "Stats", "bus_url", "open_bus", "run_role"]
 
 _log = logging.getLogger("edgeward.role")
 _KEEP = 1000  # values per stage from which percentiles are computed
@@ -197,8 +199,17 @@ def run_role(
     home: Home,
     settings: Settings,
     tls: ssl.SSLContext,
+    *,
+    stand_by: Callable[[RoleContext], Awaitable[bool]] | None = None,
 ) -> int:
-    """Run a role in this process until it is told to stop; return its exit code."""
+    """Run a role in this process until it is told to stop; return its exit code.
+
+    Parameters
+    ----------
+    stand_by : callable, optional
+        Comes first: it returns once this process is needed, or False if it never will be. Until then the role says
+        nothing of itself.
+    """
     import uvloop
 
     log.configure(role, settings.log.level)
@@ -221,11 +232,14 @@ def run_role(
         context = RoleContext(role, home, settings, bus)
         for number in (signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(number, context.stopping.set)
-        heartbeat = loop.create_task(context.beat())
+        heartbeat: asyncio.Task[None] | None = None
         try:
-            await run(context)
+            if stand_by is None or await stand_by(context):
+                heartbeat = loop.create_task(context.beat())
+                await run(context)
         finally:
-            heartbeat.cancel()
+            if heartbeat is not None:
+                heartbeat.cancel()
             await bus.close()
             beating.cancel()
         return 0

@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from importlib import import_module
-from types import ModuleType
 
 from edgeward.cli.common import ATTENTION, AWAY, DONE, CommandError, home_of, say, site_of
 from edgeward.config import Settings, load
@@ -98,24 +97,13 @@ def role(arguments: argparse.Namespace) -> int:
     from edgeward.bus.role import run_role
     from edgeward.privacy.identity import client_context
 
-    module = import_module(ROLE_MODULES[arguments.role])
-    if arguments.standby and not _stand_by(module):
-        return DONE
     home, settings = site_of(arguments)
-    code = run_role(arguments.role, module.run, home, settings, client_context(home, arguments.role))
+    module = import_module(ROLE_MODULES[arguments.role])
+    tls = client_context(home, arguments.role)
+    stand_by = module.stand_by if arguments.standby else None
+    code = run_role(arguments.role, module.run, home, settings, tls, stand_by=stand_by)
     atexit.register(_leave, code)
     return code
-
-
-def _stand_by(module: ModuleType) -> bool:
-    """Load what the role needs, and wait; return whether it is needed, or False if whoever started us is gone."""
-    from edgeward.bus.process import die_with_parent
-    from edgeward.children import GO
-
-    die_with_parent()
-    if prepare := getattr(module, "prepare", None):
-        prepare()
-    return sys.stdin.buffer.readline() == GO
 
 
 def _leave(code: int) -> None:

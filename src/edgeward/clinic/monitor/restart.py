@@ -19,6 +19,7 @@ from edgeward.clinic.monitor.alarms import Key, key_of
 from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.engine import SITE
 from edgeward.clinic.monitor.rules import RULES
+from edgeward.clinic.monitor.standby import Memory
 from edgeward.messages import Alarm, MessageError, Refused
 
 if TYPE_CHECKING:
@@ -123,10 +124,11 @@ def _restore_alarms(role: MonitorRole, bed_id: str, alarms: dict[str, object]) -
                 role.intake.watch.assume(source_id, record.code, record.scope)
 
 
-async def catch_up(role: MonitorRole) -> None:
-    """Take the last seconds of signal from the recorder and the packets that came meanwhile, source by source.
+async def catch_up(role: MonitorRole, memory: Memory | None = None) -> None:
+    """Take the last seconds of signal and the packets that came meanwhile, source by source.
 
-    Without a recorder, or when it does not come back in time, the live packets alone are taken.
+    They are in this process's own memory if it stood by for long enough; else the recorder has them. Without a
+    recorder, or when it does not come back in time, what there is and the live packets are taken.
     """
     now_ns = role.clock.wall_ns()
     away_s = (now_ns - await asyncio.to_thread(role.log.tried_ns)) / 1e9
@@ -138,9 +140,10 @@ async def catch_up(role: MonitorRole) -> None:
     )
     past = Past(role, told)
     past.take()  # what the values of before say
+    own = memory.reach_s if memory is not None else 0.0
     try:
         async with asyncio.timeout(MOST_S):
-            packets = await _from_recorder(role, past, seconds)
+            packets = await _from_recorder(role, past, seconds) if own < seconds else 0
         if packets:
             _log.info("took up %d packets of before", packets)
     except TimeoutError:
@@ -149,6 +152,8 @@ async def catch_up(role: MonitorRole) -> None:
         _log.warning("there is no recorder: the signal of before is not taken up, or in part")
     except (BusError, MessageError) as error:
         _log.warning("the signal of before is not taken up: %s", error)
+    if memory is not None:
+        await _from_memory(role, past, memory, seconds)
     _release(role, past)
     role.waiting = None
 
@@ -175,7 +180,9 @@ async def _from_recorder(role: MonitorRole, past: Past, seconds: float) -> int:
             return count
         for number, (source_id, received_ns, packet) in enumerate(answer.packets):
             if source_id in role.devices:  # a device revoked meanwhile is not taken up
-                role.take_waves([(source_id, packet)], role.clock.steady_ns(received_ns))
+                at_ns = role.clock.steady_ns(received_ns)
+                past.took(source_id, at_ns)
+                role.take_waves([(source_id, packet)], at_ns)
             if number % AT_ONCE == AT_ONCE - 1:
                 past.take()
                 await asyncio.sleep(0)
@@ -187,6 +194,24 @@ async def _from_recorder(role: MonitorRole, past: Past, seconds: float) -> int:
         _release(role, past, after)
 
 
+async def _from_memory(role: MonitorRole, past: Past, memory: Memory, seconds: float) -> None:
+    packets = memory.give(role.receive)  # from here on what comes waits
+    now, count = role.clock.now_ns(), 0
+    for source_id, age_ns, packet in packets:
+        if age_ns > seconds * 1e9 or past.has(source_id, now - age_ns):
+            continue
+        if source_id in role.devices:
+            role.take_waves([(source_id, packet)], now - age_ns)
+        else:  # it came first while nobody was there
+            role.take_wave(source_id, packet, now - age_ns)
+        count += 1
+        if count % AT_ONCE == 0:
+            past.take()
+            await asyncio.sleep(0)
+    past.take()
+    _log.info("took up %d packets that were heard while standing by", count)
+
+
 def _release(role: MonitorRole, past: Past, upto: str = "") -> None:
     """Take the packets that came meanwhile from sources up to `upto` (in the order of their ids), or from all.
 
@@ -196,7 +221,7 @@ def _release(role: MonitorRole, past: Past, upto: str = "") -> None:
     waiting = role.waiting or []
     role.waiting = [one for one in waiting if upto and one[0] > upto]
     for source_id, data, received_ns in waiting:
-        if not upto or source_id <= upto:
+        if (not upto or source_id <= upto) and not past.has(source_id, received_ns):
             role.take_waves([(source_id, data)], received_ns)
     role.process()
 
@@ -219,6 +244,19 @@ class Past:
         for alarm in told:
             self._told.setdefault((alarm.code, alarm.bed_id), []).append(alarm)
         self._ends: dict[tuple[str, Key], ConditionEvent] = {}
+        self._newest: dict[str, int] = {}  # arrival of each source's newest packet from the recorder
+
+    def took(self, source_id: str, received_ns: int) -> None:
+        """A packet of the recorder's is taken."""
+        self._newest[source_id] = max(received_ns, self._newest.get(source_id, 0))
+
+    def has(self, source_id: str, received_ns: int) -> bool:
+        """Return whether a packet is a copy of one that the recorder gave.
+
+        Copies are known by their number too, but one that is far behind would be a device that has started again.
+        """
+        newest = self._newest.get(source_id)
+        return newest is not None and received_ns < newest - SAME_NS // 2
 
     def take(self) -> None:
         """Take what is queued."""

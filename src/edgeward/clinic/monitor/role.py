@@ -15,6 +15,7 @@ import logging
 import shutil
 import time
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from edgeward.bedside import AlarmPause, AlarmQuery, Hearing, NoticeReport, Numerics, SetBed
 from edgeward.bus import stored, subjects
@@ -22,7 +23,7 @@ from edgeward.bus.bulk import Batch
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
 from edgeward.bus.stored import Stored, TwoWays
-from edgeward.clinic.monitor import restart, signals
+from edgeward.clinic.monitor import restart, signals, standby
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.bank import warm_up
 from edgeward.clinic.monitor.beds import Beds as BedBook
@@ -39,6 +40,7 @@ from edgeward.clinic.monitor.screens import Screens
 from edgeward.clinic.monitor.selfcheck import EVERY_S, NOT_DELIVERED_S, AlarmSystem, Surroundings
 from edgeward.clinic.monitor.shown import Shown
 from edgeward.clinic.monitor.site_clock import SiteClock
+from edgeward.clinic.monitor.standby import Memory
 from edgeward.messages import AlarmAck, Ask, RoleState, ServiceClass, Viewing
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
@@ -481,8 +483,20 @@ def prepare() -> None:
     signals.warm_up()
 
 
+_memories: WeakKeyDictionary[RoleContext, Memory] = WeakKeyDictionary()  # of processes that stood by
+
+
+async def stand_by(context: RoleContext) -> bool:
+    """Be ready to `run` at once; return whether that is wanted."""
+    memory = await standby.stand_by(context, prepare)
+    if memory is not None:
+        _memories[context] = memory
+    return memory is not None
+
+
 async def run(context: RoleContext) -> None:
     """Run the role until told to stop."""
+    memory = _memories.pop(context, None)
     try:
         role = MonitorRole(context)
     except (DatabaseError, WrongKey, ValueError) as error:
@@ -497,10 +511,11 @@ async def run(context: RoleContext) -> None:
     bus, desk = context.bus, role.desk
     restored = restart.restore(role)
     queue = subjects.MONITORS
-    await bus.subscribe_bulk(subjects.WAVE_ALL, role.receive)
-    await bus.flush()
+    if memory is None:
+        await bus.subscribe_bulk(subjects.WAVE_ALL, role.receive)
+        await bus.flush()
     work = [asyncio.ensure_future(one()) for one in (role.publisher.run, role.keeper.write, role.keeper.hand_over)]
-    await restart.catch_up(role)
+    await restart.catch_up(role, memory)
     await bus.serve(subjects.MONITOR_ACK, AlarmAck, desk.acknowledge, queue)
     await bus.serve(subjects.MONITOR_ALARMS, Ask, desk.alarms, queue)
     await bus.serve(subjects.MONITOR_PAUSE, AlarmPause, desk.pause, queue)

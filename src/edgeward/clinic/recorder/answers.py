@@ -166,5 +166,6 @@ class Answers:
         if not query.seconds > 0.0:  # not a number either
             return Refused(reason=f"the last {query.seconds:g} seconds are none; at most {RING_S:g} are kept")
         self._gather()
-        packets, after = self._ring.page(min(query.seconds, RING_S), query.after, self._system.boot_ns())
+        boot_ns, wall_ns = self._system.boot_ns(), self._system.wall_ns()
+        packets, after = self._ring.page(min(query.seconds, RING_S), query.after, boot_ns, wall_ns)
         return Recent(packets=packets, after=after)

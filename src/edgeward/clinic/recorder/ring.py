@@ -15,6 +15,7 @@ from edgeward.clinic.recorder.clock import SECOND
 RING_S = 45.0  # what a detector needs to settle, and the time that a monitor on a busy machine needs to be back
 MOST_BYTES = 8 << 20  # of one source within RING_S: 24 channels at 2000 Hz have 4.4 MB
 PAGE_BYTES = 900_000  # of packets in one answer
+SET_NS = 5 * SECOND  # a clock that differs from a steady one by more was set; packets are kept a second after they came
 
 
 @dataclass(slots=True)
@@ -62,10 +63,18 @@ class Ring:
         """How many sources there are."""
         return len(self._sources)
 
-    def page(self, seconds: float, after: str, boot_ns: int) -> tuple[list[tuple[str, int, bytes]], str]:
+    def page(
+        self, seconds: float, after: str, boot_ns: int, wall_ns: int = 0
+    ) -> tuple[list[tuple[str, int, bytes]], str]:
         """Return packets of the sources after `after`, oldest first per source, and where to go on (empty: all told).
 
         A source is never split over two pages.
+
+        Parameters
+        ----------
+        wall_ns : int
+            Now, by the wall clock: where that was set since a packet arrived, its arrival is told as it would read now.
+            0: as it was read.
         """
         if self._names is None:
             self._names = sorted(self._sources)
@@ -75,7 +84,7 @@ class Ring:
         last = ""
         for source_id in self._names[bisect_right(self._names, after) if after else 0 :]:
             packets = [
-                (source_id, received_ns, packet)
+                (source_id, _by_the_clock_of_now(received_ns, boot_ns - kept_ns, wall_ns), packet)
                 for kept_ns, received_ns, packet in self._sources[source_id].packets
                 if kept_ns >= since
             ]
@@ -86,3 +95,8 @@ class Ring:
             size += more
             last = source_id
         return found, ""
+
+
+def _by_the_clock_of_now(received_ns: int, age_ns: int, wall_ns: int) -> int:
+    seen = wall_ns - age_ns  # as much too late as it waited to be kept
+    return seen if wall_ns and abs(seen - received_ns) > SET_NS else received_ns

@@ -1,0 +1,84 @@
+"""A monitor that stands by: it has loaded everything, and hears every packet, until it is needed.
+
+Responsible for the last seconds of all packets in the memory of a process that does nothing else with them. When it
+takes over it knows what came while nobody monitored, whatever has happened to the recorder meanwhile. Not responsible
+for when it is needed (``supervisor``) or for taking the packets up (``restart``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+
+from edgeward.bus import subjects
+from edgeward.bus.bulk import Batch
+from edgeward.bus.role import GO, RoleContext
+
+#: As much as a restart takes up at most when the monitor was not away for long, and the time until one that hangs is
+#: ended.
+KEPT_S = 35.0
+
+
+class Memory:
+    """The packets that came lately, as they came together."""
+
+    def __init__(self, kept_s: float = KEPT_S, clock: Callable[[], int] = time.monotonic_ns) -> None:
+        self._kept_ns = round(kept_s * 1e9)
+        self._clock = clock
+        self._batches: deque[tuple[int, Batch]] = deque()
+        self._to: Callable[[Batch], None] | None = None
+        self._began = clock()
+
+    def take(self, batch: Batch) -> None:
+        """Take packets that came together."""
+        if self._to is not None:
+            self._to(batch)
+            return
+        now = self._clock()
+        batches = self._batches
+        batches.append((now, batch))
+        while batches[0][0] < now - self._kept_ns:
+            batches.popleft()
+
+    @property
+    def reach_s(self) -> float:
+        """For how long every packet was heard, s."""
+        return min(self._clock() - self._began, self._kept_ns) / 1e9
+
+    def give(self, to: Callable[[Batch], None]) -> list[tuple[str, int, bytes]]:
+        """Give what comes from now on to somebody else; return what is kept, and keep it no longer.
+
+        Returns
+        -------
+        list of tuple
+            Source, age in ns, and packet; by source, and in the order of their arrival.
+        """
+        self._to = to
+        now = self._clock()
+        found: dict[str, list[tuple[str, int, bytes]]] = {}
+        for at, batch in self._batches:
+            for subject, data in batch:
+                source_id = subject.rsplit(".", 1)[-1]
+                found.setdefault(source_id, []).append((source_id, now - at, data))
+        self._batches.clear()
+        return [one for source_id in sorted(found) for one in found[source_id]]
+
+
+async def stand_by(context: RoleContext, prepare: Callable[[], None]) -> Memory | None:
+    """Load what is needed, and listen; return what was heard once this process is needed, or None if it is not."""
+    memory = Memory()
+    await context.bus.subscribe_bulk(subjects.WAVE_ALL, memory.take)
+    await context.bus.flush()
+    await asyncio.to_thread(prepare)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    word = asyncio.ensure_future(reader.readline())
+    stopping = asyncio.ensure_future(context.stopping.wait())
+    await asyncio.wait({word, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    word.cancel()
+    return memory if word.done() and not word.cancelled() and word.result() == GO else None
