@@ -150,7 +150,8 @@ def _functional_groups(result: Dataset, finding: Finding, source: Source, frames
     holder.DimensionOrganizationUID = organization
     result.DimensionOrganizationSequence = [holder]
     result.DimensionIndexSequence = [_dimension(organization, *dimension) for dimension in dimensions]
-    # No Pixel Measures: they would need a slice thickness, which no ultrasound beam has. The image's own count.
+    # No Pixel Measures: readers (highdicom) refuse them without a slice thickness, which no ultrasound beam has. The
+    # image's own count.
     result.SharedFunctionalGroupsSequence = [Dataset()]
     segments = {number: k for k, number in enumerate(dict.fromkeys(s.number for s in frames), start=1)}
     times = {frame: k for k, frame in enumerate(sorted({s.frame for s in frames}), start=1)}
