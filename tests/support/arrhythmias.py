@@ -1,9 +1,10 @@
 """Hundreds of patients at once, whose every arrhythmia is known: what the campaign of ``test_never_silent`` sends.
 
 Each patient's ECG is a chain of half minutes: sinus rhythm, one event, sinus rhythm again. Packets of one second go over
-the bus at a steady pace; when this process was stopped, or the bus was away, it makes up for it, as a device does that
-keeps what it could not send. It ends by itself, or at SIGTERM; then it writes the truth: every event, when every packet
-was sent, and what became of it.
+the bus at a steady pace; when this process was stopped, or the bus was away, it makes up for it, as a device does by
+docs/protocols/waveform.md: it is let in once somebody listens, sends the last two packets from before the break again,
+and then what it kept. It ends by itself, or at SIGTERM; then it writes the truth: every event, when every packet was
+sent, and what became of it.
 
     python -m tests.support.arrhythmias --home H --patients 200 --seconds 60 --speed 1 --truth truth.npz
 """
@@ -14,6 +15,8 @@ import argparse
 import asyncio
 import signal
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +26,9 @@ from numpy.typing import NDArray
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus, connect
 from edgeward.bus.role import bus_url
-from edgeward.bus.server import seed_path
+from edgeward.bus.server import SYSTEM, seed_path
 from edgeward.config import load
+from edgeward.gateway.mqtt import Listeners
 from edgeward.home import Home
 from edgeward.privacy import identity
 from edgeward.waveform import WaveformPacket, encode
@@ -144,6 +148,12 @@ class Ward:
         blocks = self.packets // BLOCK_S + 2
         self.scripts = [Script.draw(patient, blocks, seed) for patient in range(patients)]
         self.library = library()
+        self.clocks_ns = np.zeros(patients, dtype=np.int64)  # how far each device's clock is off
+
+    def set_clocks(self, chances: NDArray[np.float64], chance: float) -> None:
+        """Set the clocks of some devices by an hour, forward or back, or right again."""
+        for patient in np.flatnonzero(chances < chance).tolist():
+            self.clocks_ns[patient] = (-1, 0, 1)[int(chances[patient] / chance * 3)] * 3600 * 10**9
 
     def packet(self, patient: int, number: int) -> bytes | None:
         """Return a packet, or None where the device is silent."""
@@ -158,18 +168,75 @@ class Ward:
         return encode(
             WaveformPacket(
                 samples=samples[within : within + RATE].reshape(1, -1), sequence=number, first_sample=number * RATE,
-                start_ns=time.time_ns(), rate_hz=float(RATE), gain_uv=1.0, leads=("II",),
+                start_ns=time.time_ns() + int(self.clocks_ns[patient]), rate_hz=float(RATE), gain_uv=1.0, leads=("II",),
                 lead_off=(inside and kind == "all_leads_off",),
             )
         )  # fmt: skip
 
 
-async def connected(home: Home) -> Bus:
-    """Return the devices' connection."""
-    settings = load(home.root)
-    seed = seed_path(home.keys / "bus", USER).read_text().strip()
-    tls = identity.client_context(home, USER)
-    return await connect(bus_url(settings), name="devices", seed=seed, tls=tls, inbox=f"_INBOX_{USER}")
+class Line:
+    """The devices' connection: what is sent while it is away is kept, and goes first, in order, once it is back."""
+
+    AGAIN = 2  # packets of each patient that are sent once more: they may have been on their way when it broke
+
+    def __init__(self, home: Home) -> None:
+        self._home, self._settings = home, load(home.root)
+        self._open = False
+        self._kept: list[tuple[str, bytes]] = []
+        self._last: dict[str, deque[bytes]] = {}
+        self._back: asyncio.Task[None] | None = None
+        self._lost = 0
+
+    async def connect(self) -> None:
+        self._system = await self._as(SYSTEM)
+        self._bus = await self._as(USER, self._changed)
+        await self._open_again()
+
+    async def _as(self, user: str, on_change: Callable[[bool], None] | None = None) -> Bus:
+        seed = seed_path(self._home.keys / "bus", user).read_text().strip()
+        tls = identity.client_context(self._home, USER)
+        return await connect(
+            bus_url(self._settings), name="devices", seed=seed, tls=tls, inbox=f"_INBOX_{USER}", on_change=on_change
+        )
+
+    def _changed(self, is_connected: bool) -> None:
+        if not is_connected:
+            if self._open:  # or it broke before what was kept was sent: then that is still to be sent
+                self._kept = [(subject, data) for subject, last in self._last.items() for data in last]
+            self._open = False
+            self._lost += 1
+        else:
+            self._back = asyncio.get_running_loop().create_task(self._open_again())
+
+    async def _open_again(self) -> None:
+        lost = self._lost
+        while lost == self._lost and not await Listeners(self._system).wait("PING"):
+            pass
+        at = 0
+        while lost == self._lost and at < len(self._kept):
+            await self._bus.client.publish(*self._kept[at])
+            at += 1
+            if at % 64 == 0:
+                await asyncio.sleep(0)
+        if lost == self._lost:
+            self._kept, self._open = [], True
+
+    async def send(self, subject: str, data: bytes) -> None:
+        last = self._last.setdefault(subject, deque(maxlen=self.AGAIN))
+        if data not in last:
+            last.append(data)
+        if self._open:
+            await self._bus.client.publish(subject, data)
+        else:
+            self._kept.append((subject, data))
+
+    async def close(self) -> None:
+        async with asyncio.timeout(60):
+            while not self._open:
+                await asyncio.sleep(0.05)
+        await self._bus.flush(10)
+        await self._bus.close()
+        await self._system.close()
 
 
 @dataclass
@@ -185,19 +252,29 @@ DELIVERED, LOST, OVERTAKEN, SILENT = range(4)
 
 
 async def send(
-    ward: Ward, bus: Bus, stop: asyncio.Event, *, loss: float, duplicate: float, swap: float, seed: int
+    ward: Ward,
+    line: Line,
+    stop: asyncio.Event,
+    *,
+    loss: float,
+    duplicate: float,
+    swap: float,
+    clocks: float,
+    seed: int,
 ) -> Truth:
     """Send until told to stop, or for as long as was asked."""
     rng = np.random.default_rng(seed)
+    others = np.random.default_rng([seed, 1])
     shape = (ward.packets, ward.patients)
     truth = Truth(np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.uint8))
-    client, began = bus._client, time.monotonic()
+    began = time.monotonic()
     held: dict[int, bytes] = {}
     print("sending", flush=True)
     for number in range(ward.packets):
         if stop.is_set():
             break
         chance = rng.random((3, ward.patients))
+        ward.set_clocks(others.random(ward.patients), clocks)
         for patient in range(ward.patients):
             due = began + (number + patient / ward.patients) / ward.speed
             while (left := due - time.monotonic()) > 0:
@@ -217,26 +294,27 @@ async def send(
                 held[patient] = data  # overtaken by the next one
                 truth.fate[number, patient] = OVERTAKEN
             else:
-                await client.publish(subject, data)
+                await line.send(subject, data)
                 if chance[1, patient] < duplicate:
-                    await client.publish(subject, data)
+                    await line.send(subject, data)
             if waited is not None:
-                await client.publish(subject, waited)
+                await line.send(subject, waited)
         truth.packets = number + 1
-    await bus.flush(10)
     return truth
 
 
 async def run(arguments: argparse.Namespace) -> None:
     """Send, then write the truth."""
     ward = Ward(arguments.patients, arguments.seconds, arguments.speed, arguments.seed)
-    bus = await connected(Home(Path(arguments.home)))
+    line = Line(Home(Path(arguments.home)))
+    await line.connect()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     truth = await send(
-        ward, bus, stop, loss=arguments.loss, duplicate=arguments.duplicate, swap=arguments.swap, seed=arguments.seed
-    )
-    await bus.close()
+        ward, line, stop, loss=arguments.loss, duplicate=arguments.duplicate, swap=arguments.swap,
+        clocks=arguments.clocks, seed=arguments.seed,
+    )  # fmt: skip
+    await line.close()
     events = [
         (patient, KINDS.index(kind), start, end)
         for patient, script in enumerate(ward.scripts)
@@ -257,6 +335,7 @@ def main() -> None:
     parser.add_argument("--loss", type=float, default=0.0)
     parser.add_argument("--duplicate", type=float, default=0.0)
     parser.add_argument("--swap", type=float, default=0.0)
+    parser.add_argument("--clocks", type=float, default=0.0, help="chance, each second, that a device's clock is set")
     parser.add_argument("--seed", type=int, default=0)
     import uvloop
 

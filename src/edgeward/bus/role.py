@@ -20,13 +20,11 @@ from pathlib import Path
 from edgeward import log
 from edgeward.bus import permissions, subjects
 from edgeward.bus.client import Bus, BusError, connect
-from edgeward.bus.process import GO, die_with_parent, pulse, raise_file_limit, resident_mb
+from edgeward.bus.process import die_with_parent, pulse, raise_file_limit, resident_mb
 from edgeward.bus.server import seed_path
 from edgeward.config import Settings
 from edgeward.home import Home
 from edgeward.messages import Quarantined, RoleState, ServiceClass, StageStats
-
-__all__ = ["GO", "RoleContext", "Stats", "bus_url", "open_bus", "run_role"]
 
 _log = logging.getLogger("edgeward.role")
 _KEEP = 1000  # values per stage from which percentiles are computed

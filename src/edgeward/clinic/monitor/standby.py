@@ -15,7 +15,8 @@ from collections.abc import Callable
 
 from edgeward.bus import subjects
 from edgeward.bus.bulk import Batch
-from edgeward.bus.role import GO, RoleContext
+from edgeward.bus.process import GO
+from edgeward.bus.role import RoleContext
 
 #: As much as a restart takes up at most when the monitor was not away for long, and the time until one that hangs is
 #: ended.
