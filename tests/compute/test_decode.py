@@ -12,6 +12,7 @@ from tests.support.imaging import test_file
 from tests.support.objects import dataset, region, to_bytes
 from tests.support.pixels import compressed
 
+from edgeward.compute.colour import to_rgb
 from edgeward.compute.decode import MAX_FRAME_PIXELS, DecodeError, decode_frame
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.reading import open_object
@@ -289,12 +290,31 @@ def test_absurd_declarations_are_refused_before_anything_is_allocated(attributes
         decode_frame(to_bytes(dataset(GREY, **attributes)))
 
 
-def encapsulated(stream, syntax, **attributes):
-    ds = dataset(GREY, **attributes)
+def encapsulated(stream, syntax, pixels=GREY, **attributes):
+    ds = dataset(pixels, **attributes)
     ds.PixelData = encapsulate([stream])
     ds["PixelData"].is_undefined_length = True
     ds.file_meta.TransferSyntaxUID = syntax
     return to_bytes(ds)
+
+
+@pytest.mark.parametrize("tag", ["RGB", "YBR_RCT", "YBR_FULL", "YBR_ICT"])
+def test_the_transform_of_a_jpeg_2000_codestream_comes_before_the_tag(tag):
+    stream = imagecodecs.jpeg2k_encode(COLOUR, codecformat="j2k", reversible=True, mct=True)
+
+    frame = decode_frame(encapsulated(stream, JPEG2000Lossless, COLOUR, PhotometricInterpretation=tag))
+
+    assert (frame.pixels == COLOUR).all()
+
+
+def test_jpeg_2000_without_a_transform_is_what_the_tag_says():
+    stream = imagecodecs.jpeg2k_encode(COLOUR, codecformat="j2k", reversible=True, mct=False)
+
+    plain = decode_frame(encapsulated(stream, JPEG2000Lossless, COLOUR))
+    converted = decode_frame(encapsulated(stream, JPEG2000Lossless, COLOUR, PhotometricInterpretation="YBR_FULL"))
+
+    assert (plain.pixels == COLOUR).all()
+    assert (converted.pixels == to_rgb(COLOUR, "YBR_FULL", 8)).all()
 
 
 def coded(kind, size):

@@ -106,7 +106,8 @@ def _jpeg_ls(stream: bytes, expected: Expected) -> Decoded:
 def _jpeg2000(stream: bytes, expected: Expected) -> Decoded:
     """JPEG 2000 (ITU-T T.800), high-throughput too (T.814), with OpenJPEG.
 
-    A multiple-component transform is undone by the codec, so that YBR_RCT and YBR_ICT come out as RGB. OpenJPH would
+    A multiple-component transform is undone by the codec, so that YBR_RCT and YBR_ICT come out as RGB, and so does what
+    has the transform and a tag that says YBR_FULL: a common mistake of senders. OpenJPH would
     be almost three times as fast for high throughput, but its binding returns what it could read of a cut or damaged
     stream without an error.
     """
@@ -116,7 +117,8 @@ def _jpeg2000(stream: bytes, expected: Expected) -> Decoded:
     if header.subsampled:
         raise DecodeError("a JPEG 2000 frame with components of different resolution is not supported")
     code = stream[header.start :] if header.start else stream
-    return Decoded(_run(imagecodecs.jpeg2k_decode, code), precision=header.precision, signed=header.signed)
+    samples = _run(imagecodecs.jpeg2k_decode, code)
+    return Decoded(samples, header.colour, precision=header.precision, signed=header.signed)
 
 
 def _jpeg_xl(stream: bytes, expected: Expected) -> Decoded:

@@ -37,7 +37,8 @@ class Header:
     signed : samples are signed (JPEG 2000 only)
     lossless : the process is a lossless one (JPEG, JPEG-LS)
     subsampled : at least two components differ in resolution
-    colour : "rgb" or "ybr" if markers or component names say so, else empty (JPEG only)
+    colour : "rgb" or "ybr" if markers or component names say so, else empty. Of JPEG 2000 "rgb" if the codestream has a
+        multiple-component transform, which the codec undoes
     start : where the codestream begins (after a JP2 box around it)
     """
 
@@ -153,5 +154,19 @@ def _jpeg2000(stream: bytes, start: int) -> Header:
         precision=(depth & 0x7F) + 1,
         signed=bool(depth & 0x80),
         subsampled=steps != {1},
+        colour="rgb" if components == 3 and _transformed(stream) else "",
         start=start,
     )
+
+
+def _transformed(stream: bytes) -> bool:
+    """Whether the main header asks for a multiple-component transform (COD, ITU-T T.800 A.6.1)."""
+    position = 2
+    while position + 4 <= len(stream) and stream[position] == 0xFF and stream[position + 1] != 0x90:  # SOT: tiles
+        length = int.from_bytes(stream[position + 2 : position + 4], "big")
+        if stream[position + 1] == 0x52:
+            return stream[position + 8 : position + 9] == b"\x01"
+        if length < 2:
+            return False
+        position += 2 + length
+    return False
