@@ -53,7 +53,7 @@ $(VENV)/.run: requirements.lock requirements-setup.lock pyproject.toml | $(BIN)/
 	@touch $@
 
 # Images are received faster with it; without a compiler they are received all the same.
-$(VENV)/.native: src/edgeward/native/datapath.c src/edgeward/native/build.py $(VENV)/.run
+$(VENV)/.native: $(wildcard src/edgeward/native/*.[ch]) src/edgeward/native/build.py $(VENV)/.run
 	@$(BIN)/python -m edgeward.native.build
 	@touch $@
 

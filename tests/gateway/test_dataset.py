@@ -18,7 +18,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from pynetdicom.dsutils import encode
 from tests.gateway.door import frame
 
-from edgeward.gateway.dataset import CANNOT_UNDERSTAND, DOES_NOT_MATCH, Examination, Header, NotUnderstood, file_meta
+from edgeward.gateway.dataset import CANNOT_UNDERSTAND, DOES_NOT_MATCH, Examination, NotUnderstood, file_meta
+from edgeward.privacy.header import Header
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "dicom"
 

@@ -449,7 +449,7 @@ def test_a_store_is_answered_as_any_other_request(status: int, most: int) -> Non
 
 
 def test_codes_are_those_of_the_source() -> None:
-    source = build.SOURCE.read_text(encoding="utf-8")
+    source = build.SOURCE.with_suffix(".h").read_text(encoding="utf-8")
     names = source[source.index("MESSAGE = 1") :].split("};")[0]
     found = [line.strip().split(",")[0].split(" ")[0] for line in names.splitlines() if "," in line]
     assert found == [code.name for code in Code]

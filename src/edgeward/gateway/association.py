@@ -25,6 +25,7 @@ from edgeward.gateway.express import Express
 from edgeward.gateway.negotiation import APPLICATION_CONTEXT, Context, Unacceptable, read_request
 from edgeward.gateway.reception import NOWHERE, Arrival, Prepared, Values
 from edgeward.gateway.wire import Broken, Ended, Gone, Interrupted, PlainWire, TooSlow, Wire
+from edgeward.privacy.lane import Lane
 from edgeward.privacy.vaultfile import Buffers
 
 MAX_PDU = 131_072  # the largest that dcmtk sends; larger ones gain nothing
@@ -53,6 +54,10 @@ class Host(Protocol):
     idle_timeout_s: float
     pdu_timeout_s: float
     library: Any  # the compiled data path (``native``), or None
+
+    @property
+    def lane(self) -> Lane | None:
+        """Its admission of small objects, if it is open."""
 
     def requested(self, association: Association, calling: str, called: str) -> None:
         """Admit the association and set its `device_id`, or raise `Refusal`."""
@@ -86,6 +91,12 @@ class Host(Protocol):
 
     def not_stored(self, association: Association, prepared: Prepared, error: OSError) -> int:
         """Take note that its record could not be written, and return the status."""
+
+    def collect(self) -> None:
+        """Take note of what was admitted by the compiled data path."""
+
+    def owes(self, slot: int, content: bytes) -> None:
+        """Take over what it admitted and could not write a file of."""
 
     def in_force(self, association: Association) -> bool:
         """Whether the device still may send."""

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass, field
 from functools import lru_cache
 
-import pydicom.charset
 import pydicom.config
 
 from edgeward.gateway.walker import Malformed, Walker
-from edgeward.privacy.items import Identity
+from edgeward.privacy.header import SOP_CLASS, SOP_INSTANCE, WANTED, Header, ascii_of, header_of
 
 # Values are taken as they come; pydicom's warnings about them would quote them.
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -30,38 +28,8 @@ DOES_NOT_MATCH = 0xA900
 IMPLEMENTATION_CLASS_UID = "2.25.214257403217647052314949849948798615620"
 IMPLEMENTATION_VERSION = "EDGEWARD_1"
 _UID = re.compile(r"[0-9.]{1,64}")  # PS3.5, 9.1; leading zeros occur in practice and are let pass
-_KEPT = 256  # characters of an identity value that are kept
+_WANTED = frozenset(WANTED)
 _PREAMBLE = bytes(128) + b"DICM"
-_COUNT = 1 << 31  # a larger number of frames is nonsense
-
-_CHARACTER_SET = 0x00080005
-_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
-_MODALITY = 0x00080060
-_STUDY, _SERIES = 0x0020000D, 0x0020000E
-_FRAMES, _ROWS, _COLUMNS = 0x00280008, 0x00280010, 0x00280011
-_IDENTITY = {
-    "study_date": 0x00080020,
-    "study_time": 0x00080030,
-    "accession_number": 0x00080050,
-    "referring_physician": 0x00080090,
-    "study_description": 0x00081030,
-    "series_description": 0x0008103E,
-    "patient_name": 0x00100010,
-    "patient_id": 0x00100020,
-    "issuer_of_patient_id": 0x00100021,
-    "birth_date": 0x00100030,
-    "patient_sex": 0x00100040,
-    "body_part": 0x00180015,
-    "study_id": 0x00200010,
-    "series_number": 0x00200011,
-    "instance_number": 0x00200013,
-}
-_WANTED = frozenset(
-    {_CHARACTER_SET, _SOP_CLASS, _SOP_INSTANCE, _MODALITY, _STUDY, _SERIES, _FRAMES, _ROWS, _COLUMNS}
-    | set(_IDENTITY.values())
-)
-WANTED = tuple(sorted(_WANTED))
-_PERSON_NAMES = (0x00080090, 0x00100010)
 
 
 class NotUnderstood(ValueError):
@@ -70,19 +38,6 @@ class NotUnderstood(ValueError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the gateway needs to know of an object. `rows` is 0 if it is no image."""
-
-    modality: str
-    study_instance_uid: str
-    series_instance_uid: str
-    rows: int
-    columns: int
-    frames: int
-    identity: Identity = field(repr=False)
 
 
 class Examination:
@@ -151,26 +106,12 @@ class Examination:
             except Malformed as error:
                 raise NotUnderstood(CANNOT_UNDERSTAND, str(error)) from None
         values = self._walker.values if self._walked is None else self._walked
-        sop_class, sop_instance = (_ascii(values.get(tag, b"")) for tag in (_SOP_CLASS, _SOP_INSTANCE))
+        sop_class, sop_instance = (ascii_of(values.get(tag, b"")) for tag in (SOP_CLASS, SOP_INSTANCE))
         if sop_class != self._sop_class or sop_instance != self._sop_instance:
             raise NotUnderstood(
                 DOES_NOT_MATCH, "SOP class or instance of the data set differs from that of the request"
             )
-        encodings = _encodings(values.get(_CHARACTER_SET, b""))
-        identity = {name: _text(values[tag], tag, encodings) for name, tag in _IDENTITY.items() if tag in values}
-        rows, columns = (self._short(values.get(tag, b"")) for tag in (_ROWS, _COLUMNS))
-        return Header(
-            modality=_ascii(values.get(_MODALITY, b""))[:16],
-            study_instance_uid=_ascii(values.get(_STUDY, b"")),  # not cut: two studies would be one
-            series_instance_uid=_ascii(values.get(_SERIES, b"")),
-            rows=rows,
-            columns=columns,
-            frames=_number(values.get(_FRAMES, b"")),
-            identity=Identity(**identity),
-        )
-
-    def _short(self, value: bytes) -> int:
-        return int.from_bytes(value[:2], "little" if self._walked is not None or self._walker.little else "big")
+        return header_of(values, little=self._walked is not None or self._walker.little)
 
 
 def file_meta(
@@ -181,6 +122,11 @@ def file_meta(
     instance = _element(0x0003, b"UI", sop_instance_uid.encode("ascii"))
     length = len(before) + len(instance) + len(after)
     return b"".join((_PREAMBLE, _element(0x0000, b"UL", struct.pack("<L", length)), before, instance, after))
+
+
+def around_uid(*, sop_class_uid: str, transfer_syntax_uid: str, calling_ae_title: str) -> tuple[bytes, bytes]:
+    """Return what stands before and after the SOP Instance UID in the file meta information, without its length."""
+    return _always(sop_class_uid, transfer_syntax_uid, calling_ae_title)
 
 
 @lru_cache(64)
@@ -203,37 +149,3 @@ def _element(number: int, vr: bytes, value: bytes) -> bytes:
     if vr in (b"OB", b"UN"):
         return struct.pack("<HH2sHL", 2, number, vr, 0, len(value)) + value
     return struct.pack("<HH2sH", 2, number, vr, len(value)) + value
-
-
-def _ascii(value: bytes) -> str:
-    return value.decode("ascii", "replace").strip("\0 ")
-
-
-def _number(value: bytes) -> int:
-    """Return an IS value as a positive number, 1 if it is none."""
-    text = _ascii(value)
-    return max(1, min(int(text), _COUNT)) if text.isdecimal() else 1
-
-
-@lru_cache(256)
-def _encodings(value: bytes) -> list[str]:
-    """Return Python's names of the Specific Character Set (PS3.3, C.12.1.1.2); an unknown one is taken for ASCII."""
-    names = _ascii(value).split("\\")
-    if names == [""]:
-        return []
-    try:
-        encodings: list[str] = pydicom.charset.convert_encodings([name.strip() for name in names])
-    except (LookupError, ValueError):  # a NUL in a name is a ValueError of Python's codecs
-        return []
-    return encodings
-
-
-def _text(value: bytes, tag: int, encodings: list[str]) -> str:
-    if value.isascii() and b"\x1b" not in value:
-        return value.decode("ascii").strip("\0 ")[:_KEPT]
-    delimiters = {0x5E, 0x3D, 0x5C} if tag in _PERSON_NAMES else {0x5C}
-    try:
-        text: str = pydicom.charset.decode_bytes(value, encodings or ["iso8859"], delimiters)
-    except (LookupError, ValueError):
-        text = value.decode("ascii", "replace")
-    return text.strip("\0 ")[:_KEPT]

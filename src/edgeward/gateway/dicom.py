@@ -36,6 +36,7 @@ from edgeward.home import Home
 from edgeward.privacy.database import DatabaseError, DatabaseFull
 from edgeward.privacy.identity import legacy_server_context, server_context
 from edgeward.privacy.items import CONFLICT, Item
+from edgeward.privacy.lane import Lane
 from edgeward.privacy.registry import Registry
 from edgeward.privacy.vault import VaultError, VaultFull
 from edgeward.privacy.vaultfile import Buffers
@@ -45,6 +46,8 @@ _log = logging.getLogger("edgeward.gateway.dicom")
 OUT_OF_RESOURCES = 0xA700
 _REFRESH_S = 0.5
 _ABORT_S = 2.0  # for the threads of aborted associations to end
+_TOGETHER, _TOGETHER_S = 16, 0.003  # small objects whose rows are made at once, if they come within this time
+_LOOK_S = 10.0
 
 
 class DicomDoor:
@@ -78,11 +81,26 @@ class DicomDoor:
         self.max_object_bytes = settings.dicom.max_object_mb << 20
         self.idle_timeout_s, self.pdu_timeout_s = settings.dicom.idle_timeout_s, settings.dicom.pdu_timeout_s
         self.library = native.library()
+        self._collector: threading.Thread | None = None
         self._live: set[Association] = set()
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
         self.ports: dict[Door, int] = {}
         self.last_seen_ns: dict[str, int] = {}
+
+    @property
+    def lane(self) -> Lane | None:
+        """The compiled admission of small objects, if it is open."""
+        return self._reception.lane
+
+    @property
+    def receives(self) -> str:
+        """How plain connections are received: ``compiled`` with the admission of small objects, ``compiled, without
+        admission`` (no libcrypto was found), or ``python``.
+        """
+        if self.library is None:
+            return "python"
+        return "compiled" if self.library.admits else "compiled, without admission"
 
     @property
     def associations(self) -> int:
@@ -107,6 +125,7 @@ class DicomDoor:
         try:
             self._listen("tls", self._settings.port, server_context(self._home, "gateway"))
             if "plain" in transports:
+                self._open_lane()
                 self._listen("plain", self._settings.legacy_port, None)
             if "tls1.2" in transports:
                 port = self._settings.legacy_port + 1 if self._settings.legacy_port else 0
@@ -121,6 +140,10 @@ class DicomDoor:
             listener.stop()
         self._listeners.clear()
         self._abort(self._snapshot())
+        self._reception.close_lane()
+        collector, self._collector = self._collector, None
+        if collector is not None:
+            collector.join()
 
     def enforce(self) -> None:
         """Abort the associations of devices that are not in force any more. Waits for them to end."""
@@ -142,6 +165,26 @@ class DicomDoor:
             f"legacy device {entry.name} may send {where[entry.transport]} from {entry.address}"
             for entry in self._settings.legacy
         ]
+
+    def _open_lane(self) -> None:
+        if self.library is None or not self._reception.open_lane(self._came):
+            return
+        self._collector = threading.Thread(target=self._keep_collecting, name="dicom-collector", daemon=True)
+        self._collector.start()
+
+    def _keep_collecting(self) -> None:
+        while self._reception.lane is not None:
+            try:
+                self._reception.collect(enough=_TOGETHER, seconds=_LOOK_S, later_s=_TOGETHER_S)
+            except Exception as error:
+                # Only the type: the text of an unforeseen error may quote a data set.
+                _log.error("what was received could not be taken note of yet: %s", type(error).__name__)
+                time.sleep(_REFRESH_S)
+
+    def _came(self, device_id: str, item: Item, is_new: bool) -> None:
+        """Take note of an object that was admitted by the compiled data path."""
+        self.last_seen_ns[device_id] = time.time_ns()
+        self._admit(device_id, item, is_new)
 
     def _listen(self, door: Door, port: int, tls: ssl.SSLContext | None) -> None:
         listener = Listener(
@@ -230,7 +273,7 @@ class DicomDoor:
             item, is_new = arrival.finish(received_ns)
         except Exception as error:
             return self._refusal(association, error)
-        self._admit(association, item, is_new)
+        self._admit(association.device_id, item, is_new)
         return SUCCESS
 
     def prepare_store(
@@ -251,16 +294,24 @@ class DicomDoor:
 
     def stored(self, association: Association, prepared: Prepared) -> None:
         """See `Host.stored`."""
-        prepared.kept(lambda: self._admit(association, prepared.item, prepared.is_new))
+        prepared.kept(lambda: self._admit(association.device_id, prepared.item, prepared.is_new))
 
     def not_stored(self, association: Association, prepared: Prepared, error: OSError) -> int:
         """See `Host.not_stored`."""
         return self._refusal(association, prepared.failed(error))
 
-    def _admit(self, association: Association, item: Item, is_new: bool) -> None:
+    def collect(self) -> None:
+        """See `Host.collect`."""
+        self._reception.journal.drain()
+
+    def owes(self, slot: int, content: bytes) -> None:
+        """See `Host.owes`."""
+        self._reception.owes(slot, content)
+
+    def _admit(self, device_id: str, item: Item, is_new: bool) -> None:
         if is_new and item.reason == CONFLICT:
             what_to_do = "find out why the device uses a UID twice; see the item in the worklist"
-            self._quarantine.note("dicom", association.device_id, CONFLICT, what_to_do, item_id=item.item_id)
+            self._quarantine.note("dicom", device_id, CONFLICT, what_to_do, item_id=item.item_id)
         self._admitted(item, is_new)
 
     def _refusal(self, association: Association, error: BaseException) -> int:

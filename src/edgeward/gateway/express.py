@@ -1,8 +1,10 @@
-"""C-STORE over a plain connection with the compiled data path (``native/datapath.c``): one call for each image.
+"""C-STORE over a plain connection with the compiled data path (``native/``): one call for each unusual image.
 
-The call keeps what arrived before, answers it, and takes the next message; between two of them an image is decided on,
-encrypted and given its record. Responsible for going back and forth between the two, and for handing whatever is not a
-plain C-STORE to the `Association`, which reads it from where the call stopped. Not responsible for what either does.
+A small object that has nothing unusual about it is admitted within the call (``native/admission.c``), and the next one
+after it. Of another one the call keeps what arrived before, answers it, and takes the next message; between two of them
+it is decided on, encrypted and given its record here. Responsible for going back and forth between the two, and for
+handing whatever is not a plain C-STORE to the `Association`, which reads it from where the call stopped. Not
+responsible for what either does.
 """
 
 from __future__ import annotations
@@ -15,17 +17,21 @@ from typing import TYPE_CHECKING, Any
 from edgeward import native
 from edgeward.gateway import command as dimse
 from edgeward.gateway.command import Command
-from edgeward.gateway.dataset import WANTED
+from edgeward.gateway.dataset import around_uid
 from edgeward.gateway.reception import NOWHERE, SMALL, Arrival, Prepared
 from edgeward.gateway.walker import VALUE, encoding
 from edgeward.gateway.wire import Gone, Interrupted, PlainWire, TooSlow
 from edgeward.native import Code
+from edgeward.privacy.header import WANTED
+from edgeward.privacy.plainrow import common
 from edgeward.privacy.vaultfile import CHUNK, HEADROOM, Buffers, pool
 
 if TYPE_CHECKING:
     from edgeward.gateway.association import Association
 
 _PATIENCE_MS = 3  # for the next message, while somebody waits to hear of the last one
+_LONGER_MS = 20  # while nobody does, and the buffers are kept for it
+_BLOCK = 4096
 _SYNTAX = {"explicit": native.EXPLICIT, "implicit": native.IMPLICIT, "": native.NOT_WALKED}
 
 
@@ -56,9 +62,40 @@ class Express:
         conn.wanted[: len(WANTED)] = WANTED
         for context_id, context in association.contexts.items():
             conn.syntax[context_id] = _SYNTAX[encoding(context.transfer_syntax)]
+        self._ciphers = self._kinds = None
+        self._admit_there()
+
+    def _admit_there(self) -> None:
+        """Let what is plainly as it should be be admitted without us: over a plain door nothing is ever revoked."""
+        association, conn, lane = self._association, self._conn, self._association.host.lane
+        if lane is None or not association.host.in_force(association) or association.peer.certificate_der:
+            return
+        kinds = []
+        for context_id, context in association.contexts.items():
+            row = common(association.device_id, context.abstract_syntax, context.transfer_syntax)
+            if row is None or conn.syntax[context_id] not in (native.EXPLICIT, native.IMPLICIT):
+                continue
+            before, after = around_uid(
+                sop_class_uid=context.abstract_syntax,
+                transfer_syntax_uid=context.transfer_syntax,
+                calling_ae_title=association.calling,
+            )
+            parts = (context.abstract_syntax.encode(), before, after, row)
+            kinds.append(native.Kind(*parts, *map(len, parts)))
+            conn.kind[context_id] = len(kinds)
+        self._ciphers = self._library.ew_ciphers_new()
+        if not kinds or not self._ciphers:
+            return
+        self._kinds, self._head = (native.Kind * len(kinds))(*kinds), native.Pages(_BLOCK)
+        conn.kinds, conn.head = ctypes.addressof(self._kinds), self._head.address
+        conn.store, conn.ciphers, conn.stop = lane.address, self._ciphers, ctypes.addressof(self._wire.stop)
+        conn.headroom, conn.small, conn.max_length = HEADROOM, SMALL, association.max_length
 
     def close(self) -> None:
         """Leave nothing behind."""
+        self._library.ew_ciphers_free(self._ciphers)
+        self._conn.store = self._ciphers = None
+        self._association.host.collect()
         prepared, self._prepared = self._prepared, None
         if prepared is not None:
             self._association.host.not_stored(self._association, prepared, OSError(errno.ECANCELED, "cancelled"))
@@ -73,6 +110,8 @@ class Express:
             If there will be none.
         """
         code = self._exchange() if self._request is not None else self._take()
+        if self._conn.admitted:
+            self._take_note(code)
         if code == Code.MESSAGE:
             self._decide()
         elif code == Code.COMMAND:
@@ -90,22 +129,31 @@ class Express:
                 self._association.left, self._conn.pdu_left = self._conn.pdu_left, 0
                 self._association.message()
                 self._conn.pdu_left = self._association.left
-        elif code != Code.NOT_KEPT:
+        elif code not in (Code.NOT_KEPT, Code.OWED):
             if self._conn.begun:
                 self._begin()  # whether it would have been refused is told even so
             raise self._why(code)
 
     # ------------------------------------------------------------ calls
 
+    def _take_note(self, code: int) -> None:
+        """See to it that people hear of what was admitted there, before anything else comes."""
+        conn, host = self._conn, self._association.host
+        if code == Code.OWED:
+            assert self._buffers is not None
+            host.owes(conn.slot, bytes(self._buffers.out.view[: conn.owed_size]))
+        host.collect()
+
     def _take(self) -> int:
         if self._wire.interrupted:
             raise Interrupted
-        return self._call(0)
+        return self._call(_LONGER_MS if self._conn.store and self._buffers is not None else 0)
 
     def _call(self, patience_ms: int, record: Any = None, *, answer: bool = False) -> int:
         wire, conn, host, buffers = self._wire, self._conn, self._association.host, self._buffers
         if buffers is not None:
             conn.room, conn.room_size = buffers.plain.address + HEADROOM, CHUNK - HEADROOM
+            conn.out, conn.out_size = buffers.out.address, len(buffers.out.view)
         else:
             conn.room = None
         conn.idle_ms, conn.pdu_ms = int(host.idle_timeout_s * 1000), int(host.pdu_timeout_s * 1000)
@@ -225,10 +273,12 @@ class Express:
         room = arrival.room() if arrival is not None else NOWHERE
         held = ctypes.c_char.from_buffer(room)
         conn.room, conn.room_size, conn.filled = ctypes.addressof(held), len(room), 0
-        conn.patience_ms = 0
+        conn.patience_ms, store = 0, conn.store
+        conn.store = None  # the last piece is no object
         _, conn.at, conn.end = wire.lend()
         code: int = self._library.ew_take(self._here)
         wire.take_back(conn.at, conn.end)
+        conn.store = store
         del held
         if arrival is not None:
             arrival.filled(room[: conn.filled])

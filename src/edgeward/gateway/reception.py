@@ -16,12 +16,15 @@ import time
 from collections.abc import Callable
 
 from edgeward.config import Budgets
-from edgeward.gateway.dataset import DOES_NOT_MATCH, Examination, Header, NotUnderstood, file_meta
+from edgeward.gateway.dataset import DOES_NOT_MATCH, Examination, NotUnderstood, file_meta
 from edgeward.privacy.database import DatabaseError
-from edgeward.privacy.intake import Admission
+from edgeward.privacy.header import Header
+from edgeward.privacy.intake import Admission, Fresh
 from edgeward.privacy.items import Item, NewItem
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.lane import Lane, Reason
+from edgeward.privacy.plainrow import object_id_of
 from edgeward.privacy.vault import Intake, StoredObject, Vault, VaultError
 from edgeward.privacy.vaultfile import CHUNK, HEADROOM, UNSYNCED_TO, Buffers, pool
 
@@ -45,6 +48,10 @@ class Reception:
         self.budget_ns = round(budgets.interactive_ms * 1e6)
         self._settling, self._owing_lock = threading.Lock(), threading.Lock()
         self._owed: list[tuple[str, bytes, Callable[[], None]]] = []
+        self._in_vain: list[str] = []  # objects that turned out to be here already
+        self._to_write: dict[str, bytes] = {}  # of the compiled admission, until it is known what they are
+        self._told: Callable[[str, Item, bool], None] = _to_nobody
+        self.lane: Lane | None = None  # the compiled admission, if it is open
 
     def begin(
         self, *, device: str, calling: str, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str
@@ -80,6 +87,9 @@ class Reception:
         with self._settling:
             account = self.journal.turn()
             self._put_back()
+            while self._in_vain:
+                self.vault.erase(self._in_vain[-1])
+                self._in_vain.pop()
             if account is not None:
                 self.vault.settle()
                 self.journal.forget(account)
@@ -91,6 +101,8 @@ class Reception:
         """
         with self._owing_lock:
             self._owed.append((object_id, content, paid))
+            if self.lane is not None:
+                self.lane.forbid(Reason.OWING)
 
     @property
     def owing(self) -> bool:
@@ -106,7 +118,73 @@ class Reception:
             self.vault.restore(object_id, content)
             with self._owing_lock:
                 self._owed.pop(0)
+                if self.lane is not None and not self._owed:
+                    self.lane.allow(Reason.OWING)
             paid()
+
+    # ------------------------------------------------------------ what is admitted without Python
+
+    def open_lane(self, told: Callable[[str, Item, bool], None]) -> bool:
+        """Let small objects be admitted by the compiled data path; return whether they can be.
+
+        Parameters
+        ----------
+        told
+            Called for each that was: the device, the item, and whether it is new.
+        """
+        self._told = told
+        if self.vault.shards and self.journal.open_lane(self.vault.shards, self.budget_ns, self._came):
+            self.lane = self.journal.lane
+        return self.lane is not None
+
+    def close_lane(self) -> None:
+        """Admit nothing there any more; of all that was, people are told on return."""
+        lane, self.lane = self.lane, None
+        if lane is not None:
+            lane.close()
+            self.journal.drain()
+
+    def collect(self, *, enough: int, seconds: float, later_s: float) -> None:
+        """Wait for what the compiled admission takes, and take note of it; let it take more.
+
+        Parameters
+        ----------
+        enough, later_s
+            Objects that are taken note of together, if they come within this time.
+        seconds
+            To wait for the first one at most.
+        """
+        lane = self.lane
+        if lane is None or not lane.wait(enough, seconds, later_s):
+            return
+        try:
+            lane.grant(self.vault.grant())
+            self.journal.make_room()
+        except (VaultError, DatabaseError) as error:
+            _log.debug("the next object will be refused: %s", error)
+        self.relieve()
+        self.journal.drain()
+
+    def owes(self, slot: int, content: bytes) -> None:
+        """Take over an object of the compiled admission whose file could not be written."""
+        lane = self.journal.lane
+        assert lane is not None
+        self._to_write[object_id_of(lane.owed(slot).row)] = content
+        lane.forbid(Reason.OWING)
+        lane.take_over(slot)
+
+    def _came(self, one: Fresh) -> None:
+        """Take note of what became of an object that was admitted there."""
+        item = one.item or self.journal.item(one.item_id)
+        content = self._to_write.pop(one.object_id, None)
+        if not one.is_new:
+            self._in_vain.append(one.object_id)
+        elif content is not None:
+            reason = os.strerror(one.file_error)
+            _log.warning("the file of an object could not be written (%s): it is tried again", reason)
+            self.owe(one.object_id, content, lambda: self._told(one.device, item, True))
+            return
+        self._told(one.device, item, one.is_new)
 
     def recover(self) -> None:
         """Put back what a power cut may have taken: call it at the start, before anything is received.
@@ -138,6 +216,10 @@ class Reception:
                 await asyncio.to_thread(self.settle)
             except (VaultError, DatabaseError) as error:
                 _log.warning("small objects stay in the journal for now: %s", error)
+
+
+def _to_nobody(_device: str, _item: Item, _is_new: bool) -> None:
+    """Nobody is told."""
 
 
 class Arrival:
@@ -282,6 +364,8 @@ class Arrival:
         reception, start = self._reception, self._put_meta(buffers)
         if reception.owing:
             raise VaultError("the files of earlier objects could not be written yet")
+        if reception.lane is not None and reception.lane.short:
+            reception.lane.grant(reception.vault.grant())
         stored = reception.vault.sealed(buffers, start, len(self._meta) + count)
         reception.relieve()
         begun = reception.journal.begin(self._new(header, digest, stored, received_ns))

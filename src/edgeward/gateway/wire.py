@@ -7,6 +7,7 @@ there is no polling. Not responsible for what the bytes mean (``gateway.associat
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import select
 import socket
@@ -127,6 +128,7 @@ class PlainWire(Wire):
     def __init__(self, client: socket.socket) -> None:
         super().__init__(client)
         client.settimeout(None)
+        self.stop = ctypes.c_int32()  # not 0: interrupted; for the compiled data path
         self._limit_s = self._send_limit_s = 0.0
         self._pages = native.Pages(_AHEAD)
         self._ahead = self._pages.view
@@ -256,6 +258,7 @@ class PlainWire(Wire):
     def interrupt(self) -> None:
         """See `Wire.interrupt`."""
         self.interrupted = True
+        self.stop.value = 1
         with contextlib.suppress(OSError):
             self._client.shutdown(socket.SHUT_RD)
 

@@ -1,4 +1,4 @@
-"""The compiled data path (`datapath.c`): loaded if it is there, and the memory that it works on.
+"""The compiled data path (`datapath.c`, `admission.c`): loaded if it is there, and the memory that it works on.
 
 Responsible for finding and verifying the library and for the structures shared with it. Not responsible for what is
 done with it (``gateway.express``, ``privacy.intakelog``) or for compiling it (``native.build``).
@@ -37,8 +37,12 @@ class Code(IntEnum):
     NOT_KEPT = 9
     NOT_SENT = 10
     NOT_TAKEN = 11
+    OWED = 12
 
 
+SLOTS = 256  # objects that the compiled admission took and that have no row yet
+SALT, KEY = 16, 32
+_FOLDER = 1024
 NOT_WALKED, EXPLICIT, IMPLICIT = 1, 2, 3  # how the data sets of a presentation context are looked at
 ABSENT = 0xFFFFFFFF
 
@@ -60,6 +64,57 @@ class Record(ctypes.Structure):
     )
 
 
+class Log(ctypes.Structure):
+    """``struct ew_log``: one file of the intake log."""
+
+    _fields_ = (
+        ("sync", ctypes.c_void_p),
+        ("end", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("busy", ctypes.c_uint64),
+        ("handle", ctypes.c_int32),
+        ("failed", ctypes.c_int32),
+        ("salt", ctypes.c_uint8 * SALT),
+        ("key", ctypes.c_uint8 * KEY),
+    )
+
+
+class Store(ctypes.Structure):
+    """The beginning of ``struct ew_store``: where the objects of all associations go."""
+
+    _fields_ = (
+        ("active", ctypes.c_void_p),
+        ("crowded", ctypes.c_uint64),
+        ("room", ctypes.c_int64),
+        ("budget_ns", ctypes.c_int64),
+        ("closed", ctypes.c_int32),
+        ("pending", ctypes.c_int32),
+        ("content_key", ctypes.c_uint8 * KEY),
+        ("folder", ctypes.c_char * _FOLDER),
+    )
+
+
+class Slot(ctypes.Structure):
+    """The beginning of ``struct ew_slot``: an object that was admitted; its row follows."""
+
+    _fields_ = (("log", ctypes.c_void_p), ("size", ctypes.c_uint32), ("file_error", ctypes.c_int32))
+
+
+class Kind(ctypes.Structure):
+    """``struct ew_kind``: what all objects of one presentation context have in common."""
+
+    _fields_ = (
+        ("sop_class", ctypes.c_char_p),
+        ("before", ctypes.c_char_p),
+        ("after", ctypes.c_char_p),
+        ("row", ctypes.c_char_p),
+        ("class_size", ctypes.c_uint32),
+        ("before_size", ctypes.c_uint32),
+        ("after_size", ctypes.c_uint32),
+        ("row_size", ctypes.c_uint32),
+    )
+
+
 class Connection(ctypes.Structure):
     """``struct ew_conn``: one association."""
 
@@ -78,6 +133,17 @@ class Connection(ctypes.Structure):
         ("wanted_count", ctypes.c_int32),
         ("wanted", ctypes.c_uint32 * TAGS),
         ("syntax", ctypes.c_uint8 * 256),
+        ("store", ctypes.c_void_p),
+        ("ciphers", ctypes.c_void_p),
+        ("kinds", ctypes.c_void_p),
+        ("head", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("stop", ctypes.c_void_p),
+        ("out_size", ctypes.c_uint64),
+        ("headroom", ctypes.c_uint64),
+        ("small", ctypes.c_uint64),
+        ("max_length", ctypes.c_uint64),
+        ("kind", ctypes.c_uint8 * 256),
         ("at", ctypes.c_uint64),
         ("end", ctypes.c_uint64),
         ("size", ctypes.c_uint64),
@@ -90,8 +156,12 @@ class Connection(ctypes.Structure):
         ("context", ctypes.c_int32),
         ("control", ctypes.c_int32),
         ("received_ns", ctypes.c_int64),
+        ("send_limit_ns", ctypes.c_int64),
+        ("owed_size", ctypes.c_uint64),
         ("error", ctypes.c_int32),
         ("kept", ctypes.c_int32),
+        ("slot", ctypes.c_int32),
+        ("admitted", ctypes.c_int32),
         ("message_id", ctypes.c_int32),
         ("walked", ctypes.c_int32),
         ("class_size", ctypes.c_int32),
@@ -127,21 +197,33 @@ def library() -> Any:
     if asked == "0":
         return None
     try:
-        loaded = ctypes.CDLL(asked if "/" in asked else str(LIBRARY))
+        loaded: Any = ctypes.CDLL(asked if "/" in asked else str(LIBRARY))
         layout = loaded.ew_layout
     except (OSError, AttributeError):
         return None
     layout.argtypes, layout.restype = [ctypes.c_int], ctypes.c_int64
-    ours = (ctypes.sizeof(Record), ctypes.sizeof(Connection), Connection.value_size.offset)
-    if tuple(layout(which) for which in (1, 2, 3)) != ours:
+    ours = (
+        *(ctypes.sizeof(Record), ctypes.sizeof(Connection), Connection.value_size.offset, ctypes.sizeof(Log)),
+        *(ctypes.sizeof(Store), ctypes.sizeof(Kind)),
+    )
+    if tuple(layout(which) for which in (1, 2, 3, 4, 7, 9)) != ours:
         return None
-    pointer = ctypes.c_void_p
+    pointer, number = ctypes.c_void_p, ctypes.c_int
     loaded.ew_sync_begin.argtypes = [pointer]
     loaded.ew_sync.argtypes = [pointer, ctypes.c_int]
     loaded.ew_keep.argtypes = [pointer]
     loaded.ew_take.argtypes = [pointer]
     loaded.ew_exchange.argtypes = [pointer, pointer]
-    loaded.ew_walk.argtypes = [pointer, pointer, ctypes.c_uint64, ctypes.c_int]
+    loaded.ew_walk.argtypes = [pointer, pointer, ctypes.c_uint64, number]
+    loaded.ew_store_begin.argtypes = loaded.ew_lock.argtypes = loaded.ew_unlock.argtypes = [pointer]
+    loaded.ew_wait.argtypes = [pointer, number, ctypes.c_int64, ctypes.c_int64]
+    loaded.ew_drain.argtypes = loaded.ew_give.argtypes = [pointer, pointer, number]
+    loaded.ew_idle.argtypes = [pointer, pointer, ctypes.c_int64]
+    loaded.ew_owed.argtypes = [pointer, number]
+    loaded.ew_ciphers_new.restype = pointer
+    loaded.ew_ciphers_free.argtypes = [pointer]
+    loaded.ew_lock.restype = loaded.ew_unlock.restype = loaded.ew_give.restype = None
+    loaded.admits = bool(loaded.ew_crypto())  # whether the system has a libcrypto for small objects
     return loaded
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from edgeward.native import LIBRARY
 
 SOURCE = Path(__file__).with_name("datapath.c")
+SOURCES = (SOURCE, SOURCE.with_name("admission.c"))
 FLAGS = (
     *("-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "-fstack-protector-strong", "-U_FORTIFY_SOURCE"),
     *("-D_FORTIFY_SOURCE=2", "-Wall", "-Wextra", "-Wl,-z,relro,-z,now"),
@@ -49,7 +50,7 @@ def compile_library(out: Path = LIBRARY, more: Sequence[str] = ()) -> Path:
         raise NotCompiled("no C compiler: install gcc, then run `make setup` again")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".compile-") as folder:
         made = Path(folder) / out.name
-        command = [compiler, *FLAGS, *more, "-o", str(made), str(SOURCE)]
+        command = [compiler, *FLAGS, *more, "-o", str(made), *map(str, SOURCES), "-ldl"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise NotCompiled(f"the C compiler failed: {done.stderr.strip()[-1500:]}")

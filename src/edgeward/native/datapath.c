@@ -13,115 +13,21 @@
  * structures are the same there, which `ew_layout` lets it verify.
  */
 
-#define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <pthread.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <sys/uio.h>
-#include <time.h>
-#include <unistd.h>
-
-enum {
-    MESSAGE = 1, /* a whole C-STORE with its data set */
-    COMMAND,     /* its command set, and there is no room for its data set yet */
-    FULL,        /* the room is full, the data set goes on */
-    WAIT,        /* nothing more within the caller's patience */
-    OTHER,       /* for Python to read: nothing of it was consumed */
-    GONE,        /* the peer closed, or the connection broke */
-    SLOW,        /* the peer began something and did not end it in time */
-    SILENT,      /* the peer did not begin anything in time */
-    NOT_KEPT,    /* the record could not be written: nothing was answered */
-    NOT_SENT,    /* the answer could not be sent */
-    NOT_TAKEN,   /* the peer did not take the answer in time */
-};
-
-enum {
-    BLOCK = 4096,
-    TAGS = 32,
-    UID = 64,
-    MAX_PDU = 131072,
-    MAX_COMMAND = 2048, /* bytes of a command set that is read here; real ones stay below 300 */
-    DIRECT = 16384,     /* from here on bytes go where they belong without a detour */
-    DEPTH = 32,         /* nesting that is followed here */
-    P_DATA = 4,
-    IS_COMMAND = 1,
-    IS_LAST = 2,
-};
-
-static const int64_t MS = 1000000;
-
-/* ------------------------------------------------------------ what the caller shares with us */
-
-struct ew_sync { /* the syncs of one file */
-    pthread_mutex_t lock;
-    pthread_cond_t told;
-    uint64_t written, synced;
-    int32_t busy, failed;
-};
-
-struct ew_record { /* what to keep */
-    struct ew_sync *sync;
-    int64_t at;       /* where in the log */
-    uint8_t *head;    /* the row, sealed: whole blocks */
-    uint64_t head_size;
-    uint8_t *content; /* the object, encrypted */
-    uint64_t content_size, content_room;
-    const char *path; /* its own file; may be NULL */
-    int32_t handle;   /* of the log */
-    int32_t file_error;
-};
-
-struct ew_conn { /* one association */
-    /* of the caller */
-    uint8_t *ahead; /* what was read ahead of what was asked for */
-    uint8_t *room;  /* where the data set goes; may be NULL */
-    const uint8_t *answer;
-    uint64_t ahead_size, room_size, answer_size;
-    uint64_t limit; /* bytes of a data set */
-    int64_t idle_ms, pdu_ms, patience_ms;
-    int32_t handle, wanted_count;
-    uint32_t wanted[TAGS];
-    uint8_t syntax[256]; /* by presentation context: see WALK_*; 0: not for us */
-    /* of both */
-    uint64_t at, end; /* what of `ahead` was not used yet */
-    uint64_t size;    /* bytes of the data set announced so far */
-    uint64_t filled;  /* bytes in `room` */
-    uint64_t pdu_left, pdv_left;
-    int64_t deadline_ns;
-    int32_t begun;     /* a command set was read: a data set is due */
-    int32_t fragments; /* of that data set so far */
-    int32_t context, control;
-    /* of ours */
-    int64_t received_ns;
-    int32_t error, kept;
-    int32_t message_id, walked;
-    int32_t class_size, instance_size;
-    char sop_class[UID], sop_instance[UID];
-    uint32_t value_at[TAGS], value_size[TAGS];
-};
-
-enum { WALK_NOT = 1, WALK_EXPLICIT, WALK_IMPLICIT };
+#include "datapath.h"
 
 int64_t ew_layout(int which) {
     switch (which) {
     case 0: return sizeof(struct ew_sync);
     case 1: return sizeof(struct ew_record);
     case 2: return sizeof(struct ew_conn);
-    default: return offsetof(struct ew_conn, value_size);
+    case 3: return offsetof(struct ew_conn, value_size);
+    case 4: return sizeof(struct ew_log);
+    case 5: return sizeof(struct ew_slot);
+    case 6: return sizeof(struct ew_store);
+    case 7: return offsetof(struct ew_store, lock);
+    case 8: return offsetof(struct ew_store, slots);
+    default: return sizeof(struct ew_kind);
     }
-}
-
-static int64_t now_ns(clockid_t clock) {
-    struct timespec time;
-    clock_gettime(clock, &time);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
 static uint32_t be32(const uint8_t *p) { return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3]; }
@@ -176,19 +82,19 @@ int ew_keep(struct ew_record *record) {
     return ew_sync(record->sync, record->handle);
 }
 
-/* Write the object's own file: unsynced, for the log has it. Return 0 or an errno. */
-static int write_file(const struct ew_record *record) {
-    const int handle = open(record->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+/* Write an object's own file: unsynced, for the log has it. Return 0 or an errno. */
+int ew_write_file(const char *path, const uint8_t *content, uint64_t size) {
+    const int handle = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (handle < 0) return errno;
     int error = 0;
-    for (uint64_t done = 0; done < record->content_size && !error;) {
-        const ssize_t count = write(handle, record->content + done, record->content_size - done);
+    for (uint64_t done = 0; done < size && !error;) {
+        const ssize_t count = write(handle, content + done, size - done);
         if (count > 0) done += (uint64_t)count;
         else if (!count) error = EIO;
         else if (errno != EINTR) error = errno;
     }
     if (close(handle) && !error) error = errno;
-    if (error) unlink(record->path);
+    if (error) unlink(path);
     return error;
 }
 
@@ -200,10 +106,10 @@ static void set_limit(int handle, int option, int64_t ns) {
     setsockopt(handle, SOL_SOCKET, option, &time, sizeof time);
 }
 
-static int answer(struct ew_conn *conn) {
-    set_limit(conn->handle, SO_SNDTIMEO, conn->pdu_ms * MS);
-    for (uint64_t done = 0; done < conn->answer_size;) {
-        const ssize_t count = send(conn->handle, conn->answer + done, conn->answer_size - done, MSG_NOSIGNAL);
+int ew_send(struct ew_conn *conn, const uint8_t *data, uint64_t size) {
+    if (conn->send_limit_ns != conn->pdu_ms * MS) set_limit(conn->handle, SO_SNDTIMEO, conn->send_limit_ns = conn->pdu_ms * MS);
+    for (uint64_t done = 0; done < size;) {
+        const ssize_t count = send(conn->handle, data + done, size - done, MSG_NOSIGNAL);
         if (count > 0) done += (uint64_t)count;
         else if (count < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return NOT_TAKEN;
         else if (count == 0 || errno != EINTR) return NOT_SENT;
@@ -486,9 +392,7 @@ int ew_walk(struct ew_conn *conn, const uint8_t *data, uint64_t size, int implic
 
 /* ------------------------------------------------------------ the one call */
 
-/* Take the next message, from where the last call left it. */
-int ew_take(struct ew_conn *conn) {
-    const int64_t until = conn->patience_ms ? now_ns(CLOCK_MONOTONIC) + conn->patience_ms * MS : 0;
+static int take_message(struct ew_conn *conn, int64_t until) {
     conn->walked = 0;
     int code = conn->begun ? 0 : take_command(conn, until);
     if (!code) code = conn->room ? take_data_set(conn, until) : COMMAND;
@@ -499,16 +403,38 @@ int ew_take(struct ew_conn *conn) {
     return code;
 }
 
+/* Take the next message that is not admitted here, from where the last call left it. */
+static int take_messages(struct ew_conn *conn) {
+    conn->admitted = 0;
+    for (;;) {
+        const int64_t until = conn->patience_ms ? now_ns(CLOCK_MONOTONIC) + conn->patience_ms * MS : 0;
+        int code = take_message(conn, until);
+        if (code != MESSAGE || !conn->store) return code;
+        code = ew_admit(conn);
+        if (code == OTHER) return MESSAGE; /* the caller's */
+        conn->admitted++;
+        conn->filled = 0;
+        if (code) return code;
+        if (__atomic_load_n(conn->stop, __ATOMIC_RELAXED)) return GONE;
+    }
+}
+
+int ew_take(struct ew_conn *conn) {
+    conn->send_limit_ns = 0;
+    return take_messages(conn);
+}
+
 /* Keep what arrived before, answer it, write its own file, and take the next message. */
 int ew_exchange(struct ew_conn *conn, struct ew_record *record) {
-    conn->kept = conn->error = 0;
+    conn->kept = conn->error = conn->admitted = 0;
+    conn->send_limit_ns = 0;
     if (record) {
         conn->error = ew_keep(record);
         if (conn->error) return NOT_KEPT;
         conn->kept = 1;
     }
-    const int code = answer(conn);
+    const int code = ew_send(conn, conn->answer, conn->answer_size);
     conn->answer_size = 0;
-    if (record && record->path) record->file_error = write_file(record);
-    return code ? code : ew_take(conn);
+    if (record && record->path) record->file_error = ew_write_file(record->path, record->content, record->content_size);
+    return code ? code : take_messages(conn);
 }

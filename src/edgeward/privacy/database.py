@@ -40,6 +40,9 @@ class Backlog(Protocol):
     def written(self, count: int) -> None:
         """Take note that so many of them are committed."""
 
+    def drain(self) -> None:
+        """Bring in what else is durable. Called without any of this database's locks."""
+
 
 class _Job:
     """What one thread wants written."""
@@ -129,6 +132,8 @@ class Database:
         DatabaseError
             If the file cannot be written for another reason.
         """
+        if self.backlog is not None and self.backlog.waiting:
+            self.backlog.drain()
         job = _Job(work)
         with self._queue_lock:
             self._queue.append(job)

@@ -13,16 +13,19 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edgeward.privacy import plainrow
 from edgeward.privacy.database import Database, DatabaseError, DatabaseFull
-from edgeward.privacy.intakelog import Entry, IntakeLog, Record
+from edgeward.privacy.intakelog import CROWDED, Entry, IntakeLog, Record
 from edgeward.privacy.items import CONFLICT, Item, NewItem
 from edgeward.privacy.keys import SiteKey, WrongKey
+from edgeward.privacy.lane import Arrived, Lane, Reason
 from edgeward.privacy.sealing import bound, patient_key
 from edgeward.privacy.studies import StudyLog
 from edgeward.privacy.vaultfile import intact, is_full
@@ -36,10 +39,10 @@ _COLUMNS = (
     *("frames", "digest", "object_id", "wrapped_key", "size", "identity", "patient_key"),
 )
 _INSERT = f"INSERT INTO items ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own
-_ITEM_ID, _RECEIVED, _UID, _STUDY, _DIGEST, _OBJECT, _KEY = (
+_ITEM_ID, _STATE, _RECEIVED, _UID, _STUDY, _DIGEST, _OBJECT, _KEY = (
     _COLUMNS.index(name)
     for name in (
-        *("item_id", "received_ns", "sop_instance_uid", "study_instance_uid", "digest", "object_id"),
+        *("item_id", "state", "received_ns", "sop_instance_uid", "study_instance_uid", "digest", "object_id"),
         "wrapped_key",
     )
 )
@@ -56,6 +59,30 @@ class _Arriving:
     digest: bytes
     values: Values = field(repr=False)
     durable: bool | None = None  # False: it failed, and is no item
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """What became of an object that the compiled admission took.
+
+    Attributes
+    ----------
+    item_id, item
+        The item; known only by its id if it is an earlier one.
+    is_new
+        Whether it is new. If not, the object was stored in vain.
+    object_id, device
+        Of the object that came.
+    file_error
+        Why its own file could not be written, an errno; 0: it was.
+    """
+
+    item_id: str
+    item: Item | None
+    is_new: bool
+    object_id: str
+    device: str
+    file_error: int
 
 
 class Admission:
@@ -101,11 +128,16 @@ class Intake:
         self._arriving: dict[str, list[_Arriving]] = {}  # by SOP Instance UID
         self._rows: list[_Arriving] = []  # durable, and still to be written to the file
         self._failed = False  # to write them
+        self._draining = threading.RLock()
+        self.told: Callable[[Fresh], None] = lambda _: None  # of each object that came through the lane
+        self._log.drain = self.drain
         self._take_over()
         db.backlog = self
 
     def close(self) -> None:
         """Write what waits, and close the log. What it keeps for the vault stays there for the next start."""
+        if self._log.lane is not None:
+            self._log.lane.close()
         try:
             self._db.catch_up()
             if not self._log.contents:
@@ -189,12 +221,86 @@ class Intake:
         if not others:
             del self._arriving[one.item.sop_instance_uid]
 
+    # ------------------------------------------------------------ what the compiled admission took
+
+    @property
+    def lane(self) -> Lane | None:
+        """The compiled admission, if there is one."""
+        return self._log.lane
+
+    def open_lane(self, folder: str, budget_ns: int, told: Callable[[Fresh], None]) -> bool:
+        """See `Journal.open_lane`."""
+        lane = self._log.lane
+        self.told = told
+        content_key = self._site_key.content_key()
+        return lane is not None and lane.open(
+            folder=folder, content_key=content_key, budget_ns=budget_ns, crowded=CROWDED
+        )
+
+    def drain(self) -> None:
+        """Make rows of what the compiled admission took. Every reader does so first."""
+        lane = self._log.lane
+        if lane is None:
+            return
+        with self._draining:
+            while arrived := lane.take():
+                news = self._decided(arrived)
+                self._log.came()
+                lane.give(arrived)
+                if len(self._rows) >= _ROWS:
+                    try:
+                        self._catch_up()
+                    except DatabaseError as error:
+                        _log.warning("the rows of acknowledged items stay in the intake log: %s", error)
+                for one in news:
+                    self.told(one)
+
+    def _decided(self, arrived: list[Arrived]) -> list[Fresh]:
+        """Enter what came among the items that are on their way to the file."""
+        sealed = []
+        for one in arrived:
+            new = self._read_plain(one.row)
+            identity = self._site_key.seal(_encode(new.identity), bound("identity", new.item_id))
+            sealed.append((one, new, identity, patient_key(self._site_key, new.identity)))
+        news = []
+        with self._news:
+            uids = {new.sop_instance_uid for _, new, _, _ in sealed}
+            alone = (
+                len(uids) == len(sealed) and not any(uid in self._arriving for uid in uids) and not self._known(uids)
+            )
+            for one, new, identity, patient in sealed:
+                earlier, conflict = (None, False) if alone else self._earlier(new)
+                item_id, item = new.item_id, earlier if isinstance(earlier, Item) else None
+                if earlier is None:
+                    coming = _arriving(new, identity, patient, conflict=conflict)
+                    coming.durable, item = True, coming.item
+                    self._arriving.setdefault(new.sop_instance_uid, []).append(coming)
+                    self._rows.append(coming)
+                else:
+                    item_id = earlier if isinstance(earlier, str) else earlier.item_id
+                object_id, is_new = new.stored.object_id, earlier is None
+                news.append(Fresh(item_id, item, is_new, object_id, new.device, one.file_error))
+        return news
+
+    def _read_plain(self, row: bytes) -> NewItem:
+        try:
+            return plainrow.new_item(row, self._site_key)
+        except Exception as error:  # it was acknowledged: it is an item, whatever its header does to us
+            # Only the type: the text of an unforeseen error may quote the data set.
+            _log.error("the header of an object cannot be read: %s", type(error).__name__)
+            return plainrow.new_item(row, self._site_key, header=False)
+
+    def _known(self, uids: set[str]) -> bool:
+        marks = ", ".join("?" * len(uids))
+        return bool(self._db.peek(f"SELECT 1 FROM items WHERE sop_instance_uid IN ({marks}) LIMIT 1", tuple(uids)))  # noqa: S608 - marks
+
     # ------------------------------------------------------------ the backlog of the database
 
     @property
     def waiting(self) -> bool:
         """See `Backlog.waiting`."""
-        return bool(self._rows)
+        lane = self._log.lane
+        return bool(self._rows) or (lane is not None and lane.waiting)
 
     def write(self, db: sqlite3.Connection) -> int:
         """See `Backlog.write`."""
@@ -211,9 +317,20 @@ class Intake:
                 self._drop(one)
 
     def _catch_up(self) -> None:
-        self._failed = True
+        self._failed, lane = True, self._log.lane
+        if lane is not None:
+            lane.forbid(Reason.BEHIND)
         self._db.catch_up()
         self._failed = False
+        if lane is not None:
+            lane.allow(Reason.BEHIND)
+
+    def make_room(self) -> None:
+        """See `Journal.make_room`."""
+        try:
+            self._log.make_room()
+        except OSError as error:
+            raise told(error) from error
 
     # ------------------------------------------------------------ what is kept for the vault
 
@@ -240,19 +357,23 @@ class Intake:
 
     def _take_over(self) -> None:
         """Bring what the log holds into the file: rows that are not there, and what may have to be restored."""
-        found = [(_decode(record.row), record) for record in self._log.found()]
+        found = [self._read(record) for record in self._log.found()]
         if not found:
             return
-        found = [(values, record) for values, record in found if self._whole(values, record)]
-        found.sort(key=lambda one: one[0][_RECEIVED])
+        found = [one for one in found if self._whole(one[0], one[1])]
+        # Those that were decided on first: the others give way to them.
+        found.sort(key=lambda one: (one[2], one[0][_RECEIVED]))
 
         def work(db: sqlite3.Connection) -> int:
             rows = []
-            for values, record in found:
+            for values, record, undecided in found:
                 known = db.execute("SELECT wrapped_key FROM items WHERE item_id = ?", (values[_ITEM_ID],)).fetchone()
                 if known is None:
-                    rows.append(values)
-                    _insert(db, [values])
+                    row = _decided_late(db, values) if undecided else values
+                    if row is None:
+                        continue
+                    rows.append(row)
+                    _insert(db, [row])
                 if record.content and (known is None or known[0] is not None):
                     insert = "INSERT OR REPLACE INTO intake (object_id, content) VALUES (?, ?)"
                     db.execute(insert, (values[_OBJECT], record.content))
@@ -265,6 +386,14 @@ class Intake:
             raise told(error) from error
         if count:
             _log.info("took %d acknowledged items over from the intake log", count)
+
+    def _read(self, record: Record) -> tuple[Values, Record, bool]:
+        """Return a row, its record, and whether nobody has decided yet what becomes of it."""
+        if not plainrow.is_plain(record.row):
+            return _decode(record.row), record, False
+        new = self._read_plain(record.row)
+        sealed = self._site_key.seal(_encode(new.identity), bound("identity", new.item_id))
+        return _values(new, sealed, patient_key(self._site_key, new.identity), "admitted", ""), record, True
 
     def _whole(self, values: Values, record: Record) -> bool:
         """Whether the content of a record is complete: if not, the machine stopped before anybody was told of it."""
@@ -328,10 +457,27 @@ def _arriving(new: NewItem, sealed: bytes, patient: bytes, *, conflict: bool) ->
         columns=new.columns,
         frames=new.frames,
     )
-    values = (
+    return _Arriving(item=item, digest=new.digest, values=_values(new, sealed, patient, state, reason))
+
+
+def _values(new: NewItem, sealed: bytes, patient: bytes, state: str, reason: str) -> Values:
+    stored = new.stored
+    return (
         *(new.item_id, state, reason, new.received_ns, new.deadline_ns, new.stored_ns, new.device, new.modality),
         *(new.sop_class_uid, new.sop_instance_uid, new.study_instance_uid, new.series_instance_uid),
         *(new.transfer_syntax_uid, new.rows, new.columns, new.frames, new.digest, stored.object_id),
         *(stored.wrapped_key, stored.size, sealed, patient),
     )
-    return _Arriving(item=item, digest=new.digest, values=values)
+
+
+def _decided_late(db: sqlite3.Connection, values: Values) -> Values | None:
+    """Return the row of an object that a crash kept from being decided on, or None: it was here before.
+
+    What is a conflict itself makes no other one: of several objects under one UID one is analysed.
+    """
+    same = db.execute("SELECT digest, reason FROM items WHERE sop_instance_uid = ?", (values[_UID],)).fetchall()
+    if any(digest == values[_DIGEST] for digest, _ in same):
+        return None
+    if all(reason == CONFLICT for _, reason in same):
+        return values
+    return (*values[:_STATE], "failed", CONFLICT, *values[_STATE + 2 :])

@@ -24,6 +24,7 @@ import secrets
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward import native
 from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.lane import Lane
 
 BLOCK = 4096
 CROWDED = 64 << 20  # bytes in one file from which on the records should be carried over at once
@@ -45,6 +47,8 @@ _STEP = 16 << 20  # but by no more than this at once
 _ROOM = 8 * BLOCK  # of a buffer for a row; larger ones get one of their own
 _SPARE = 32
 _ZEROS = memoryview(mmap.mmap(-1, 1 << 20))
+_AHEAD = 8 << 20  # bytes that `make_room` sees to
+_DRAIN_S = 0.1
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
@@ -68,15 +72,36 @@ class _File:
         self.handle = -1
         self.direct = True
         self.salt, self.cipher = b"", AESGCM(bytes(32))
-        self.end = 0  # where the next record goes; 0: it has no key
-        self.size = 0  # bytes of it that exist
+        self.numbers = native.Log()  # the lane's too
         self.written = self.synced = 0  # records
         self.busy = 0  # records that are being written
         self.contents = False  # whether one of its records has a content
-        self.failed = False
         self.idle = threading.Condition()
         self.syncing = threading.Lock()
         self.shared: Any = None  # the compiled data path's account of the syncs, instead of `syncing`
+
+    @property
+    def end(self) -> int:
+        """Where the next record goes; 0: it has no key."""
+        return int(self.numbers.end)
+
+    @property
+    def size(self) -> int:
+        """Bytes of it that exist."""
+        return int(self.numbers.size)
+
+    @size.setter
+    def size(self, size: int) -> None:
+        self.numbers.size = size
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing may be written to it any more."""
+        return bool(self.numbers.failed)
+
+    @failed.setter
+    def failed(self, failed: bool) -> None:
+        self.numbers.failed = failed
 
 
 class Entry:
@@ -127,9 +152,12 @@ class IntakeLog:
 
     def __init__(self, path: Path, site_key: SiteKey) -> None:
         self._site_key, self._library = site_key, native.library()
+        self.lane = Lane(self._library) if self._library is not None and self._library.admits else None
+        self.drain: Callable[[], None] = lambda: None  # makes rows of what came through the lane
         self._files = [_File(path.with_name(f"{path.name}-intake{number}")) for number in (0, 1)]
         self._active = self._files[0]
         self._lock = threading.Lock()  # which file is active, and where the next record goes
+        self._numbers: AbstractContextManager[None] = self.lane or contextlib.nullcontext()
         self._spare: list[native.Pages] = []
 
     @property
@@ -146,6 +174,8 @@ class IntakeLog:
         """Close the files."""
         for file in self._files:
             if file.handle >= 0:
+                with self._numbers:
+                    file.numbers.failed = True
                 os.close(file.handle)
                 file.handle = -1
 
@@ -251,10 +281,13 @@ class IntakeLog:
             elif active.end > BLOCK or active.failed:
                 self._begin(other)
                 old, self._active = active, other
+                self._let_in(other)
             else:
                 return None
         with old.idle:
             old.idle.wait_for(lambda: not old.busy)
+        while self.lane is not None and not self.lane.idle(old.numbers, _DRAIN_S):
+            self.drain()
         return self._files.index(old)
 
     def forget(self, which: int) -> None:
@@ -272,7 +305,9 @@ class IntakeLog:
             os.ftruncate(file.handle, CROWDED)
             file.size = CROWDED
         os.fdatasync(file.handle)
-        file.end, file.failed, file.contents = 0, False, False
+        with self._numbers:
+            file.numbers.end = 0
+        file.failed = file.contents = False
 
     def _reserve(self, length: int, *, content: bool) -> tuple[_File, int]:
         """Return where a record of this length goes."""
@@ -282,21 +317,53 @@ class IntakeLog:
                 raise OSError(errno.EIO, "the intake log failed before")
             if not file.end:
                 self._begin(file)
-            at = file.end
-            if at + length > _LIMIT:
-                raise LogFull(errno.ENOSPC, "the intake log is full")
-            while at + length > file.size:
+                self._let_in(file)
+            while (at := self._place(file, length)) is None:
                 self._grow(file)
-            file.end = at + length
             file.contents |= content
             with file.idle:
                 file.busy += 1
             return file, at
 
+    def _place(self, file: _File, length: int) -> int | None:
+        """Take the next bytes of a file; None: it must grow first."""
+        with self._numbers:
+            at = file.end
+            if at + length > _LIMIT:
+                raise LogFull(errno.ENOSPC, "the intake log is full")
+            if at + length > file.size:
+                return None
+            file.numbers.end = at + length
+            return at
+
+    def _let_in(self, file: _File) -> None:
+        if self.lane is not None:
+            self.lane.write_to(file.numbers)
+
+    def came(self) -> None:
+        """Say that objects came through the lane, and were not given back to it yet."""
+        for file in self._files:
+            file.contents |= bool(file.numbers.busy)
+
+    def make_room(self) -> None:
+        """Let the file grow before somebody has to wait for it.
+
+        Raises
+        ------
+        OSError
+            If the disk is full: whoever needs the room will be told.
+        """
+        file = self._active
+        while file.end and not file.failed and file.end + _AHEAD > file.size and file.size < CROWDED:
+            with self._lock:
+                if file is not self._active:
+                    return
+                self._grow(file)
+
     def _begin(self, file: _File) -> None:
         """Give a file a new key: whatever was in it is gone."""
         self._open(file)
-        if not file.size:
+        if file.size <= BLOCK:
             self._grow(file)
         salt, key = secrets.token_bytes(_SALT), AESGCM.generate_key(256)
         block = memoryview(mmap.mmap(-1, BLOCK))
@@ -304,10 +371,14 @@ class IntakeLog:
         block[: len(head)] = head
         if os.pwrite(file.handle, block, 0) != BLOCK:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        file.salt, file.cipher, file.end = salt, AESGCM(key), BLOCK
+        file.salt, file.cipher = salt, AESGCM(key)
         file.written = file.synced = 0
         file.shared = native.new_sync(self._library) if self._library is not None else None
-        file.failed = False
+        with self._numbers:
+            numbers = file.numbers
+            numbers.sync = ctypes.addressof(file.shared) if file.shared is not None else None
+            numbers.handle, numbers.failed, numbers.end = file.handle, False, BLOCK
+            numbers.salt[:], numbers.key[:] = salt, key
 
     def _open(self, file: _File) -> None:
         if file.handle >= 0:
@@ -349,7 +420,7 @@ class IntakeLog:
             count = os.pwrite(file.handle, _ZEROS[: wanted - file.size], file.size)
             if not count or count % BLOCK:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            file.size += count
+            file.size += count  # nobody but who is here changes it
 
     def _write(self, entry: Entry) -> None:
         content = memoryview(entry.content)

@@ -14,7 +14,7 @@ free text are sealed with the site key.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from edgeward.messages import DeliveryReport, Finding, ItemsQuery, ItemSummary, 
 from edgeward.privacy.carryover import CarryOver, standing
 from edgeward.privacy.catalogue import Catalogue
 from edgeward.privacy.database import Database
-from edgeward.privacy.intake import Admission, Intake
+from edgeward.privacy.intake import Admission, Fresh, Intake
 from edgeward.privacy.items import COLUMNS, NO_DESTINATION, Item, NewItem, item_of
 from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.lane import Lane
 from edgeward.privacy.refusals import QuarantineLog
 from edgeward.privacy.schema import APPLICATION_ID, MIGRATIONS
 from edgeward.privacy.sealing import bound, opened_verdict
@@ -111,6 +112,39 @@ class Journal:
         """
         found = self._intake.begin(new)
         return self.item(found) if isinstance(found, str) else found
+
+    @property
+    def lane(self) -> Lane | None:
+        """The compiled admission, if there is one: see `open_lane`."""
+        return self._intake.lane
+
+    def open_lane(self, folder: str, budget_ns: int, told: Callable[[Fresh], None]) -> bool:
+        """Let small objects be admitted without Python; return whether they can be.
+
+        Parameters
+        ----------
+        folder
+            Of the vault's files, with a slash at its end.
+        budget_ns
+            From an object's reception to its deadline.
+        told
+            Called for each object, some time after it was answered, by the thread that found out.
+        """
+        return self._intake.open_lane(folder, budget_ns, told)
+
+    def drain(self) -> None:
+        """Take note now of what the compiled admission took; everybody is told on return."""
+        self._intake.drain()
+
+    def make_room(self) -> None:
+        """Let the intake log grow before somebody has to wait for it.
+
+        Raises
+        ------
+        DatabaseError
+            If the disk is full or fails: whoever needs the room will be told.
+        """
+        self._intake.make_room()
 
     @property
     def crowded(self) -> bool:

@@ -161,7 +161,11 @@ class SiteKey:
         The key is the context's own: tags of different contexts cannot be compared, and a tag is never shown, so that
         the fixed nonce gives nobody a second equation (NIST SP 800-38D, 8).
         """
-        return ContentMac(hmac.digest(self._derived(b"content"), context.encode(), "sha256"))
+        return ContentMac(hmac.digest(self.content_key(), context.encode(), "sha256"))
+
+    def content_key(self) -> bytes:
+        """Return what the keys of `content_mac` are made from: for the compiled admission, which makes them too."""
+        return self._derived(b"content")
 
     def pseudonym(self, value: bytes) -> bytes:
         """Return a keyed digest (32 bytes) of an identifier: equal ones can be found without being readable."""

@@ -147,6 +147,10 @@ class Vault(ABC):
     - ``erase`` is idempotent, and durable on return.
     """
 
+    shards = ""
+    """Where others may write the files of small objects themselves (``native/admission.c``): the folder of their
+    folders, with a slash at its end. Empty: nowhere."""
+
     @abstractmethod
     def begin(self, received: tuple[Buffers, int, int] | None = None) -> Intake:
         """Begin to store an object whose bytes are still to come.
@@ -194,6 +198,16 @@ class Vault(ABC):
         except BaseException:
             intake.abort()
             raise
+
+    @abstractmethod
+    def grant(self) -> int:
+        """Return how many bytes others may write before they ask again.
+
+        Raises
+        ------
+        VaultFull, VaultError
+            As `put`: none.
+        """
 
     @abstractmethod
     def reference(self, object_id: str, wrapped_key: bytes, size: int) -> ObjectRef:
@@ -254,7 +268,7 @@ class FileVault(Vault):
         self.root = root
         self.site_key = site_key
         self._reserve = min_free_mb << 20
-        self._shards = f"{root}/"
+        self.shards = f"{root}/"
         self._small = 0  # bytes of small objects until the room on the disk is looked at again
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for number in range(256):  # all at once: a sync for each would fall to the first objects
@@ -268,21 +282,25 @@ class FileVault(Vault):
     def sealed(self, buffers: Buffers, start: int, size: int) -> StoredObject:
         """See `Vault.sealed`."""
         if self._small <= 0:
-            try:
-                self.check_room(CHUNK + _UNCHECKED)
-            except OSError as error:
-                raise self.told(error) from error
-            self._small = _UNCHECKED
+            self._small = self.grant()
         self._small -= size
         fresh = os.urandom(48)
         object_id, data_key = fresh[:16].hex(), fresh[16:]
         return StoredObject(
             object_id=object_id,
-            path=f"{self._shards}{object_id[:2]}/{object_id}{_SUFFIX}",
+            path=f"{self.shards}{object_id[:2]}/{object_id}{_SUFFIX}",
             wrapped_key=self.site_key.wrap(data_key, object_id.encode()),
             size=size,
             content=seal_small(buffers, start, size, data_key),
         )
+
+    def grant(self) -> int:
+        """See `Vault.grant`."""
+        try:
+            self.check_room(CHUNK + _UNCHECKED)
+        except OSError as error:
+            raise self.told(error) from error
+        return _UNCHECKED
 
     def reference(self, object_id: str, wrapped_key: bytes, size: int) -> ObjectRef:
         """See `Vault.reference`."""
