@@ -47,6 +47,19 @@ def test_the_outline_is_drawn_where_the_lesion_is_and_the_rest_is_untouched():
     assert not marked[:, : round(x0) - 30].any()
 
 
+@pytest.mark.parametrize(
+    ("spacing", "aspect", "told"),
+    [(None, [2, 1], [2, 1]), (None, [1, 1], None), (None, [3, 3], None), (0.1, [2, 1], None)],
+)
+def test_the_picture_keeps_the_proportions_of_the_image(spacing, aspect, told):
+    image = breast_image(spacing_mm=spacing, PixelAspectRatio=aspect)
+
+    capture = capture_of(image, finding_for(image))
+
+    assert capture.get("PixelAspectRatio") == told
+    assert ("PixelSpacing" in capture) == (spacing is not None)
+
+
 def test_the_strip_below_adds_rows_and_never_covers_the_frame():
     image = breast_image(rows=600, columns=800)
 
