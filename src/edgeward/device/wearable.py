@@ -28,6 +28,9 @@ from edgeward.waveform import FLAG_LAST
 BUFFER_S = 30.0
 """What a device keeps while it cannot send; older packets are dropped and leave a visible gap."""
 
+SENT_AGAIN = 2
+"""Packets sent once more after a connection broke: with QoS 0 nobody says whether they arrived. Copies are known."""
+
 _KEEPALIVE_S = 10
 _TIMEOUT_S = 5.0
 
@@ -80,6 +83,7 @@ class Wearable:
     rng: random.Random
     count: Count = field(default_factory=Count)
     _backlog: deque[_Outgoing] = field(default_factory=deque)
+    _sent: deque[_Outgoing] = field(default_factory=lambda: deque(maxlen=SENT_AGAIN))
     _reachable: asyncio.Event = field(default_factory=asyncio.Event)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _cut: bool = False
@@ -138,6 +142,7 @@ class Wearable:
                     self._reachable.clear()
                     self._wake.set()
                     self._backlog.clear()
+                    self._sent.clear()  # its next stream begins anew
                     return event
                 if event.kind == "abort":
                     self._go_out_of_reach(event, stream)
@@ -208,6 +213,8 @@ class Wearable:
 
     async def _send(self, client: aiomqtt.Client, topic: str) -> None:
         """Send packets as they come, the oldest first; return when the device leaves."""
+        self._backlog.extendleft(reversed(self._sent))
+        self._sent.clear()
         while True:
             if self._cut:
                 self._cut = False
@@ -224,6 +231,7 @@ class Wearable:
                     self._backlog.appendleft(outgoing)
                     raise
                 self.count.sent += 1
+                self._sent.append(_Outgoing(outgoing.data, []))
                 for mark in outgoing.marks:
                     self.truth(mark, sent_ns)
                 continue
