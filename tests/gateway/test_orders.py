@@ -148,6 +148,14 @@ def test_a_placer_that_is_told_in_part_is_the_same(desk, again):
     assert len(desk.all()) == 1
 
 
+def test_a_patient_whom_a_message_also_calls_by_the_known_number_is_the_same(desk):
+    desk.take(placed("NW", "1", pid="4711^^^HOSP^PI"))
+
+    assert desk.take(placed("XO", "1", pid="4711^^^HOSP^PI~815^^^REG^MR", at="20260301120100")).outcome == "AA"
+    assert desk.one().patient_id == "815", "the medical record number came later"
+    assert desk.take(placed("XO", "1", pid="4711^^^HOSP^PI~816^^^REG^MR", at="20260301120200")).where == "PID-3"
+
+
 def test_the_same_patient_number_of_two_authorities_is_two_patients(desk):
     desk.take(placed("NW", "1", pid="4711^^^HOSP^MR"))
     desk.take(placed("NW", "2", pid="4711^^^CLINIC^MR", name="Other^Otto"))

@@ -148,7 +148,7 @@ def order_of(
         message_ns=at,
         patient_ns=at,
     )
-    return Change(action=action, entry=entry, status=told)
+    return Change(action=action, entry=entry, status=told, patient_ids=_patient_ids(resource, here))
 
 
 def _patient(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -166,14 +166,28 @@ def _patient(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[
     medical = [one for one in identifiers if "MR" in _kinds(one)]
     chosen = next((one for one in (*medical, *identifiers) if one.get("value")), {})
     name = _human_name(_rows(patient, "name")) or _display_name(subject.get("display"))
-    system = str(chosen.get("system", ""))
     return {
         "id": _number(str(chosen.get("value", "")), 64, "Patient.identifier"),
-        "issuer": values.clean(str(_table(chosen.get("assigner")).get("display", "")) or system),
+        "issuer": _assigner(chosen),
         "name": name,
         "birth_date": values.date(str(patient.get("birthDate", "")).replace("-", "")),
         "sex": _SEXES.get(str(patient.get("gender", "")), ""),
     }
+
+
+def _patient_ids(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+    subject = _table(resource.get("subject"))
+    patient = here.get(str(subject.get("reference", "")), {})
+    return tuple(
+        (_value(one), _assigner(one))
+        for one in _rows(patient, "identifier") or [_table(subject.get("identifier"))]
+        if _value(one)
+    )
+
+
+def _assigner(identifier: dict[str, Any]) -> str:
+    told = str(_table(identifier.get("assigner")).get("display", "")) or str(identifier.get("system", ""))
+    return values.clean(told)
 
 
 def named(resources: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:

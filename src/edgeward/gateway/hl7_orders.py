@@ -147,7 +147,8 @@ def changes(message: Message, source: str, received_ns: int) -> list[Change]:
     patient = _patient(pid, before) if pid else {}
     for group in orders:
         found += _order(group, patient, source, at)
-    return found
+    known_as = _patient_ids(pid) if pid else ()
+    return [structs.replace(change, patient_ids=known_as) for change in found]
 
 
 def _order(group: Sequence[Segment], patient: dict[str, Any], source: str, at: int) -> list[Change]:
@@ -343,6 +344,11 @@ def _patient_id(pid: Segment) -> tuple[str, str]:
             if number and (wanted is None or kinds[row] in wanted):
                 return _number(number, 64, "PID-3"), _authority(pid, 3, row)
     return _number(pid.text(2), 64, "PID-2"), ""
+
+
+def _patient_ids(pid: Segment) -> tuple[tuple[str, str], ...]:
+    rows = range(1, min(pid.repetitions(3), 50) + 1)
+    return tuple((number, _authority(pid, 3, row)) for row in rows if (number := pid.text(3, 1, row)))
 
 
 def _authority(segment: Segment, field: int, repetition: int) -> str:

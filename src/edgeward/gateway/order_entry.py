@@ -97,6 +97,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     entry: Entry
     status: Status | None = None
     only_known: bool = False  # it says too little to make an order of
+    patient_ids: tuple[tuple[str, str], ...] = ()  # all numbers of the patient that it names, each with its authority
 
 
 def status_after(now: Status | None, change: Change) -> Status:

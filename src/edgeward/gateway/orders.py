@@ -249,7 +249,7 @@ class OrderBook:
     def _apply(self, db: sqlite3.Connection, change: Change) -> list[tuple[int, Entry]]:
         new = change.entry
         rows = self._known(db, new)
-        if any(_other_patient(old, new) for _, old in rows):
+        if any(_other_patient(old, change) for _, old in rows):
             raise OrderError("patient", "conflict", "the order number belongs to another patient")
         if new.step_id_given and rows:
             same = [row for row in rows if row[1].step_id == new.step_id]
@@ -395,11 +395,15 @@ def _require(new: Entry, change: Change) -> None:
         raise OrderError("name", "missing", "the patient name is missing, and the order is not known yet")
 
 
-def _other_patient(old: Entry, new: Entry) -> bool:
-    one, other = old.order.patient_id, new.order.patient_id
-    if not one or not other:
+def _other_patient(old: Entry, change: Change) -> bool:
+    """Whether a message names a patient, and none of its numbers is the one that the order has."""
+    new, known = change.entry, old.order.patient_id
+    if not known or not new.order.patient_id:
         return False
-    return one != other or _other_authority(old.issuer_of_patient_id, new.issuer_of_patient_id)
+    named = ((new.order.patient_id, new.issuer_of_patient_id), *change.patient_ids)
+    return not any(
+        number == known and not _other_authority(old.issuer_of_patient_id, authority) for number, authority in named
+    )
 
 
 def _other_authority(one: str, other: str) -> bool:
