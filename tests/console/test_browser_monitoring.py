@@ -143,6 +143,18 @@ async def bursts_are_as_the_standard_says(visit: Visit) -> None:
             assert gaps[2] > 2 * gaps[0]
 
 
+async def a_sound_that_stands_still_does_not_pass_for_sounding(visit: Visit) -> None:
+    """An unplugged loudspeaker: the browser says that it runs, and its clock stands still."""
+    states = await visit.page.evaluate(
+        """async () => { const base = [...document.scripts].find((s) => s.src.includes('/js/main.js')).src.replace('main.js', 'sound/');
+        const { Player } = await import(base + 'player.js'); const player = new Player(); const states = [player.state];
+        player.context = { state: 'running', currentTime: 1 };
+        for (const step of [0, 0, 0.2]) { player.look(); player.moved -= step ? 0 : 2000; player.context.currentTime += step; states.push(player.state); }
+        player.look(); states.push(player.state); return states; }"""
+    )
+    assert states == ["blocked", "running", "stalled", "stalled", "running"]
+
+
 async def calipers_measure_time_rate_and_amplitude(visit: Visit) -> None:
     page, hospital = visit.page, visit.hospital
     at = time.time_ns() - 40_000_000_000
@@ -250,6 +262,7 @@ async def test_monitoring_in_a_browser(tmp_path: Path) -> None:
         await an_alarm_is_paused_and_acknowledged_by_keys(visit)
         await alarms_of_one_priority_flash_together_and_stay_legible(visit)
         await bursts_are_as_the_standard_says(visit)
+        await a_sound_that_stands_still_does_not_pass_for_sounding(visit)
         await calipers_measure_time_rate_and_amplitude(visit)
         await a_printed_strip_is_true_to_scale_and_says_whose_it_is(visit)
         await a_failing_alarm_system_is_shown_and_would_be_heard(visit)

@@ -85,6 +85,7 @@ def vital_view(vital: VitalState) -> dict[str, Any]:
         "low": vital.low,
         "high": vital.high,
         "pr": vital.priority,
+        "bound": vital.bound,
     }
 
 

@@ -7,6 +7,7 @@ import { siteNow } from "../link.js";
 import { acknowledge, busy, pause } from "../actions.js";
 import { NONE, beyond, byName, heart, isValue, news2, number, pressure } from "./values.js";
 
+export const SITE = "site.alarms"; // alarms of the site itself come as those of a bed
 const RANK = { high: 0, medium: 1, low: 2 };
 export const alarmOrder = (a, b) => (a.acknowledged - b.acknowledged) || (RANK[a.priority] - RANK[b.priority]) || (b.raised - a.raised);
 const shortRhythm = (code) => (has(`alarm_short.${code}`) ? t(`alarm_short.${code}`) : word("rhythm", code));
@@ -98,6 +99,7 @@ export class Tile {
     this.ageing(now);
     this.element.classList.toggle("old", bed.stale || !isValue(main));
     this.element.classList.toggle("standby", bed.standby);
+    this.element.classList.toggle("bed-site", bed.id === SITE);
     const bars = bed.quality === null || bed.stale ? 0 : Math.ceil(Math.max(0, Math.min(1, bed.quality)) * 4);
     const quality = this.find("quality");
     if (quality && quality.dataset.bars !== String(bars)) {
@@ -122,6 +124,7 @@ export class Tile {
     this.set("rhythm", bed.standby ? "" : bed.stale ? t("bed.age", { age: duration(age) }) : bed.rhythm ? shortRhythm(bed.rhythm) : "");
     let over = "";
     if (bed.standby || bed.rhythm === "standby") over = word("rhythm", "standby");
+    else if (bed.id === SITE) over = bed.alarms.map(alarmText).join("\n");
     else if (!bed.source) over = t("bed.no_trace");
     else if (bed.stale) over = t("bed.stale", { age: duration(age) });
     else if (bed.off) over = t("bed.lead_off");
@@ -148,9 +151,11 @@ export class Tile {
     this.set("alarm-marks", first ? "!".repeat(3 - RANK[first.priority]) : "");
     this.texts = first ? [alarmText(first), alarmShort(first)] : ["", ""];
     strip.title = alarms.map(alarmText).join("\n");
-    this.set("alarm-more", first?.acknowledged && first.by ? t("bed.acknowledged_by", { name: first.by }) : alarms.length > 1 ? `+${alarms.length - 1}` : "");
+    const by = first?.acknowledged && first.by ? t("bed.acknowledged_by", { name: first.by }) : "";
+    this.set("alarm-more", by ? `✓ ${first.by}` : alarms.length > 1 ? `+${alarms.length - 1}` : "");
+    this.find("alarm-more").title = by;
     for (const priority of Object.keys(RANK)) this.element.classList.toggle(`alarmed-${priority}`, waiting[0]?.priority === priority);
-    this.element.setAttribute("aria-label", [this.bed.label || this.id, ...alarms.map(alarmText)].join(". "));
+    this.element.setAttribute("aria-label", [this.bed.label || this.id, ...alarms.map(alarmText), by].filter(Boolean).join(". "));
     const button = this.find("ack");
     if (button) button.hidden = !waiting.length;
     const pauseButton = this.find("pause");
@@ -169,6 +174,8 @@ export class Tile {
   fit([nameOver, alarmOver]) {
     const short = this.texts?.[1];
     if (alarmOver && short) this.set("alarm-text", short);
+    const text = this.find("alarm-text");
+    if (alarmOver) text.classList.toggle("tight", text.scrollWidth > text.clientWidth + 1);
     if (!nameOver) return;
     const target = this.find("label");
     const box = target.closest(".bed-name");
@@ -183,6 +190,7 @@ export class Tile {
   refit() {
     this.set("label", this.find("label").title);
     this.set("alarm-text", this.texts?.[0] ?? "");
+    this.find("alarm-text").classList.remove("tight");
     fitSoon(this);
   }
 

@@ -9,6 +9,7 @@ const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 1000; // of the drawing; it is stretched to the page
 const HEIGHT = 100;
 const PAD = 8;
+const CODED = new Set(["consciousness", "supplemental_oxygen"]);
 
 /** Runs of indices without a gap. `at` in milliseconds, `interval` the expected distance. Pure. */
 export function runs(at, interval) {
@@ -127,7 +128,8 @@ export class Trends {
     const limits = this.trend.limits?.[series.p] ?? {};
     const values = [...series.low, ...series.high, ...[limits.low, limits.high].filter((value) => value !== null && value !== undefined)];
     let [least, most] = [Math.min(...values), Math.max(...values)];
-    if (most - least < 1) { least -= 1; most += 1; }
+    if (CODED.has(series.p)) [least, most] = [0, Math.max(1, most)]; // words, not numbers: nothing lies below the first
+    else if (most - least < 1) { least -= 1; most += 1; }
     const y = (value) => HEIGHT - PAD - ((value - least) / (most - least)) * (HEIGHT - 2 * PAD);
     const plot = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" });
     for (let i = 1; i < 4; i += 1) plot.append(shape("line", { class: "trend-grid", x1: (WIDTH * i) / 4, x2: (WIDTH * i) / 4, y1: 0, y2: HEIGHT }));
@@ -156,11 +158,17 @@ export class Trends {
     this.write();
   }
 
+  /** A value and its range; of words the worst, there is no mean of them. */
+  said({ p }, mean, low, high) {
+    const range = low === high ? "" : `${number(p, low)}–${number(p, high)}`;
+    return [element("b", number(p, CODED.has(p) ? high : mean)), element("span", range)];
+  }
+
   write() {
     const { cursor } = this;
     for (const { series, value, cursor: line } of this.lines) {
       const i = cursor === null ? series.at.length - 1 : nearest(series.at, cursor, this.trend.interval * 1.5);
-      value.replaceChildren(...(i < 0 ? [element("b", "—")] : [element("b", number(series.p, series.mean[i])), element("span", `${number(series.p, series.low[i])}–${number(series.p, series.high[i])}`)]));
+      value.replaceChildren(...(i < 0 ? [element("b", "—")] : this.said(series, series.mean[i], series.low[i], series.high[i])));
       const x = cursor === null ? -9 : this.x(cursor);
       line.setAttribute("x1", x);
       line.setAttribute("x2", x);
@@ -183,7 +191,8 @@ export class Trends {
       for (const { series } of this.lines) {
         const inside = series.at.map((at, k) => k).filter((k) => series.at[k] >= from && series.at[k] < from + step);
         const mean = inside.reduce((sum, k) => sum + series.mean[k], 0) / inside.length;
-        line.append(element("td", inside.length ? `${number(series.p, mean)} (${number(series.p, Math.min(...inside.map((k) => series.low[k])))}–${number(series.p, Math.max(...inside.map((k) => series.high[k])))})` : "—", "num"));
+        const [value, range] = this.said(series, mean, Math.min(...inside.map((k) => series.low[k])), Math.max(...inside.map((k) => series.high[k])));
+        line.append(element("td", inside.length ? value.textContent + (range.textContent ? ` (${range.textContent})` : "") : "—", "num"));
       }
     }
     this.table.replaceChildren(table);

@@ -4,7 +4,7 @@
 import { link, want, state, siteNow } from "../link.js";
 import { t, ready } from "../texts.js";
 import { readFrame } from "../trace.js";
-import { Tile, alarmOrder } from "./tile.js";
+import { SITE, Tile, alarmOrder } from "./tile.js";
 import { columnsFor } from "./grid.js";
 
 const wall = document.querySelector("[data-wall]");
@@ -110,7 +110,8 @@ function arrange() {
   if (present.join() !== ids.join() && !wall.contains(document.activeElement)) for (const id of ids) wall.append(tileOf(id).element);
   for (const element of wall.children) element.tabIndex = element.contains(document.activeElement) || (!wall.contains(document.activeElement) && element === wall.firstElementChild) ? 0 : -1;
   layout();
-  choice("bed-count").textContent = t(page.alarmed ? "bed.count_alarmed" : "bed.count", { n: page.total, m: page.alarmed });
+  const site = page.ids.includes(SITE) ? 1 : 0; // what the site itself signals is no bed
+  choice("bed-count").textContent = t(page.alarmed - site ? "bed.count_alarmed" : "bed.count", { n: page.total - site, m: page.alarmed - site });
   choice("waiting").hidden = true;
   choice("empty").hidden = page.total > 0 || inputs.only.checked || Boolean(inputs.ward.value);
   choice("none").hidden = page.total > 0 || !choice("empty").hidden;

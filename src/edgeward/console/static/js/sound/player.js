@@ -30,6 +30,8 @@ export function schedulePulse(context, target, pulse, at) {
 /** Schedule a whole burst; the oscillators are returned, so that it can be cut short. */
 export const scheduleBurst = (context, target, kind, at) => burst(kind).map((pulse) => schedulePulse(context, target, pulse, at + pulse.at));
 
+const STALLED_MS = 3000;
+
 export class Player {
   constructor({ onState = () => {} } = {}) {
     this.kind = "";
@@ -37,12 +39,26 @@ export class Player {
     this.playing = [];
     this.next = 0;
     this.volume = 1;
+    this.heard = -1; // the clock of the sound when it was looked at last
+    this.moved = this.looked = performance.now();
   }
 
-  /** Whether the browser lets this page sound: "running", "blocked", or "none" where there is no Web Audio. */
+  /** Whether this page sounds: "running", "blocked" by the browser, "stalled" where its clock stands still although the
+   *  browser says that it runs (a loudspeaker that was unplugged), or "none" where there is no Web Audio. */
   get state() {
     if (!globalThis.AudioContext) return "none";
-    return this.context?.state === "running" ? "running" : "blocked";
+    if (this.context?.state !== "running") return "blocked";
+    return performance.now() - this.moved > STALLED_MS ? "stalled" : "running";
+  }
+
+  /** Look whether sound goes on. To be called several times a second. */
+  look() {
+    const at = this.context?.currentTime ?? 0;
+    const now = performance.now();
+    // A page that was not looked at for long, or slept, has no right to call its sound dead.
+    if (at !== this.heard || this.context?.state !== "running" || now - this.looked > STALLED_MS / 2) this.moved = now;
+    this.heard = at;
+    this.looked = now;
   }
 
   /** Try to sound; browsers allow it after a click or a key (autoplay policy). */

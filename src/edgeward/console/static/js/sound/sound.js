@@ -35,10 +35,12 @@ function clock(ms) {
 
 let told = "";
 function show() {
+  player.look();
   hold();
   sound();
   const blocked = wanted && player.state !== "running";
   bar.hidden = !blocked;
+  if (blocked) bar.querySelector("p").textContent = bar.dataset[player.state === "stalled" ? "stalled" : "blocked"];
   const paused = tick?.paused ?? 0;
   const kind = !wanted ? "off" : blocked ? "blocked" : !mine ? "other" : paused ? "paused" : "on";
   const text = kind === "paused" ? t("sound.paused", { n: paused, time: clock(tick.paused_until - siteNow()) }) : t(`sound.is.${kind}`);
