@@ -38,7 +38,7 @@ RESTARTS = 5  # this many within RESTART_WINDOW_S, then degraded
 RESTART_WINDOW_S = 60.0
 DEGRADED_RETRY_S = 30.0
 STOP_S = 6.0
-STANDBY_AFTER_S = 5.0  # a role that serves for so long gets a process that stands by for it
+STANDBY_AFTER_S = 2.0  # a role that serves for so long gets a process that stands by for it
 STANDBY_AGAIN_S = 30.0  # after one that ended
 
 _log = logging.getLogger("edgeward.supervisor")

@@ -378,6 +378,7 @@ def account(truth: Path, heard: list[Heard], faults: list[tuple[str, int, int]],
                     "near": near,
                     "others": others,
                     "fate": fate[first_packet - 1 : last_packet + 2, patient].tolist(),
+                    "told": _told(candidates, begin_ns, end_ns),
                 }
             )
             continue
@@ -403,9 +404,16 @@ def account(truth: Path, heard: list[Heard], faults: list[tuple[str, int, int]],
         if delay_ms > most_ms and not said and first.how == "told":
             found.late_unsaid.append(
                 {"kind": kind, "source": source, "ms": round(delay_ms), "start": start,
-                 "near": [f for f, a, b in faults if a <= first.seen_ns and b >= sent_ns - 3 * 10**9]}
+                 "near": [f for f, a, b in faults if a <= first.seen_ns and b >= sent_ns - 3 * 10**9],
+                 "raised": round(held_ms), "told": _told(candidates, begin_ns, end_ns)}
             )  # fmt: skip
     return found
+
+
+def _told(heard: list[Heard], begin_ns: int, end_ns: int) -> list[tuple[float, str, float]]:
+    """Return what was told of a patient around an event: when, in seconds from its beginning, what, and how late."""
+    around = (one for one in heard if begin_ns - 30 * 10**9 < one.seen_ns < end_ns + 60 * 10**9)
+    return [(round((one.seen_ns - begin_ns) / 1e9, 2), one.alarm.code, one.alarm.late_ms) for one in around]
 
 
 def _undisturbed(begin_ns: int, end_ns: int, faults: list[tuple[str, int, int]]) -> int:
@@ -436,5 +444,5 @@ def report(found: Account, faults: list[tuple[str, int, int]], out: Path) -> Non
     print(text)
     print("faults", dict(Counter(what for what, _, _ in faults)))
     for one in (*found.lost[:15], *found.late_unsaid[:15]):
-        print(one)
+        print({name: value for name, value in one.items() if name != "told"})
     out.write_text(json.dumps({**found.summary(), "all lost": found.lost, "all unsaid": found.late_unsaid}, indent=1))

@@ -22,6 +22,8 @@ ROLE_MODULES = {
     "deliver": "edgeward.clinic.imaging.role",
     "console": "edgeward.console.role",
 }
+#: Roles of which a process may stand by, and what it begins with.
+STANDBY_MODULES = {"monitor": "edgeward.clinic.monitor.standby"}
 
 
 def init(arguments: argparse.Namespace) -> int:
@@ -94,14 +96,21 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def role(arguments: argparse.Namespace) -> int:
     """Run one role in this process (the supervisor's and Kubernetes' entry)."""
-    from edgeward.bus.role import run_role
+    from edgeward.bus.role import RoleContext, run_role
     from edgeward.privacy.identity import client_context
 
     home, settings = site_of(arguments)
-    module = import_module(ROLE_MODULES[arguments.role])
     tls = client_context(home, arguments.role)
-    stand_by = module.stand_by if arguments.standby else None
-    code = run_role(arguments.role, module.run, home, settings, tls, stand_by=stand_by)
+    if arguments.standby:
+        stand_by = import_module(STANDBY_MODULES[arguments.role]).stand_by
+    else:
+        stand_by = None
+        import_module(ROLE_MODULES[arguments.role])
+
+    async def run(context: RoleContext) -> None:
+        await import_module(ROLE_MODULES[arguments.role]).run(context)
+
+    code = run_role(arguments.role, run, home, settings, tls, stand_by=stand_by)
     atexit.register(_leave, code)
     return code
 

@@ -14,7 +14,7 @@ from tests.support.wearable import RATE, ecg
 from edgeward.bus import subjects
 from edgeward.clinic.monitor import role as monitor
 from edgeward.clinic.monitor.alarm_log import AlarmLog, Writing
-from edgeward.clinic.monitor.standby import Memory
+from edgeward.clinic.monitor.standby import Memory, memories
 from edgeward.waveform import WaveformPacket, encode
 
 SECOND = 1_000_000_000
@@ -82,7 +82,7 @@ async def test_an_asystole_while_monitor_and_recorder_were_away_is_raised_late(
     await site.until(lambda: sum(len(batch) for _, batch in memory._batches) == 19)
 
     site.context = context
-    monitor._memories[context] = memory
+    memories[context] = memory
     site.task = asyncio.create_task(monitor.run(context))
 
     await site.until(lambda: site.told("asystole"))

@@ -518,3 +518,16 @@ class Intake:
     def count(self, name: str, n: int = 1) -> None:
         """Add `n` to a counter."""
         self.counts[name] = self.counts.get(name, 0) + n
+
+
+def warm_up() -> None:
+    """Load what packets of the usual kind need, as they come: a compilation at the first would stop everything."""
+    found = Intake(SiteClock(), Limits(), lambda *_: None)
+    for number in range(2):
+        packet = WaveformPacket(
+            samples=np.zeros((1, 250), dtype=np.int16), sequence=number, first_sample=250 * number, start_ns=1,
+            rate_hz=250.0, gain_uv=1.0, leads=("I",), lead_off=(False,),
+        )  # fmt: skip
+        found.waves([("warm-up", waveform.encode(packet))], 1, lambda one, data: found.wave(one, data, 1))
+    found.process()
+    found.tick()

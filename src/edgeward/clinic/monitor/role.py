@@ -15,7 +15,6 @@ import logging
 import shutil
 import time
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from edgeward.bedside import AlarmPause, AlarmQuery, Hearing, NoticeReport, Numerics, SetBed
 from edgeward.bus import stored, subjects
@@ -23,7 +22,7 @@ from edgeward.bus.bulk import Batch
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
 from edgeward.bus.stored import Stored, TwoWays
-from edgeward.clinic.monitor import restart, signals, standby
+from edgeward.clinic.monitor import intake, restart, signals, standby
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.bank import warm_up
 from edgeward.clinic.monitor.beds import Beds as BedBook
@@ -40,7 +39,6 @@ from edgeward.clinic.monitor.screens import Screens
 from edgeward.clinic.monitor.selfcheck import EVERY_S, NOT_DELIVERED_S, AlarmSystem, Surroundings
 from edgeward.clinic.monitor.shown import Shown
 from edgeward.clinic.monitor.site_clock import SiteClock
-from edgeward.clinic.monitor.standby import Memory
 from edgeward.messages import AlarmAck, Ask, RoleState, ServiceClass, Viewing
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
@@ -481,22 +479,12 @@ def prepare() -> None:
     """Load the compiled kernels: a process that stands by has done that before it is needed."""
     warm_up()
     signals.warm_up()
-
-
-_memories: WeakKeyDictionary[RoleContext, Memory] = WeakKeyDictionary()  # of processes that stood by
-
-
-async def stand_by(context: RoleContext) -> bool:
-    """Be ready to `run` at once; return whether that is wanted."""
-    memory = await standby.stand_by(context, prepare)
-    if memory is not None:
-        _memories[context] = memory
-    return memory is not None
+    intake.warm_up()
 
 
 async def run(context: RoleContext) -> None:
     """Run the role until told to stop."""
-    memory = _memories.pop(context, None)
+    memory = standby.memories.pop(context, None)
     try:
         role = MonitorRole(context)
     except (DatabaseError, WrongKey, ValueError) as error:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 from edgeward.bus import subjects
 from edgeward.bus.bulk import Batch
@@ -68,12 +69,16 @@ class Memory:
         return [one for source_id in sorted(found) for one in found[source_id]]
 
 
-async def stand_by(context: RoleContext, prepare: Callable[[], None]) -> Memory | None:
-    """Load what is needed, and listen; return what was heard once this process is needed, or None if it is not."""
+#: What was heard, until the role takes it.
+memories: WeakKeyDictionary[RoleContext, Memory] = WeakKeyDictionary()
+
+
+async def stand_by(context: RoleContext) -> bool:
+    """Listen, load what the role needs, and wait; return whether this process is needed."""
     memory = Memory()
     await context.bus.subscribe_bulk(subjects.WAVE_ALL, memory.take)
     await context.bus.flush()
-    await asyncio.to_thread(prepare)
+    await asyncio.to_thread(_load)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -82,4 +87,14 @@ async def stand_by(context: RoleContext, prepare: Callable[[], None]) -> Memory 
     await asyncio.wait({word, stopping}, return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     word.cancel()
-    return memory if word.done() and not word.cancelled() and word.result() == GO else None
+    if not word.done() or word.cancelled() or word.result() != GO:
+        return False
+    memories[context] = memory
+    return True
+
+
+def _load() -> None:
+    # Not at the top: libraries and kernels take seconds, and until they are here packets are heard already.
+    from edgeward.clinic.monitor.role import prepare
+
+    prepare()
