@@ -176,7 +176,7 @@ async def test_metadata_has_the_attributes_and_no_pixels(web: Web) -> None:
 
     assert answer.headers["content-type"] == "application/dicom+json"
     (found,) = answer.json()
-    assert not {"7FE00010", "00091010", "00020010"} & set(found)
+    assert not {"7FE00010", "00020010"} & set(found)
     assert found["00080005"]["Value"] == ["ISO_IR 192"]
     assert found["00083002"]["Value"] == [ExplicitVRLittleEndian]
     got = Dataset.from_json(found)
@@ -203,6 +203,62 @@ async def test_values_that_json_does_not_have_are_left_out(web: Web) -> None:
     (found,) = (await web.viewer().get(path_of(image) + "/metadata")).json()
 
     assert found["00189313"]["Value"] == [None, 1.0, None]
+
+
+def with_bulk() -> Dataset:
+    """A document with a wide table in a sequence: two long values, and a short one."""
+    image = breast_image(rows=16, columns=16)
+    image.EncapsulatedDocument = b"%PDF-1.4\n" + bytes(range(256)) * 20
+    image["EncapsulatedDocument"].VR = "OB"
+    inner = Dataset()
+    inner.add_new(0x00283006, "OW", np.arange(1000, dtype="<u2").tobytes())
+    short = Dataset()
+    short.add_new(0x00283006, "OW", b"\1\0")
+    image.VOILUTSequence = [short, inner]
+    return image
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+async def test_bulk_data_is_had_under_the_address_that_metadata_gives(web: Web, big_endian: bool) -> None:
+    image = with_bulk()
+    table = image.VOILUTSequence[1][0x00283006].value
+    if big_endian:
+        image.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+        image.VOILUTSequence[1][0x00283006].value = np.frombuffer(table, "<u2").astype(">u2").tobytes()
+    await web.store(image)
+    viewer = web.viewer()
+
+    (found,) = (await viewer.get(path_of(image) + "/metadata")).json()
+    document, luts = found["00420011"], found["00283010"]["Value"]
+
+    assert document["vr"] == "OB"
+    assert luts[0]["00283006"]["InlineBinary"]
+    got = await viewer.get(document["BulkDataURI"], headers={"Accept": "application/octet-stream"})
+    assert (got.status_code, got.content[: len(image.EncapsulatedDocument)]) == (200, image.EncapsulatedDocument)
+    (part,) = parts_of(await viewer.get(luts[1]["00283006"]["BulkDataURI"]))
+    assert part[1] == table
+
+
+@pytest.mark.parametrize(
+    ("path", "accept", "status"),
+    [
+        ("00420011", "image/jpeg", 406),
+        ("00100010", "*/*", 404),
+        ("7FE00010", "*/*", 404),
+        ("00283010/3/00283006", "*/*", 404),
+        ("00283010/2/00283010/1/00283006", "*/*", 404),
+        ("00420011/1", "*/*", 404),
+        ("PatientName", "*/*", 404),
+        ("00283010/" + "1/00283010/" * 200 + "1/00420011", "*/*", 404),
+    ],
+)
+async def test_what_is_no_bulk_data_is_not_given_so(web: Web, path: str, accept: str, status: int) -> None:
+    image = with_bulk()
+    await web.store(image)
+
+    answer = await web.viewer().get(f"{path_of(image)}/bulkdata/{path}", headers={"Accept": accept})
+
+    assert answer.status_code == status
 
 
 # ---------------------------------------- frames

@@ -127,6 +127,7 @@ async def test_an_independent_client_stores_searches_and_retrieves(web: Web) -> 
     images = [with_preamble(breast_image(rows=32, columns=40, seed=n, StudyInstanceUID=study)) for n in range(2)]
     loop = with_preamble(breast_image(rows=8, columns=8, NumberOfFrames="3", StudyInstanceUID=study))
     loop.PixelData = np.arange(192, dtype=np.uint8).tobytes()
+    loop.EncapsulatedDocument = bytes(range(256)) * 8
     rle = pydicom.dcmread(test_file("MR_small_RLE.dcm"))
 
     def work() -> None:
@@ -147,6 +148,9 @@ async def test_an_independent_client_stores_searches_and_retrieves(web: Web) -> 
         assert reader.retrieve_instance(*path).PixelData == loop.PixelData
         (told,) = [reader.retrieve_instance_metadata(*path)]
         assert Dataset.from_json(told).Rows == 8
+        # The client sends a Host without the port, so that the address lacks it too.
+        address = told["00420011"]["BulkDataURI"].replace("//127.0.0.1/", f"//127.0.0.1:{web.door.port}/")
+        assert reader.retrieve_bulkdata(address) == [loop.EncapsulatedDocument]
         frames = reader.retrieve_instance_frames(*path, frame_numbers=[3, 1])
         assert frames == [loop.PixelData[128:], loop.PixelData[:64]]
         path = (rle.StudyInstanceUID, rle.SeriesInstanceUID, rle.SOPInstanceUID)

@@ -47,6 +47,7 @@ def routes(stow: Stow, qido: Qido, wado: Wado, max_body: int) -> list[BaseRoute]
         ]
     inside += [
         reading(_INSTANCE + "/rendered", wado.rendered, "retrieve a picture"),
+        reading(_INSTANCE + "/bulkdata/{path:path}", wado.bulkdata, "retrieve bulk data"),
         reading(_FRAMES, wado.frames, "retrieve frames"),
         reading(_FRAMES + "/rendered", wado.rendered, "retrieve a picture"),
         reading(_FRAMES + "/thumbnail", wado.thumbnail, "retrieve a thumbnail of a frame"),

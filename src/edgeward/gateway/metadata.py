@@ -1,6 +1,7 @@
-"""The attributes of a stored object as DICOM JSON (PS3.18, Annex F), without bulk data.
+"""The attributes of a stored object as DICOM JSON (PS3.18, Annex F), bulk data by its address.
 
-Responsible for reading a header in bounded memory and for leaving out what is bulk. Not responsible for pixels.
+Responsible for reading a header in bounded memory. Not responsible for pixels, or for giving out bulk data
+(``bulkdata``).
 """
 
 from __future__ import annotations
@@ -8,20 +9,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.filereader import dcmread
 
+from edgeward.gateway.bulkdata import Place, bulk_of, opened, path_of
 from edgeward.privacy.catalogue import Held
 
-BULK = 1024  # bytes: a longer binary value is bulk data and left out
-_LARGEST = 64 << 20  # a longer element is not read at all
-_BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 _UTF8 = {"vr": "CS", "Value": ["ISO_IR 192"]}
 
 
-def metadata(file: Any, held: Held) -> dict[str, Any]:
-    """Return all attributes of an object but bulk data and pixels.
+def metadata(file: Any, held: Held, address: str) -> dict[str, Any]:
+    """Return all attributes of an object but pixels; of bulk data the address.
 
     Of an object that cannot be parsed only its UIDs are told.
 
@@ -29,14 +26,17 @@ def metadata(file: Any, held: Held) -> dict[str, Any]:
     ----------
     file
         A DICOM file.
+    address
+        Of the instance; its bulk data is below it.
     """
     try:
-        dataset = dcmread(file, stop_before_pixels=True, defer_size=_LARGEST)
-        for tag, element in list(dataset.items()):
-            if isinstance(element, RawDataElement) and element.value is None and element.length:  # was not read
-                del dataset[tag]
-        _without_bulk(dataset)
+        dataset = opened(file)
+        bulk = list(bulk_of(dataset))
+        for place, _ in bulk:
+            _within(dataset, place)[place[-1]].value = None
         found = _finite(dataset.to_json_dict(suppress_invalid_tags=True))
+        for place, vr in bulk:
+            _point(found, place, {"vr": vr, "BulkDataURI": f"{address}/bulkdata/{path_of(place)}"})
     except Exception:  # a parser met bytes somebody else chose: any of its errors means the same
         found = {}
     result: dict[str, Any] = {tag: element for tag, element in found.items() if not tag.startswith("0002")}
@@ -53,14 +53,16 @@ def metadata(file: Any, held: Held) -> dict[str, Any]:
     return dict(sorted(result.items()))
 
 
-def _without_bulk(dataset: Dataset) -> None:
-    for tag in list(dataset.keys()):
-        element = dataset[tag]
-        if element.VR == "SQ":
-            for item in element.value:
-                _without_bulk(item)
-        elif element.VR in _BINARY and element.value is not None and len(element.value) > BULK:
-            del dataset[tag]
+def _within(dataset: Dataset, place: Place) -> Dataset:
+    for tag, number in zip(place[:-1:2], place[1::2], strict=True):
+        dataset = dataset[tag].value[number - 1]
+    return dataset
+
+
+def _point(found: dict[str, Any], place: Place, bulk: dict[str, str]) -> None:
+    for tag, number in zip(place[:-1:2], place[1::2], strict=True):
+        found = found[f"{tag:08X}"]["Value"][number - 1]
+    found[f"{place[-1]:08X}"] = bulk
 
 
 def _finite(value: Any) -> Any:

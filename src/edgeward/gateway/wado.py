@@ -25,6 +25,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from edgeward.gateway.accept import accepted, dicom_syntaxes, frame_type
+from edgeward.gateway.bulkdata import NoBulk, bulk_value, place_of
 from edgeward.gateway.frames import NoFrames, PixelStore, pixel_store
 from edgeward.gateway.metadata import metadata
 from edgeward.gateway.multipart import body_end, part_head
@@ -89,8 +90,31 @@ class Wado:
         if not accepted(request).any_of("application/dicom+json", "application/json"):
             raise HTTPException(406, "metadata is application/dicom+json; XML is not offered")
         held = await self._held(request)
-        first = await self._described(held[0])
-        return StreamingResponse(self._descriptions(first, held[1:]), media_type="application/dicom+json")
+        root = f"{request.base_url}dicomweb"
+        first = await self._described(held[0], root)
+        return StreamingResponse(self._descriptions(first, held[1:], root), media_type="application/dicom+json")
+
+    async def bulkdata(self, request: Request) -> Response:
+        """Serve ``GET .../bulkdata/{path}``: one long binary value, under the address that metadata gives."""
+        kind = frame_type(accepted(request), str(ExplicitVRLittleEndian), single=True)
+        if kind is None:
+            raise HTTPException(406, "bulk data is application/octet-stream")
+        try:
+            place = place_of(request.path_params["path"])
+            (held,) = await self._held(request)
+            opened = await self._open(held)
+            async with contextlib.aclosing(opened):
+                value = await self._in_thread(lambda: bulk_value(opened.file, place))
+        except NoBulk as error:
+            raise HTTPException(404, str(error)) from None
+        if kind.single:
+            return Response(value, media_type=kind.name)
+        boundary = secrets.token_hex(16)
+        head = part_head(boundary, {"Content-Type": kind.name, "Content-Length": str(len(value))})
+        return Response(
+            head + value + body_end(boundary),
+            media_type=f'multipart/related; type="application/octet-stream"; boundary={boundary}',
+        )
 
     async def frames(self, request: Request) -> Response:
         """Serve ``GET .../frames/{list}``: single frames as they are stored."""
@@ -226,16 +250,20 @@ class Wado:
         for number in numbers:
             yield await self._in_thread(partial(store.frame, number - 1))
 
-    async def _descriptions(self, first: bytes, held: list[Held]) -> AsyncIterator[bytes]:
+    async def _descriptions(self, first: bytes, held: list[Held], root: str) -> AsyncIterator[bytes]:
         yield b"[" + first
         for one in held:
-            yield b"," + await self._described(one)
+            yield b"," + await self._described(one, root)
         yield b"]"
 
-    async def _described(self, held: Held) -> bytes:
+    async def _described(self, held: Held, root: str) -> bytes:
         opened = await self._open(held)
+        uids = held.study_instance_uid, held.series_instance_uid, held.sop_instance_uid
+        address = "{}/studies/{}/series/{}/instances/{}".format(root, *uids)
         async with contextlib.aclosing(opened):
-            return json.dumps(await self._in_thread(lambda: metadata(opened.file, held)), allow_nan=False).encode()
+            return json.dumps(
+                await self._in_thread(lambda: metadata(opened.file, held, address)), allow_nan=False
+            ).encode()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
