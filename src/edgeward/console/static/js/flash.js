@@ -5,13 +5,15 @@
 const PERIOD_MS = { high: 500, medium: 1000 / 0.6 };
 const root = document.documentElement;
 
+/** Whether a priority is in the dark half of its flash at a time in milliseconds. Pure. */
+export const off = (priority, now) => priority in PERIOD_MS && (now % PERIOD_MS[priority]) * 2 >= PERIOD_MS[priority];
+
 function change() {
   const now = performance.now();
   let next = Infinity;
   for (const [priority, period] of Object.entries(PERIOD_MS)) {
-    const half = period / 2;
-    root.toggleAttribute(`data-${priority}-off`, Math.floor(now / half) % 2 === 1);
-    next = Math.min(next, half - (now % half));
+    root.toggleAttribute(`data-${priority}-off`, off(priority, now));
+    next = Math.min(next, period / 2 - (now % (period / 2)));
   }
   // To the next edge by the clock, not by a count of timers: these come late, and lateness must not add up.
   setTimeout(change, Math.max(1, next + 1));
