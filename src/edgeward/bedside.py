@@ -24,6 +24,7 @@ class Vital(Message, frozen=True, kw_only=True, tag="vital.1"):
     why: str = ""  # what stands in the way of a value: a code, never free text
     quality: float | None = None  # 0..1, if the device said it
     code: str = ""  # as received: MDC reference identifier, LOINC code or SenML name
+    bound: Literal["", "below", "above"] = ""  # off the device's scale: the true value lies below, or above, `value`
 
 
 class Numerics(Message, frozen=True, kw_only=True, tag="numerics.1"):

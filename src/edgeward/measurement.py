@@ -38,6 +38,13 @@ _LEVELS = {
     "u": 4, "unresponsive": 4, "unconscious": 4,
 }  # fmt: skip
 _LONGEST = 64
+Bound = Literal["", "below", "above"]
+#: What meters measure at the most, in the parameter's unit, where they say no more than "LO" or "HI". Blood glucose:
+#: 20 to 600 mg/dL is the scale of most (some begin at 10); LO means hypoglycaemia in any case.
+SCALES: dict[str, tuple[float, float]] = {"glucose": (20.0, 600.0)}
+_OFF_SCALE: dict[str, Bound] = {"lo": "below", "low": "below", "hi": "above", "high": "above"}
+_COMPARATORS: dict[str, Bound] = {"<": "below", "<=": "below", "≤": "below", ">": "above", ">=": "above", "≥": "above"}
+_BOUNDED = re.compile(r"(<=|>=|<|>|≤|≥) ?(.*)")
 
 
 def number(text: str) -> float | None:
@@ -59,6 +66,7 @@ def measured(
     validity: Validity = "valid",
     quality: float | None = None,
     why: str = "",
+    bound: Bound = "",
 ) -> Vital:
     """Return what a device measured.
 
@@ -74,14 +82,23 @@ def measured(
         What the device called it.
     why
         What the protocol says stands in the way; a value that comes along is then not used.
+    bound
+        The protocol says that the true value lies below, or above, this one. That is a statement only of what has a
+        scale (`SCALES`); elsewhere a bound is no measurement. Text such as ``<20`` and ``LO`` says the same.
 
     Returns
     -------
     Vital
         With a value in the parameter's unit; or without, and `why` is one of ``no_value``, ``sentinel``,
-        ``not_a_number``, ``unit``, ``implausible``, or what was given.
+        ``not_a_number``, ``unit``, ``implausible``, ``comparator``, or what was given.
     """
+    if isinstance(value, str) and not bound and parameter.name in SCALES:
+        bound, value = off_scale(value)
+    if bound and parameter.name not in SCALES:
+        why, bound = why or "comparator", ""
     found, reason = (None, why) if why else _read(parameter, value, unit)
+    if bound and not why:
+        found, reason = _at_the_end(parameter, bound, found, reason)
     return Vital(
         parameter=parameter.name,
         value=found,
@@ -90,7 +107,33 @@ def measured(
         why=reason,
         quality=None if quality is None or not math.isfinite(quality) else min(1.0, max(0.0, quality)),
         code=code[:_LONGEST],
+        bound=bound if found is not None else "",
     )
+
+
+def comparator(text: str) -> Bound:
+    """Return what a comparator (HL7 SN.1, FHIR Quantity.comparator) says of the number beside it; empty: nothing."""
+    return _COMPARATORS.get(text.strip(), "")
+
+
+def off_scale(text: str) -> tuple[Bound, str]:
+    """Return whether a text says that a value was off the scale, and the text of the number, if it has one."""
+    word = text[: _LONGEST + 1].strip()
+    if side := _OFF_SCALE.get(word.lower()):
+        return side, ""
+    found = _BOUNDED.fullmatch(word)
+    return (_COMPARATORS[found.group(1)], found.group(2)) if found else ("", text)
+
+
+def _at_the_end(parameter: Parameter, bound: Bound, found: float | None, reason: str) -> tuple[float | None, str]:
+    """Return the end of the scale where a bound has no number of its own, or one that cannot be used as such.
+
+    Whether 33.3 is by mass or by substance may not be said; that it is the end of the scale is.
+    """
+    if found is None and reason in ("no_value", "unit", "implausible"):
+        low, high = parameter.plausible if reason == "implausible" else SCALES[parameter.name]
+        return (low if bound == "below" else high), ""
+    return found, reason
 
 
 def _read(parameter: Parameter, value: float | str | None, unit: str) -> tuple[float | None, str]:

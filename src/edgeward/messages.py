@@ -621,6 +621,7 @@ class VitalState(Message, frozen=True, kw_only=True, tag="vital-state.1"):
     low: float | None = None  # limits in force; None: that side is off
     high: float | None = None
     priority: str = ""  # of the alarm this value has now: high | medium | low, or empty
+    bound: str = ""  # below | above: off the device's scale, shown as "< value" or "> value"
 
 
 class News2(Message, frozen=True, kw_only=True, tag="news2.1"):

@@ -135,6 +135,25 @@ def test_why_there_is_no_value(change, why):
     assert (vital.value, vital.why) == (None, why)
 
 
+@pytest.mark.parametrize(
+    ("change", "value", "bound"),
+    [
+        ({"valueQuantity": {**quantity(20, "mg/dL"), "comparator": "<"}}, 20, "below"),
+        ({"valueQuantity": {**quantity(33.3, "mmol/L"), "comparator": ">"}}, pytest.approx(599.9, abs=0.1), "above"),
+        ({"valueQuantity": None, "valueString": "LO"}, 20, "below"),
+        ({"valueQuantity": None, "valueString": "> 33.3"}, 600, "above"),  # whatever its unit is
+        ({"valueQuantity": None, "dataAbsentReason": concept("negative-infinity", ABSENT)}, 20, "below"),
+        ({"valueQuantity": None, "dataAbsentReason": concept("error", ABSENT),
+          "interpretation": [concept(">", "http://terminology.hl7.org/CodeSystem/v3-ObservationInterpretation")]},
+         600, "above"),
+        ({"valueQuantity": None, "dataAbsentReason": concept("error", ABSENT)}, None, ""),
+    ],
+)  # fmt: skip
+def test_a_glucose_off_the_meters_scale_is_told(change, value, bound):
+    (vital,) = read(observation("2339-0", 90, "mg/dL", **change)).vitals
+    assert (vital.value, vital.bound) == (value, bound)
+
+
 def test_one_part_of_a_panel_may_be_absent():
     resource = pressure()
     resource["component"][1] = {"code": concept("8462-4"), "dataAbsentReason": concept("error", ABSENT)}

@@ -132,6 +132,24 @@ def test_structured_numbers(value, expected, why):
     assert (found.value, found.why) == (expected, why)
 
 
+@pytest.mark.parametrize(
+    ("segment", "value", "bound"),
+    [
+        ({"value": "<^20", "kind": "SN"}, 20, "below"),
+        ({"value": ">^600", "kind": "SN"}, 600, "above"),
+        ({"value": "LO", "kind": "ST"}, 20, "below"),
+        ({"value": "HI", "kind": "ST"}, 600, "above"),
+        ({"value": "<20", "kind": "ST"}, 20, "below"),
+        ({"value": "", "kind": "NM", "flags": "<"}, 20, "below"),
+        ({"value": "20", "kind": "NM", "flags": "<"}, 20, "below"),
+        ({"value": "93", "kind": "NM"}, 93, ""),
+    ],
+)
+def test_a_glucose_off_the_meters_scale_is_told(segment, value, bound):
+    found = vital(oru(obx("glucose", segment.pop("value"), **segment)))
+    assert (found.value, found.bound) == (value, bound)
+
+
 # ---------------------------------------- codes and units
 
 

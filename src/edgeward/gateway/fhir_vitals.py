@@ -21,7 +21,7 @@ from edgeward.bedside import Numerics, Vital
 from edgeward.gateway.fhir_orders import FhirError
 from edgeward.gateway.handover import source_id
 from edgeward.hl7 import values
-from edgeward.measurement import measured
+from edgeward.measurement import SCALES, Bound, comparator, measured
 
 LOINC = "http://loinc.org"
 MDC = "urn:iso:std:iso:11073:10101"
@@ -35,6 +35,7 @@ _ABSENT = frozenset({
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})?", re.ASCII)
 _DAY = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?", re.ASCII)
 _MOST_COMPONENTS = 100
+_INFINITIES: dict[str, Bound] = {"negative-infinity": "below", "positive-infinity": "above"}
 
 
 def read(
@@ -183,12 +184,17 @@ def _vital(part: dict[str, Any], coded_as: tuple[codes.Meaning, str], at_ns: int
     quantity = _table(part.get("valueQuantity"))
     value: Any = None
     unit = ""
+    bound: Bound = ""
+    if parameter.name in SCALES and not withdrawn:
+        bound = _off_scale(part, absent)
+        why = "" if bound else why
     if quantity:
         value = quantity.get("value")
         if value is not None and not _is_number(value):
             raise FhirError(422, "value", "the value of a Quantity must be a number", f"{where}.valueQuantity.value")
-        if quantity.get("comparator"):
-            why = why or "comparator"
+        if sign := quantity.get("comparator"):
+            bound = comparator(str(sign))
+            why = why or ("" if bound else "comparator")
         coded = quantity.get("system") in (UCUM, MDC, None)
         unit = str((quantity.get("code") if coded else "") or quantity.get("unit") or "")
         # A Quantity without any unit is a pure number: nothing that a parameter with a unit could be.
@@ -203,7 +209,22 @@ def _vital(part: dict[str, Any], coded_as: tuple[codes.Meaning, str], at_ns: int
         value = _words(part["valueCodeableConcept"])
     elif "valueString" in part:
         value = str(part["valueString"])
-    return measured(parameter, value, unit, at_ns=at_ns, code=code, why=why)
+    return measured(parameter, value, unit, at_ns=at_ns, code=code, why=why, bound=bound)
+
+
+def _off_scale(part: dict[str, Any], absent: str) -> Bound:
+    """Return what an Observation without a number says of the end of the scale.
+
+    ``dataAbsentReason`` negative- or positive-infinity, or ``interpretation`` (HL7 v3 ObservationInterpretation) "<"
+    (off scale low) or ">" (off scale high).
+    """
+    if absent in _INFINITIES:
+        return _INFINITIES[absent]
+    for concept in _rows(part, "interpretation"):
+        for coding in _rows(concept, "coding"):
+            if bound := comparator(str(coding.get("code", ""))):
+                return bound
+    return ""
 
 
 def _is_number(value: Any) -> bool:

@@ -38,7 +38,7 @@ from edgeward.gateway.pcd01_waves import ARRAY, Array, Arrays, Streams, Unusable
 from edgeward.hl7 import values
 from edgeward.hl7.acknowledgement import ACCEPTED, Answer, Code, Outcome
 from edgeward.hl7.er7 import Message, Segment
-from edgeward.measurement import Validity, measured
+from edgeward.measurement import SCALES, Bound, Validity, comparator, measured
 
 EVENT = "ORU^R01"
 _TYPES = ("NM", "SN", "ST", "CWE", "CE", "CNE", "TX", "IS", "")
@@ -288,20 +288,27 @@ def _vital(  # noqa: PLR0917 - one observation and what holds for it
 ) -> Vital:
     status = obx.text(11).upper()
     why = _WITHDRAWN.get(status, "") or _NO_RESULT.get(status, "")
+    bound: Bound = ""
     for row in range(1, min(obx.repetitions(8), 20) + 1):
         flag = obx.text(8, 1, row).upper()
         why = why or _NOT_A_VALUE.get(flag, "")
         validity = _MARKS.get(flag, validity)
+        bound = bound or comparator(flag)  # table 0078: "<" below, ">" above the instrument's scale
     value = obx.text(5)
+    if meaning.parameter.name not in SCALES:
+        bound = ""  # the number itself is there, marked as questionable
     if kind == "SN":
-        comparator, value, separator = (obx.text(5, component) for component in (1, 2, 3))
-        if comparator not in ("", "="):
-            why = why or "comparator"  # a bound is no measurement
+        sign, value, separator = (obx.text(5, component) for component in (1, 2, 3))
+        if sign not in ("", "="):
+            bound = comparator(sign)
+            why = why or ("" if bound else "comparator")
         elif separator:
             why = why or "not_a_number"  # a range or a ratio
     elif kind in ("CWE", "CE", "CNE") and meaning.parameter.name == "consciousness":
         value = obx.text(5, 2) or value
-    return measured(meaning.parameter, value, _unit(obx), at_ns=at_ns, code=code, validity=validity, why=why)
+    return measured(
+        meaning.parameter, value, _unit(obx), at_ns=at_ns, code=code, validity=validity, why=why, bound=bound
+    )
 
 
 def _unit(obx: Segment) -> str:

@@ -89,6 +89,22 @@ def test_a_flat_ecg_without_a_pulse_signal_is_an_asystole():
     assert "asystole" in bedside.raised()
 
 
+def test_a_meter_that_says_lo_alarms_and_takes_the_place_of_the_value_before():
+    bedside = Bedside()
+    pack = b'[{"n":"glucose","u":"mg/dL","v":104}]'
+    bedside.intake.pack("a", pack, bedside.site.clock.now_ns())
+    bedside.site.hands.pass_s(60)
+    bedside.intake.pack("a", b'[{"n":"glucose","u":"mg/dL","vs":"LO"}]', bedside.site.clock.now_ns())
+    bedside.look()
+    (alarm,) = [one.change.alarm for one in bedside.site.told if one.change.new]
+    assert (alarm.code, alarm.scope, alarm.args["bound"]) == ("parameter_extreme_low", "glucose", "below")
+    held = bedside.intake.watch.values("a")["glucose"]
+    assert (held.value, held.bound) == (20.0, "below")
+    bedside.site.hands.pass_s(600)
+    bedside.intake.pack("a", b'[{"n":"glucose","u":"mg/dL","v":88}]', bedside.site.clock.now_ns())
+    assert bedside.intake.watch.values("a")["glucose"].bound == ""
+
+
 def test_after_an_asystole_the_heart_rate_of_before_is_no_alarm():
     """The rate had fallen below its limit when the heart stopped; afterwards it beats at a usual rate."""
     bedside = Bedside()

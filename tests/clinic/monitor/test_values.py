@@ -56,6 +56,16 @@ def test_an_alarm_says_value_limit_unit_and_priority():
     assert event.args == {"parameter": "spo2", "value": 79.0, "limit": 80.0, "unit": "%"}
 
 
+@pytest.mark.parametrize(
+    ("value", "bound", "told"),
+    [(50, "below", True), (50, "", False), (50, "above", False), (120, "above", True), (120, "below", False)],
+)
+def test_what_lies_beyond_the_scale_is_beyond_a_limit_at_its_end(value, bound, told):
+    watch = Watch()
+    watch.watch.update("a", "heart_rate", value, at_ns=1, received_ns=1, bound=bound)
+    assert bool(watch.told()) == told
+
+
 def test_a_delay_is_counted_from_the_crossing_and_a_short_one_is_none():
     watch = Watch()
     watch.value("spo2", 88)

@@ -369,6 +369,7 @@ class Intake:
                 quality=change.quality,
                 stale_s=(held.stale_ns - held.at_ns) / 1e9 if held and change.value is not None else None,
                 missed=held is None or held.missed,
+                bound=change.bound,
             )
 
     # ------------------------------------------------------------------ time

@@ -176,6 +176,7 @@ class Shown:
                     low=value.limit.low,
                     high=value.limit.high,
                     priority=urgent[name].value if name in urgent else "",
+                    bound=value.bound,
                 )
             )
         return found

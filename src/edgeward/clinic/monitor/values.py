@@ -29,6 +29,13 @@ _SIDES = ("extreme_low", "low", "high", "extreme_high")
 _OFF = ParameterLimit()
 
 
+def beyond(value: float, bound: str) -> float:
+    """Return the number that limits are compared with: what is said to lie below (above) a value is not equal to it."""
+    if not bound:
+        return value
+    return math.nextafter(value, -math.inf if bound == "below" else math.inf)
+
+
 @dataclass(slots=True)
 class Value:
     """The latest value of one parameter of one source. Times in ns of the steady clock."""
@@ -46,6 +53,7 @@ class Value:
     history: deque[tuple[int, float]] | None = None  # for averaging
     timed: bool = False  # has its entry in the timers
     calm: tuple[float, float] = (-math.inf, math.inf)  # within these nothing is beyond any limit
+    bound: str = ""  # off the device's scale: the true value lies below, or above
     awaited: int = 0  # its sensor or its signal came back: until then it need not have a value
 
     def adopt(self, limit: ParameterLimit) -> None:
@@ -115,7 +123,7 @@ class LimitWatch:
             known.adopt(limit)
             known.since.clear()
             if known.value is not None and not known.stale(now):
-                self._judge(source_id, known, known.value, now)
+                self._judge(source_id, known, beyond(known.value, known.bound), now)
             else:
                 gone = [side for side in known.on if getattr(limit, side) is None]
                 self._end(source_id, known, gone)
@@ -131,6 +139,7 @@ class LimitWatch:
         quality: float | None = None,
         stale_s: float | None = None,
         missed: bool = True,
+        bound: str = "",
     ) -> None:
         """Take one value (`conditions.ValueSink`).
 
@@ -157,7 +166,7 @@ class LimitWatch:
         at = now - max(0, received_ns - at_ns)
         if at < known.at:
             return  # an older measurement, come late
-        known.value, known.at, known.quality = value, at, quality
+        known.value, known.at, known.quality, known.bound = value, at, quality, bound
         known.stale_ns = int((known.parameter.stale_s if stale_s is None else stale_s) * 1e9)
         if known.stale(now):
             return  # old when it came: shown as old, and compared with nothing
@@ -170,7 +179,7 @@ class LimitWatch:
             self._tell(source_id, known, "no_value")
         limit = known.limit
         if limit is not _OFF:
-            self._judge(source_id, known, value, now)
+            self._judge(source_id, known, beyond(value, bound), now)
 
     def update_all(
         self,
@@ -245,6 +254,8 @@ class LimitWatch:
             "limit": float(bound),
             "unit": known.parameter.unit,
         }
+        if known.bound:
+            args["bound"] = known.bound
         if not side.startswith("extreme"):
             args["priority"] = known.limit.priority
         self._tell(source_id, known, f"parameter_{side}", args)

@@ -65,6 +65,7 @@ class Change:
     at_ns: int
     received_ns: int
     quality: float | None = None
+    bound: str = ""  # the true value lies below, or above
 
 
 @dataclass(slots=True)
@@ -83,6 +84,7 @@ class Held:
     interval_ns: int = 0  # between measurements, as far as there is a habit; 0: not known
     steps: int = 0  # measurements that each came within a minute of the one before
     expired: bool = False
+    bound: str = ""
 
     @property
     def stale_ns(self) -> int:
@@ -245,7 +247,7 @@ class Vitals:
             if at_ns < held.at_ns:
                 self.counts["numerics_late"] += 1
                 return None
-            if at_ns == held.at_ns and (value, why) == (held.value, held.why):
+            if at_ns == held.at_ns and (value, why, vital.bound) == (held.value, held.why, held.bound):
                 self.counts["numerics_repeated"] += 1
                 return None
         episodic = parameter.stale_s >= EPISODIC_S
@@ -271,6 +273,7 @@ class Vitals:
             vital.at_ns,
             interval_ns,
             0 if held is None or at_ns - held.at_ns > _STEADY_NS else held.steps + (at_ns > held.at_ns),
+            bound=vital.bound,
         )
         source.values[parameter.name] = new
         if value is not None and new.stale_ns <= now_ns:
@@ -280,7 +283,7 @@ class Vitals:
             return None if stale_before else Change(source.source_id, parameter.name, None, "stale", now_ns, now_ns)
         if value is None and stale_before:
             return None  # it had none before
-        return Change(source.source_id, parameter.name, value, why, at_ns, received_ns, vital.quality)
+        return Change(source.source_id, parameter.name, value, why, at_ns, received_ns, vital.quality, vital.bound)
 
     def _interval(self, source: Source, held: Held, at_ns: int) -> int:
         """Return how often a source measures, by the time to its measurement before; notices a gap on the way."""
@@ -391,6 +394,7 @@ class Vitals:
                         held.device_ns,
                         held.interval_ns,
                         held.steps,
+                        held.bound,
                     )
                     for name, held in source.values.items()
                     if held.live and held.value is not None
@@ -431,14 +435,18 @@ class Vitals:
                     device_ns=kept.device_ns,
                     interval_ns=kept.interval_ns,
                     steps=kept.steps,
+                    bound=kept.bound,
                 )
                 if held.at_ns > now_ns:
                     continue  # a clock was set meanwhile: nobody knows how old it is
                 source.values[kept.name] = held
                 if held.stale_ns > now_ns:
                     changes.append(
-                        Change(row.source_id, kept.name, held.value, "", held.at_ns, held.received_ns, held.quality)
-                    )
+                        Change(
+                            row.source_id, kept.name, held.value, "", held.at_ns, held.received_ns, held.quality,
+                            held.bound,
+                        )
+                    )  # fmt: skip
                 else:
                     held.expired = True
             self._sources[row.source_id] = source
@@ -457,6 +465,7 @@ class _KeptValue(msgspec.Struct, array_like=True):
     device_ns: int
     interval_ns: int
     steps: int
+    bound: str = ""  # dumps of the version before end here
 
 
 class _Kept(msgspec.Struct, array_like=True):
