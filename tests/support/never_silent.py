@@ -442,7 +442,10 @@ def report(found: Account, faults: list[tuple[str, int, int]], out: Path) -> Non
     """Print the account, and keep it with every loss."""
     text = json.dumps(found.summary(), indent=1)
     print(text)
-    print("faults", dict(Counter(what for what, _, _ in faults)))
+    lasted: dict[str, list[float]] = {}
+    for what, began, ended in faults:
+        lasted.setdefault(what, []).append(round((ended - began) / 1e9, 1))
+    print("faults, and how long each lasted, s:", lasted)
     for one in (*found.lost[:15], *found.late_unsaid[:15]):
         print({name: value for name, value in one.items() if name != "told"})
     out.write_text(json.dumps({**found.summary(), "all lost": found.lost, "all unsaid": found.late_unsaid}, indent=1))

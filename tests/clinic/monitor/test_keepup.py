@@ -72,20 +72,20 @@ def test_behind_is_said_and_the_newest_are_taken_until_it_is_over(channels):
     ward = Ward(channels=channels)
     keep_up = ward.intake.keep_up
     ward.run(0, 10)
-    ward.run(10, 10, pace=1.3, full=True)  # each second takes 1.3
+    ward.run(10, 11, pace=1.3, full=True)  # each second takes 1.3
     assert keep_up.told
     assert keep_up.behind_s > 2.0
     assert keep_up.leaving
     before = ward.left_out
-    ward.run(20, 4, pace=0.1, full=True)  # what waited is left out: that takes little
+    ward.run(21, 5, pace=0.1, full=True)  # what waited is left out: that takes little
     assert ward.left_out > before
-    ward.run(24, 20, pace=1.0)
+    ward.run(26, 20, pace=1.0)
     assert keep_up.behind_s < 0.5
     assert not keep_up.leaving
-    ward.run(44, 10, pace=1.0)
+    ward.run(46, 10, pace=1.0)
     assert not keep_up.told
     after = ward.left_out
-    ward.run(54, 10)
+    ward.run(56, 10)
     assert ward.left_out == after
     assert ("packets_missing", True) not in ward.codes, "the site is told once, not each bed"
     assert ("signal_lost", True) not in ward.codes
@@ -114,6 +114,17 @@ def test_a_backlog_that_the_monitor_can_take_is_taken_whole():
     for second in range(10, 30):
         ward.take(second)
         ward.look(full=False)
+    assert ward.left_out == 0
+
+
+@pytest.mark.parametrize("pace", [0.1, 0.5])
+def test_what_lies_there_after_the_machine_stood_still_is_taken_whole_though_the_connection_is_full(pace):
+    ward = Ward()
+    ward.run(0, 20)
+    ward.hands.pass_s(5)  # devices went on sending
+    ward.run(20, 11, pace=pace, full=True)
+    assert not ward.intake.keep_up.leaving
+    ward.run(31, 10)
     assert ward.left_out == 0
 
 

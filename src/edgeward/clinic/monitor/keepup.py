@@ -3,7 +3,8 @@
 Responsible for how far all streams together are behind their own pace, for when that is said, and for when the newest
 packets are taken and those that waited are left out: an alarm out of a backlog that only grows would come later and
 later. Pure apart from its memory. One device that sends late what it kept is no such thing: half of all streams must
-be late, and the connection full. Not responsible for reading (``bus.reading``) or for single streams (``streams``).
+be late, and the connection full. Nor is what lies there after a pause of this machine: it is worked off, and every
+packet of it is looked at. Not responsible for reading (``bus.reading``) or for single streams (``streams``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ OVER_AFTER_NS = 5_000_000_000
 #: From so far behind on, while the connection is full, packets that waited are left out, until it is as good as new.
 LEAVE_FROM_S = 2.0
 LEAVE_UNTIL_S = 0.5
+#: That is so if for this long the backlog became no smaller than by this much.
+LEAVE_AFTER_NS = 3_000_000_000
+WORKED_OFF_S = 1.0
 #: A packet that is no more behind than this is taken in any case.
 NEW_S = 0.5
 #: Streams that sent nothing for this long say nothing about now.
@@ -59,6 +63,8 @@ class KeepUp:
     told: bool = False
     leaving: bool = False
     _since: int = 0  # worse than said, or better than over, without a break since
+    _much_since: int = 0  # much behind since, and how much then
+    _much_s: float = 0.0
 
     def look(self, book: NDArray[np.void], now_ns: int, *, full: bool) -> None:
         """Look at all streams; call it a few times a second. `full`: the connection had more each time it was read."""
@@ -73,7 +79,18 @@ class KeepUp:
         if self.leaving:
             self.leaving = self.behind_s > LEAVE_UNTIL_S
         else:
-            self.leaving = full and self.behind_s > LEAVE_FROM_S
+            self.leaving = self._grows(now_ns, full=full)
+
+    def _grows(self, now_ns: int, *, full: bool) -> bool:
+        """Return whether we are much behind, and not about to be no more."""
+        if not full or self.behind_s <= LEAVE_FROM_S:
+            self._much_since = 0
+            return False
+        if self._much_since and now_ns - self._much_since < LEAVE_AFTER_NS:
+            return False
+        grows = bool(self._much_since) and self.behind_s > self._much_s - WORKED_OFF_S
+        self._much_since, self._much_s = now_ns, self.behind_s
+        return grows
 
     @property
     def leave_ns(self) -> int:
