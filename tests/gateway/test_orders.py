@@ -148,6 +148,15 @@ def test_a_placer_that_is_told_in_part_is_the_same(desk, again):
     assert len(desk.all()) == 1
 
 
+def test_an_order_message_of_two_patients_is_refused(desk):
+    second = placed("NW", "2", pid="815^^^HOSP^MR", name="Other^Otto").split("\r", 1)[1]
+
+    answer = desk.take(placed("NW", "1") + second)
+
+    assert (answer.outcome, answer.where) == ("AE", "PID")
+    assert desk.all() == [], "not even the first: the second would have been filed under it"
+
+
 def test_a_patient_whom_a_message_also_calls_by_the_known_number_is_the_same(desk):
     desk.take(placed("NW", "1", pid="4711^^^HOSP^PI"))
 

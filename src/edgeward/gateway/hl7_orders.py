@@ -136,6 +136,8 @@ def changes(message: Message, source: str, received_ns: int) -> list[Change]:
         If it lacks what an order needs.
     """
     pid = message.first("PID")
+    if sum(segment.name == "PID" for segment in message.segments) > 1:  # whose an order is must never be a guess
+        raise Misread(Condition.SEGMENT_SEQUENCE, "PID", "an order message is of one patient")
     at = _message_time(message, received_ns)
     orders = message.groups("ORC")
     if not orders:
