@@ -7,6 +7,7 @@ data set (C-STORE, DICOMweb) hands it in here, piece by piece, in bounded memory
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import mmap
 import os
@@ -33,6 +34,7 @@ _log = logging.getLogger("edgeward.gateway")
 _SMALL = 384 << 10  # bytes; a larger object is looked up before it is written
 SMALL = min(_SMALL, UNSYNCED_TO) - HEADROOM  # of a data set that the journal keeps until its file is durable
 _SETTLE_S = 1.0
+_GRANTED = 32 << 20  # bytes that the compiled admission takes before the disk is looked at again
 
 Values = dict[int, bytes] | None  # what was found of the elements in `gateway.dataset.WANTED`
 
@@ -51,6 +53,7 @@ class Reception:
         self._in_vain: list[str] = []  # objects that turned out to be here already
         self._to_write: dict[str, bytes] = {}  # of the compiled admission, until it is known what they are
         self._told: Callable[[str, Item, bool], None] = _to_nobody
+        self._hurry: Callable[[], object] | None = None  # lets `keep_settling` settle now
         self.lane: Lane | None = None  # the compiled admission, if it is open
 
     def begin(
@@ -158,12 +161,25 @@ class Reception:
         if lane is None or not lane.wait(enough, seconds, later_s):
             return
         try:
-            lane.grant(self.vault.grant())
+            self.grant()
             self.journal.make_room()
         except (VaultError, DatabaseError) as error:
-            _log.debug("the next object will be refused: %s", error)
-        self.relieve()
+            _log.debug("the next objects are looked at one by one: %s", error)
+        if self.journal.filling and self._hurry is not None:
+            self._hurry()
         self.journal.drain()
+
+    def grant(self) -> None:
+        """Let the compiled admission go on if there is room on the disk.
+
+        Raises
+        ------
+        VaultFull, VaultError
+            If there is not.
+        """
+        if self.lane is not None:
+            self.vault.grant(_GRANTED)
+            self.lane.grant(_GRANTED)
 
     def owes(self, slot: int, content: bytes) -> None:
         """Take over an object of the compiled admission whose file could not be written."""
@@ -209,9 +225,20 @@ class Reception:
                 _log.warning("small objects stay in the journal for now: %s", error)
 
     async def keep_settling(self) -> None:
-        """Settle every second until cancelled."""
+        """Settle every second until cancelled, and before the log is so full that whoever brings more must wait."""
+        loop, soon = asyncio.get_running_loop(), asyncio.Event()
+        self._hurry = lambda: loop.call_soon_threadsafe(soon.set)
+        try:
+            await self._settle_at(soon)
+        finally:
+            self._hurry = None
+
+    async def _settle_at(self, soon: asyncio.Event) -> None:
         while True:
-            await asyncio.sleep(_SETTLE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SETTLE_S):
+                    await soon.wait()
+            soon.clear()
             try:
                 await asyncio.to_thread(self.settle)
             except (VaultError, DatabaseError) as error:
@@ -365,7 +392,8 @@ class Arrival:
         if reception.owing:
             raise VaultError("the files of earlier objects could not be written yet")
         if reception.lane is not None and reception.lane.short:
-            reception.lane.grant(reception.vault.grant())
+            with contextlib.suppress(VaultError):  # the room that one needs may be there
+                reception.grant()
         stored = reception.vault.sealed(buffers, start, len(self._meta) + count)
         reception.relieve()
         begun = reception.journal.begin(self._new(header, digest, stored, received_ns))

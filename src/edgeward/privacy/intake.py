@@ -339,6 +339,11 @@ class Intake:
         """See `Journal.crowded`."""
         return self._log.crowded
 
+    @property
+    def filling(self) -> bool:
+        """See `Journal.filling`."""
+        return self._log.filling
+
     def turn(self) -> int | None:
         """See `Journal.turn`."""
         try:

@@ -166,6 +166,11 @@ class IntakeLog:
         return self._active.end > CROWDED
 
     @property
+    def filling(self) -> bool:
+        """Whether they should be before long: nobody waits for it yet."""
+        return self._active.end > CROWDED // 2
+
+    @property
     def contents(self) -> bool:
         """Whether there are records with a content that were not forgotten."""
         return any(file.contents for file in self._files)

@@ -151,6 +151,11 @@ class Journal:
         """Whether the vault should take over soon what is kept for it: see `turn`."""
         return self._intake.crowded
 
+    @property
+    def filling(self) -> bool:
+        """Whether the vault should take it over before it is `crowded`."""
+        return self._intake.filling
+
     def turn(self) -> int | None:
         """Begin a new account of what is kept for the vault; return what the old one is called, None if it is empty.
 

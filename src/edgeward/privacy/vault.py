@@ -200,13 +200,13 @@ class Vault(ABC):
             raise
 
     @abstractmethod
-    def grant(self) -> int:
-        """Return how many bytes others may write before they ask again.
+    def grant(self, size: int) -> None:
+        """Let others write so many bytes before they ask again.
 
         Raises
         ------
         VaultFull, VaultError
-            As `put`: none.
+            As `put`: they may not.
         """
 
     @abstractmethod
@@ -282,7 +282,8 @@ class FileVault(Vault):
     def sealed(self, buffers: Buffers, start: int, size: int) -> StoredObject:
         """See `Vault.sealed`."""
         if self._small <= 0:
-            self._small = self.grant()
+            self.grant(_UNCHECKED)
+            self._small = _UNCHECKED
         self._small -= size
         fresh = os.urandom(48)
         object_id, data_key = fresh[:16].hex(), fresh[16:]
@@ -294,13 +295,12 @@ class FileVault(Vault):
             content=seal_small(buffers, start, size, data_key),
         )
 
-    def grant(self) -> int:
+    def grant(self, size: int) -> None:
         """See `Vault.grant`."""
         try:
-            self.check_room(CHUNK + _UNCHECKED)
+            self.check_room(CHUNK + size)
         except OSError as error:
             raise self.told(error) from error
-        return _UNCHECKED
 
     def reference(self, object_id: str, wrapped_key: bytes, size: int) -> ObjectRef:
         """See `Vault.reference`."""
