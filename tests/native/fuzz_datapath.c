@@ -1,13 +1,17 @@
 /* Throws streams of PDUs, mostly broken, at the data path: `fuzz_datapath SECONDS [SEED]`. Compiled with it, sanitized.
  *
  * Each stream is sent three times, in other pieces and with other room: what is taken of it must be the same, nothing
- * may be written outside the memory that was given, and what was not taken must still be there.
+ * may be written outside the memory that was given, and what was not taken must still be there. A fourth time what is
+ * ordinary is admitted (admission.c): as many messages are taken, each is answered, and its slot comes back.
  */
+#define _GNU_SOURCE
 #include "../../src/edgeward/native/datapath.c"
+#include "../../src/edgeward/native/admission.c"
 #include <assert.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 static uint64_t state;
 static uint32_t rnd(uint32_t below) {
@@ -20,8 +24,8 @@ enum { STREAM = 60000, AHEAD = 4096, GUARD = 64 };
 static uint8_t stream[STREAM + 70000];
 static size_t size;
 
-static void put(const void *data, size_t count) { memcpy(stream + size, data, count), size += count; }
-static void put32(uint32_t v) { uint8_t b[4] = {(uint8_t)(v >> 24), (uint8_t)(v >> 16), (uint8_t)(v >> 8), (uint8_t)v}; put(b, 4); }
+static void append(const void *data, size_t count) { memcpy(stream + size, data, count), size += count; }
+static void append32(uint32_t v) { uint8_t b[4] = {(uint8_t)(v >> 24), (uint8_t)(v >> 16), (uint8_t)(v >> 8), (uint8_t)v}; append(b, 4); }
 
 static size_t element(uint8_t *p, uint16_t number, const void *value, uint32_t length) {
     const uint8_t head[8] = {0, 0, (uint8_t)number, (uint8_t)(number >> 8), (uint8_t)length, (uint8_t)(length >> 8), 0, 0};
@@ -31,15 +35,25 @@ static size_t element(uint8_t *p, uint16_t number, const void *value, uint32_t l
 
 static void pdu(int context, int control, const uint8_t *data, uint32_t count) {
     uint8_t head[6] = {4, 0, 0, 0, 0, 0};
-    put(head, 2), put32(count + 6), put32(count + 2);
+    append(head, 2), append32(count + 6), append32(count + 2);
     head[0] = (uint8_t)context, head[1] = (uint8_t)control;
-    put(head, 2), put(data, count);
+    append(head, 2), append(data, count);
+}
+
+static const char CLASS[] = "1.2.840.10008.5.1.4.1.1.2", INSTANCE[] = "1.2.3.4.5";
+
+static uint32_t named(uint8_t *p, uint16_t number, const char *uid) {
+    const uint8_t size = (uint8_t)(strlen(uid) + strlen(uid) % 2), head[8] = {8, 0, (uint8_t)number, 0, 'U', 'I', size, 0};
+    memcpy(p, head, 8), memset(p + 8, 0, size), memcpy(p + 8, uid, strlen(uid));
+    return 8u + size;
 }
 
 static uint32_t data_set(uint8_t *p, uint32_t room) {
     uint32_t n = 0;
+    if (rnd(2) && room > 600) n += named(p + n, 0x16, CLASS), n += named(p + n, 0x18, rnd(9) ? INSTANCE : CLASS);
     const char *const vrs = "OBUISQUNOWLOUSPN";
     while (n + 600 < room && (!n || rnd(12))) {
+        if (n && !rnd(6)) break;
         const char *vr = vrs + 2 * rnd(8);
         const int is_long = vr_is((const uint8_t *)vr, "OBSQUNOW");
         const uint32_t length = rnd(20) ? rnd(rnd(4) ? 40 : 500) : rnd(3) ? UNDEFINED : rnd(1000000);
@@ -58,9 +72,9 @@ static void build(void) {
     for (uint32_t messages = 1 + rnd(3); messages; messages--) {
         const uint8_t store[2] = {1, 0}, id[2] = {(uint8_t)rnd(256), 0}, type[2] = {0, 0};
         uint8_t command[400];
-        size_t n = element(command, 0x0002, "1.2.840.10008.5.1.4.1.1.2", 25);
+        size_t n = element(command, 0x0002, CLASS, sizeof CLASS - 1);
         n += element(command + n, 0x0100, store, 2), n += element(command + n, 0x0110, id, 2);
-        n += element(command + n, 0x0800, type, 2), n += element(command + n, 0x1000, "1.2.3.4.5", 9);
+        n += element(command + n, 0x0800, type, 2), n += element(command + n, 0x1000, INSTANCE, sizeof INSTANCE - 1);
         pdu(1, 3, command, (uint32_t)n);
         uint32_t left = data_set(body, 1 + rnd(rnd(3) ? 4000 : STREAM / 4)), at = 0;
         do {
@@ -84,19 +98,58 @@ static uint64_t mix(uint64_t hash, const uint8_t *p, uint64_t count) {
     return hash;
 }
 
-static struct outcome play(void) {
+static struct ew_store *store;
+static struct ew_log log_file;
+static uint64_t admitted, owed;
+
+static void open_store(void) {
+    store = calloc(1, sizeof *store);
+    assert(store && ew_crypto() && !ew_store_begin(store));
+    assert((log_file.handle = memfd_create("log", 0)) >= 0 && !ftruncate(log_file.handle, 1 << 20));
+    log_file.sync = calloc(1, sizeof *log_file.sync);
+    assert(log_file.sync && !ew_sync_begin(log_file.sync));
+    log_file.size = 1 << 20, store->active = &log_file, store->crowded = 1 << 20;
+    strcpy(store->folder, "/proc/self/nothing/"); /* a file cannot be written there: it is owed */
+}
+
+/* Empty the slots as the caller does. Return how many there were. */
+static int emptied(void) {
+    uint16_t numbers[SLOTS];
+    const int count = ew_drain(store, numbers, SLOTS);
+    for (int i = 0; i < count; i++) {
+        const struct ew_slot *const slot = &store->slots[numbers[i]];
+        assert(slot->log == &log_file && slot->size > 112 && slot->size <= ROW && slot->row[0] == 'R' && slot->file_error);
+    }
+    ew_give(store, numbers, count);
+    return count;
+}
+
+static struct outcome play(int admitting) {
     int ends[2];
     assert(!socketpair(AF_UNIX, SOCK_STREAM, 0, ends));
     const int wide = 1 << 20, slowly = !rnd(8);
     setsockopt(ends[1], SOL_SOCKET, SO_SNDBUF, &wide, sizeof wide);
     struct outcome out = {.hash = 1469598103934665603u};
     const uint32_t room = 1 + rnd(rnd(2) ? 200 : 40000);
-    uint8_t *const ahead = malloc(AHEAD), *const space = malloc(room); /* exactly so much: the sanitizer is the guard */
+    const uint32_t headroom = admitting && rnd(4) ? 600 : 0;
+    uint8_t *const ahead = malloc(AHEAD), *const all = malloc(headroom + room), *const space = all + headroom; /* exactly so much: the sanitizer is the guard */
+    const struct ew_kind kind = {CLASS, (const uint8_t *)"before", (const uint8_t *)"after", (const uint8_t *)"row", rnd(9) ? sizeof CLASS - 1 : 3, 6, 5, 3};
+    const uint64_t out_size = rnd(9) ? 48 * 1024 : 4096;
+    uint8_t *const head = malloc(BLOCK), *const sealed = malloc(out_size);
+    const int32_t stop = 0;
+    uint64_t answered = 0, expected = 0;
     struct ew_conn *const conn = calloc(1, sizeof *conn);
     conn->ahead = ahead, conn->ahead_size = AHEAD, conn->handle = ends[0], conn->limit = 30000;
     conn->idle_ms = conn->pdu_ms = 5000, conn->wanted_count = 3;
     conn->wanted[0] = 0x00080005, conn->wanted[1] = 0x00080016, conn->wanted[2] = 0x00080018;
     conn->syntax[1] = WALK_EXPLICIT;
+    if (admitting) {
+        log_file.end = BLOCK, store->room = rnd(9) ? 1 << 20 : 9000, store->closed = !rnd(20);
+        conn->store = store, conn->ciphers = ew_ciphers_new(), conn->kinds = &kind, conn->kind[1] = 1;
+        conn->head = head, conn->out = sealed, conn->out_size = out_size, conn->stop = &stop;
+        conn->headroom = headroom, conn->small = 40000, conn->max_length = rnd(9) ? 0 : 30;
+        assert(conn->ciphers);
+    }
     size_t sent = 0;
     for (int turns = 0;; turns++) {
         assert(turns < 1000000);
@@ -109,6 +162,15 @@ static struct outcome play(void) {
         conn->patience_ms = sent > size ? 0 : 1;
         conn->room = conn->begun ? space : NULL, conn->room_size = room;
         const int code = ew_take(conn);
+        if (admitting) {
+            uint8_t said[4096];
+            if (code == OWED) ew_owed(store, conn->slot), owed++, assert(conn->owed_size <= out_size);
+            assert(emptied() == conn->admitted && !log_file.busy && !store->pending && store->spare == SLOTS);
+            out.messages += conn->admitted, admitted += (uint64_t)conn->admitted, expected += (uint64_t)conn->admitted;
+            const ssize_t got = recv(ends[1], said, sizeof said, MSG_DONTWAIT);
+            if (got > 0) answered += (uint64_t)got;
+            if (code == OWED) continue;
+        }
         assert(conn->at <= conn->end && conn->end <= AHEAD && conn->filled <= room && conn->size <= conn->limit);
         if (code == FULL || code == MESSAGE) {
             out.hash = mix(out.hash, space, conn->filled);
@@ -128,19 +190,26 @@ static struct outcome play(void) {
             break;
         }
     }
-    free(ahead), free(space), free(conn), close(ends[0]), close(ends[1]);
+    if (admitting) ew_ciphers_free(conn->ciphers);
+    assert(!expected || answered == expected * (answered / expected)); /* one as long as the other */
+    free(ahead), free(all), free(head), free(sealed), free(conn), close(ends[0]), close(ends[1]);
     return out;
 }
 
 int main(int count, char **words) {
     const double seconds = count > 1 ? atof(words[1]) : 2;
     state = count > 2 ? strtoull(words[2], NULL, 10) | 1 : 88172645463325252u;
+    open_store();
     uint64_t rounds = 0, whole = 0, others = 0;
     for (const int64_t end = now_ns(CLOCK_MONOTONIC) + (int64_t)(seconds * 1e9); now_ns(CLOCK_MONOTONIC) < end; rounds++) {
         build();
-        const struct outcome first = play();
+        const struct outcome first = play(0), last = play(1);
+        if (last.code != first.code || last.messages != first.messages) {
+            fprintf(stderr, "round %llu, admitting: %d/%d messages, code %d/%d\n", (unsigned long long)rounds, first.messages, last.messages, first.code, last.code);
+            return 1;
+        }
         for (int again = 0; again < 2; again++) {
-            const struct outcome next = play();
+            const struct outcome next = play(0);
             if (next.hash != first.hash || next.code != first.code || next.messages != first.messages) {
                 fprintf(stderr, "round %llu: %d/%d messages, code %d/%d\n", (unsigned long long)rounds, first.messages, next.messages, first.code, next.code);
                 return 1;
@@ -148,6 +217,7 @@ int main(int count, char **words) {
         }
         whole += (uint64_t)first.messages, others += first.code == OTHER;
     }
-    printf("%llu streams, %llu messages, %llu handed on\n", (unsigned long long)rounds, (unsigned long long)whole, (unsigned long long)others);
+    printf("%llu streams, %llu messages, %llu handed on, %llu admitted, %llu owed\n", (unsigned long long)rounds, (unsigned long long)whole, (unsigned long long)others, (unsigned long long)admitted, (unsigned long long)owed);
+    close(log_file.handle), free(log_file.sync), free(store);
     return 0;
 }
