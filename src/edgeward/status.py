@@ -44,6 +44,10 @@ def with_live_ports(settings: Settings, ports: dict[str, int]) -> Settings:
     return live
 
 
+# What `gateway.dicom.Receives` says.
+_RECEIVES = ("Python (no compiled path: run make setup)", "compiled (no libcrypto: slower)", "compiled")
+
+
 async def collect(home: Home, settings: Settings) -> dict[str, Any]:
     """Listen to the site for a moment and ask its roles; return what was learned."""
     ports = live_ports(home)
@@ -120,6 +124,8 @@ def as_text(found: dict[str, Any]) -> str:
         detail = f"{site['memory_mb'].get(name, 0):6.0f} MB"
         if role:
             detail += f"  {role['cpu_percent']:5.1f} % cpu  {role['status']}"
+            if "receives" in role["counters"]:
+                detail += f"  plain DICOM: {_RECEIVES[role['counters']['receives']]}"
         if site["restarts"].get(name):
             detail += f"  restarted {site['restarts'][name]} times"
         if reason := site["reasons"].get(name) or (role or {}).get("reason"):

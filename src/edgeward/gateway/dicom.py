@@ -19,6 +19,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
+from enum import IntEnum
 
 from edgeward import native
 from edgeward.config import Settings
@@ -48,6 +49,14 @@ _REFRESH_S = 0.5
 _ABORT_S = 2.0  # for the threads of aborted associations to end
 _TOGETHER, _TOGETHER_S = 16, 0.003  # small objects whose rows are made at once, if they come within this time
 _LOOK_S = 10.0
+
+
+class Receives(IntEnum):
+    """How plain connections are received. Over TLS it is always Python."""
+
+    PYTHON = 0
+    COMPILED = 1  # without a libcrypto
+    COMPILED_AND_ADMITTED = 2  # small objects are admitted there too
 
 
 class DicomDoor:
@@ -94,13 +103,11 @@ class DicomDoor:
         return self._reception.lane
 
     @property
-    def receives(self) -> str:
-        """How plain connections are received: ``compiled`` with the admission of small objects, ``compiled, without
-        admission`` (no libcrypto was found), or ``python``.
-        """
+    def receives(self) -> Receives:
+        """How plain connections are received."""
         if self.library is None:
-            return "python"
-        return "compiled" if self.library.admits else "compiled, without admission"
+            return Receives.PYTHON
+        return Receives.COMPILED_AND_ADMITTED if self.library.admits else Receives.COMPILED
 
     @property
     def associations(self) -> int:

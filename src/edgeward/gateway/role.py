@@ -126,7 +126,8 @@ async def run(context: RoleContext) -> None:
             await services.start()
             await asyncio.to_thread(dicom.open)
             context.stats.warnings.update(dicom.warnings())
-            opened = {"ports": dicom.ports, "compiled": dicom.library is not None}
+            context.stats.counters["receives"] = dicom.receives
+            opened = {"ports": dicom.ports, "receives": dicom.receives.name}
             _log.info("DICOM doors open", extra={"fields": opened})
             await workflow.open()
             await web.open()
