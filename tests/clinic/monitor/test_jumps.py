@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from tests.support import ecg
 
+from edgeward.clinic.monitor.front_end import front_end, restart
+from edgeward.clinic.monitor.jumps import POINTS, SEEN, fit, straighten, without_high_pass
+from edgeward.clinic.monitor.state import MAX_STEP, RING, new_channel
+
 TIMES = np.arange(0.6, 28, 0.75) + 0.0033
 
 
@@ -64,3 +68,40 @@ def test_packets_of_any_length_give_the_same_beats_behind_jumps():
         other = ecg.run(x, 250, packet=packet)
         assert np.array_equal(one.beats, other.beats)
         assert other.raised("asystole") == one.raised("asystole")
+
+
+def test_packets_of_any_length_give_the_same_beats_where_every_tenth_of_a_second_jumps():
+    rng = np.random.default_rng(8)
+    x = ecg.regular(80, 250, 30)
+    for at in range(5 * 250, 28 * 250, 7):  # more jumps within a packet than anyone would remember one by one
+        x[at : at + 4] += rng.choice([-0.5, 0.0, 0.5])
+    one = ecg.run(x, 250, packet=125)
+    assert len(one.beats) > 20
+    for packet in (3, 40, 1000):
+        assert np.array_equal(one.beats, ecg.run(x, 250, packet=packet).beats)
+
+
+@pytest.mark.parametrize("rate", [250, 500, 2000])
+@pytest.mark.parametrize("time_constant_s", [0.004, 0.02, 0.1])
+def test_what_the_filters_make_of_a_jump_is_explained_by_the_fit(rate, time_constant_s):
+    at = 3 * rate + rate // 3
+    t = np.arange(5 * rate) - at
+    x = np.where(t >= 0, 1500.0 * np.exp(-np.maximum(t, 0) / (time_constant_s * rate)), 0.0).astype(np.int16)
+    channel = new_channel(float(rate), 1.0)
+    c = channel[0]
+    trace = np.zeros(RING, np.float32)
+    work, codes, phases = np.zeros((6, 4096)), np.zeros((2, 4096), np.int16), np.zeros((MAX_STEP + 1, 4096), np.float32)
+    restart(c, 0)
+    for begin in range(0, len(x), rate // 2):
+        made = front_end(c, x[begin : begin + rate // 2], codes, phases, work)
+        for k in range(made):
+            trace[(int(c["n"]) + k) & (RING - 1)] = work[0, k]
+        channel["n"] += made
+    step = int(c["decimation"])
+    first = (at + int(c["taps"]) // 2) // step - round(0.04 * float(c["analysis_rate"]))
+    count = round(0.26 * float(c["analysis_rate"]))
+    room = np.zeros(2048)
+    seen = room[SEEN : SEEN + POINTS]
+    without_high_pass(c, trace, first, count, seen)
+    power = straighten(seen, count)
+    assert fit(c, at + int(c["spike_lag"]), first, count, room) > 0.98 * power  # the median delays by one pulse width

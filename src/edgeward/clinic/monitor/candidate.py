@@ -120,26 +120,26 @@ def compare(c: Any) -> None:
 
     The inner loops run over the shifts, which do not wait for one another.
     """
-    shape, power, cross = c.around, c.powers, c.crosses
+    shape, power, cross, other = c.around, c.powers, c.crosses[0], c.crosses[1]
     for shift in range(2 * SHIFTS + 1):
         power[shift] = 1e-12
+        cross[shift] = other[shift] = 0.0
     for k in range(PATTERN):
+        v, w = c.patterns[0, k], c.patterns[1, k]
         for shift in range(2 * SHIFTS + 1):
-            power[shift] += shape[shift + k] * shape[shift + k]
+            x = shape[shift + k]
+            power[shift] += x * x
+            cross[shift] += x * v
+            other[shift] += x * w
     for t in range(2):
         c.likes[t], c.slides[t] = -1.0, SHIFTS
         if c.pattern_weight[t] <= 0.0:
             continue
         norm = 1e-12
-        for shift in range(2 * SHIFTS + 1):
-            cross[shift] = 0.0
         for k in range(PATTERN):
-            v = c.patterns[t, k]
-            norm += v * v
-            for shift in range(2 * SHIFTS + 1):
-                cross[shift] += shape[shift + k] * v
+            norm += c.patterns[t, k] * c.patterns[t, k]
         for shift in range(2 * SHIFTS + 1):
-            r = cross[shift] / math.sqrt(norm * power[shift])
+            r = c.crosses[t, shift] / math.sqrt(norm * power[shift])
             if r > c.likes[t]:
                 c.likes[t], c.slides[t] = r, shift
 

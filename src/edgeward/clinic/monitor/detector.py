@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from edgeward.clinic.monitor.candidate import CANDIDATE, describe, gather, learn_pattern, likelihood
 from edgeward.clinic.monitor.compiled import kernel
 from edgeward.clinic.monitor.jumps import is_jump
-from edgeward.clinic.monitor.state import CANDIDATES, MASK, NEVER
+from edgeward.clinic.monitor.state import CANDIDATES, MASK, NEVER, RING
 
 #: Not counted below: 0.15 mV must not, 0.5 mV must be counted (IEC 60601-2-27, 201.12.1.101.15 b).
 FLOOR_MV = 0.22
@@ -46,7 +46,10 @@ B_FIDUCIAL, B_REPORT, B_ENERGY, B_HEIGHT, B_SHARP, B_RESTART, B_INTERVAL, B_SHAR
 
 @kernel
 def sort_into(values: NDArray[np.float64], count: int, out: NDArray[np.float64]) -> None:
-    """Write the first `count` values to `out` in ascending order (insertion: there are few)."""
+    """Write the first `count` of at most eight values to `out` in ascending order."""
+    if count == 8:
+        sort_eight(values, out)
+        return
     for i in range(count):
         v = values[i]
         j = i - 1
@@ -54,6 +57,37 @@ def sort_into(values: NDArray[np.float64], count: int, out: NDArray[np.float64])
             out[j + 1] = out[j]
             j -= 1
         out[j + 1] = v
+
+
+@kernel
+def in_order(a: float, b: float) -> tuple[float, float]:
+    """Return the lesser and the greater of two."""
+    return (min(b, a)), (max(a, b))
+
+
+@kernel
+def sort_eight(values: NDArray[np.float64], out: NDArray[np.float64]) -> None:
+    """Write eight values to `out` in ascending order (Batcher's network: nothing that a processor has to guess)."""
+    a, b = in_order(values[0], values[1])
+    c, d = in_order(values[2], values[3])
+    e, f = in_order(values[4], values[5])
+    g, h = in_order(values[6], values[7])
+    a, c = in_order(a, c)
+    b, d = in_order(b, d)
+    e, g = in_order(e, g)
+    f, h = in_order(f, h)
+    b, c = in_order(b, c)
+    f, g = in_order(f, g)
+    a, e = in_order(a, e)
+    d, h = in_order(d, h)
+    b, f = in_order(b, f)
+    c, g = in_order(c, g)
+    b, e = in_order(b, e)
+    d, g = in_order(d, g)
+    c, e = in_order(c, e)
+    d, f = in_order(d, f)
+    d, e = in_order(d, e)
+    out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7] = a, b, c, d, e, f, g, h
 
 
 @kernel
@@ -210,6 +244,7 @@ def learn(c: Any, band: NDArray[np.float32], beats: NDArray[np.float64], count: 
 @kernel
 def judge_peak(
     c: Any,
+    clean: NDArray[np.int16],
     trace: NDArray[np.float32],
     band: NDArray[np.float32],
     cand: NDArray[np.float64],
@@ -220,7 +255,7 @@ def judge_peak(
 ) -> int:
     """Judge the peak of energy that has just become final; return the new count of beats."""
     describe(c, trace, band, cand)
-    if c.edge_count > 0 and is_jump(c, trace, cand, room):
+    if is_jump(c, clean, trace, cand, room):
         c.again = 1
         return count
     if c.learned == 0:
@@ -271,8 +306,21 @@ def look_back(
 
 
 @kernel
+def lay(ring: NDArray[np.float32], row: NDArray[np.float64], n: int) -> None:
+    """Put a row of analysis samples, the first of them sample `n`, into a ring."""
+    at = n & MASK
+    straight = min(row.size, RING - at)
+    place, rest = ring[at : at + straight], row[straight:]
+    for j in range(straight):
+        place[j] = row[j]
+    for j in range(rest.size):
+        ring[j] = rest[j]
+
+
+@kernel
 def detect(
     c: Any,
+    clean: NDArray[np.int16],
     trace: NDArray[np.float32],
     band: NDArray[np.float32],
     work: NDArray[np.float64],
@@ -286,39 +334,51 @@ def detect(
 
     Returns the next sample to take and the number of beats written to `beats`.
     """
-    n, rising, peak, peak_n, last = c.n, c.rising, c.peak, c.peak_n, c.last_energy
-    settled, confirm, learned, learned_n = c.settled_n, c.confirm, c.learned, c.learned_n
-    back_from = c.back_from
-    new_trace, new_band, energy, means = work[0], work[1], work[2], work[3]
-    count, i = 0, start
+    rising, peak, peak_n, last = c.rising, c.peak, c.peak_n, c.last_energy
+    confirm, settled = c.confirm, c.settled_n
+    energy, first = work[2], c.n - start  # sample i of the block is analysis sample first + i
+    count, i, laid = 0, start, start
     while i < stop and count == 0:
-        e = energy[i]
-        trace[n & MASK] = new_trace[i]
-        band[n & MASK] = new_band[i]
-        now = n
-        n += 1
-        i += 1
+        # what is due by the clock ends the search for a peak
+        due = c.back_from + 1 if c.learned == 1 else min(c.back_from + 1, c.learned_n)
+        end = min(stop, max(due - first, i) + 1)
         final = False
-        if rising == 0:
-            if now >= settled and e > last:
-                rising, peak, peak_n = 1, e, now
-        elif e > peak:
-            peak, peak_n = e, now
-        elif now - peak_n >= confirm:
-            rising, final = 0, True
-        last = e
-        if final or now > back_from or (learned == 0 and now >= learned_n):
-            # rare: only here is the state written back and read again
-            c.n, c.peak, c.peak_n, c.mean_energy_now = n, peak, peak_n, means[i - 1]
-            if final:
-                count = judge_peak(c, trace, band, cand, beats, count, net, work[5])
-                if c.again == 1:
-                    c.again, rising, peak, peak_n = 0, 1, e, now
-            if c.learned == 0:
-                if now >= learned_n:
-                    count = learn(c, band, beats, count)
-            elif now > c.back_from:
-                count = look_back(c, band, cand, beats, count)
-            learned, back_from = c.learned, c.back_from
-    c.n, c.rising, c.peak, c.peak_n, c.last_energy = n, rising, peak, peak_n, last
+        while i < end and not final:
+            ahead, used = energy[i:end], 0
+            if rising == 0:
+                for k in range(ahead.size):
+                    used = k + 1
+                    e = ahead[k]
+                    if e > last and first + i + k >= settled:
+                        rising, peak, peak_n, last = 1, e, first + i + k, e
+                        break
+                    last = e
+            else:
+                latest = peak_n + confirm
+                for k in range(ahead.size):
+                    used = k + 1
+                    e = ahead[k]
+                    if e > peak:
+                        peak, peak_n = e, first + i + k
+                        latest = peak_n + confirm
+                    elif first + i + k >= latest:
+                        rising, final = 0, True
+                        break
+                last = ahead[used - 1]
+            i += used
+        lay(trace, work[0, laid:i], first + laid)
+        lay(band, work[1, laid:i], first + laid)
+        laid, c.n, now = i, first + i, first + i - 1
+        c.mean_energy_now = work[3, i - 1]
+        if final:
+            c.peak, c.peak_n = peak, peak_n
+            count = judge_peak(c, clean, trace, band, cand, beats, count, net, work[5])
+            if c.again == 1:
+                c.again, rising, peak, peak_n = 0, 1, last, now
+        if c.learned == 0:
+            if now >= c.learned_n:
+                count = learn(c, band, beats, count)
+        elif now > c.back_from:
+            count = look_back(c, band, cand, beats, count)
+    c.rising, c.peak, c.peak_n, c.last_energy = rising, peak, peak_n, last
     return i, count

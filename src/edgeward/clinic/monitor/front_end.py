@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.compiled import kernel
-from edgeward.clinic.monitor.jumps import note_edges
+from edgeward.clinic.monitor.compiled import fma, kernel
 from edgeward.clinic.monitor.state import NEVER
 
 RAIL = 32700  # a code beyond this is the end of the converter's range
@@ -36,7 +35,6 @@ def restart(c: Any, first_index: int) -> None:
         c.slopes[k] = 0.0
     c.slope_sum = 0.0
     c.rising = 0
-    c.edge_count = 0
     c.last_energy = 0.0
     c.rejected_count = 0
     c.back_from = NEVER
@@ -77,7 +75,12 @@ def without_spikes(c: Any, raw: NDArray[np.int16], work: NDArray[np.int16], out:
         work[2 * lag + i] = raw[i]
     x, y, z = work[:size], work[lag : lag + size], work[2 * lag : 2 * lag + size]
     for i in range(size):
-        out[i] = max(min(x[i], z[i]), min(y[i], max(x[i], z[i])))
+        # written out: `min` and `max` would widen to 64 bits
+        p, q, r = x[i], y[i], z[i]
+        low = min(r, p)
+        high = max(p, r)
+        rest = min(high, q)
+        out[i] = max(low, rest)
     for i in range(2 * lag):
         before[i] = work[size + i]
 
@@ -97,25 +100,52 @@ def low_pass(c: Any, clean: NDArray[np.int16], size: int, phases: NDArray[np.flo
     count = (size - 1 - first) // step + 1
     length = count + (taps - 1) // step
     origin = c.origin
-    for p in range(step):
-        row = phases[p]
-        at = first + p
-        for j in range(min(length, (clean.size - 1 - at) // step + 1)):
-            row[j] = np.float32(np.int32(clean[at + j * step]) - origin)
+    if step == 2:  # the usual monitor: written out, it becomes vector instructions
+        even, odd, dealt = phases[0], phases[1], clean[first:]
+        for j in range(min(length, dealt.size // 2)):
+            even[j] = np.float32(np.int32(dealt[2 * j]) - origin)
+            odd[j] = np.float32(np.int32(dealt[2 * j + 1]) - origin)
+        if dealt.size % 2 == 1 and dealt.size // 2 < length:
+            even[dealt.size // 2] = np.float32(np.int32(dealt[dealt.size - 1]) - origin)
+    else:
+        for p in range(step):
+            row = phases[p]
+            at = first + p
+            for j in range(min(length, (size + taps - 2 - at) // step + 1)):
+                row[j] = np.float32(np.int32(clean[at + j * step]) - origin)
     total = out[:count]
     middle = taps // 2
     weight = c.low[middle]
     centre = phases[middle % step, middle // step : middle // step + count]
     for j in range(count):
         total[j] = weight * centre[j]
-    for k in range(middle):
+    done = middle % 3
+    for k in range(done):
         weight = c.low[k]
         far = taps - 1 - k
         early = phases[k % step, k // step : k // step + count]
         late = phases[far % step, far // step : far // step + count]
         for j in range(count):
             total[j] += weight * (early[j] + late[j])
+    for k in range(done, middle, 3):  # three at a time: the sum is fetched and stored less often
+        far = taps - 1 - k
+        w0, w1, w2 = c.low[k], c.low[k + 1], c.low[k + 2]
+        e0 = phases[k % step, k // step : k // step + count]
+        e1 = phases[(k + 1) % step, (k + 1) // step : (k + 1) // step + count]
+        e2 = phases[(k + 2) % step, (k + 2) // step : (k + 2) // step + count]
+        l0 = phases[far % step, far // step : far // step + count]
+        l1 = phases[(far - 1) % step, (far - 1) // step : (far - 1) // step + count]
+        l2 = phases[(far - 2) % step, (far - 2) // step : (far - 2) // step + count]
+        for j in range(count):
+            total[j] = ((total[j] + w0 * (e0[j] + l0[j])) + w1 * (e1[j] + l1[j])) + w2 * (e2[j] + l2[j])
     return count
+
+
+@kernel
+def stepwise(section: Any) -> tuple[float, float, float, float, float]:
+    """Return a section ``b0, b1, b2, a1, a2`` as what its state is made of: from the input (3), from the state (2)."""
+    b0, a1, a2 = section[0], section[3], section[4]
+    return b0, section[1] - a1 * b0, section[2] - a2 * b0, -a1, -a2
 
 
 @kernel
@@ -140,20 +170,21 @@ def front_end(
         for k in range(c.clean.size):
             c.clean[k] = raw[0]
     runs(c, raw)
-    clean = codes[1, : taps - 1 + size]
-    kept = c.clean
-    for k in range(taps - 1):
+    past, kept = c.past, c.clean
+    clean = codes[1, : past + size]
+    for k in range(past):
         clean[k] = kept[k]
-    without_spikes(c, raw, codes[0], clean[taps - 1 :])
-    for k in range(taps - 1):
+    without_spikes(c, raw, codes[0], clean[past:])
+    for k in range(past):
         kept[k] = clean[size + k]
-    note_edges(c, clean, size)
+    c.clean_first = c.start_raw + (c.n - c.start_n) * c.decimation + c.phase - past
     smooth = phases[phases.shape[0] - 1]
-    count = low_pass(c, clean, size, phases, smooth)
+    count = low_pass(c, clean[past - taps + 1 :], size, phases, smooth)
     scale = c.scale
-    s0, s1, s2, s3, s4 = c.high[0], c.high[1], c.high[2], c.high[3], c.high[4]
-    a0, a1, a2, a3, a4 = c.qrs_high[0], c.qrs_high[1], c.qrs_high[2], c.qrs_high[3], c.qrs_high[4]
-    b0, b1, b2, b3, b4 = c.qrs_low[0], c.qrs_low[1], c.qrs_low[2], c.qrs_low[3], c.qrs_low[4]
+    # The state goes on without waiting for the output: z0' = (b1 - a1 b0) x + z1 - a1 z0, and so on.
+    s0, s1, s2, s3, s4 = stepwise(c.high)
+    a0, a1, a2, a3, a4 = stepwise(c.qrs_high)
+    b0, b1, b2, b3, b4 = stepwise(c.qrs_low)
     h0, h1 = c.high_z[0], c.high_z[1]
     p0, p1 = c.qrs_high_z[0], c.qrs_high_z[1]
     q0, q1 = c.qrs_low_z[0], c.qrs_low_z[1]
@@ -164,17 +195,15 @@ def front_end(
     gain = c.mean_gain
     trace, band, energy, means = work[0], work[1], work[2], work[3]
     for i in range(count):
-        # each line of the three sections is arranged so that the next sample waits for as little as possible
-        y = smooth[i] * scale
-        shown = s0 * y + h0
-        h0 = (s1 * y + h1) - s3 * shown
-        h1 = s2 * y - s4 * shown
-        t = a0 * y + p0
-        p0 = (a1 * y + p1) - a3 * t
-        p1 = a2 * y - a4 * t
-        b = b0 * t + q0
-        q0 = (b1 * t + q1) - b3 * b
-        q1 = b2 * t - b4 * b
+        trace[i] = smooth[i] * scale
+    for i in range(count):
+        y = trace[i]
+        shown = fma(s0, y, h0)
+        h0, h1 = fma(s3, h0, fma(s1, y, h1)), fma(s4, h0, s2 * y)
+        t = fma(a0, y, p0)
+        p0, p1 = fma(a3, p0, fma(a1, y, p1)), fma(a4, p0, a2 * y)
+        b = fma(b0, t, q0)
+        q0, q1 = fma(b3, q0, fma(b1, t, q1)), fma(b4, q0, b2 * t)
         slope = abs(b - band_2) * slope_scale
         band_2 = band_1
         band_1 = b
@@ -182,7 +211,7 @@ def front_end(
         slopes[at] = slope
         at += 1
         at = 0 if at == window else at
-        mean = mean * keep_part + total * gain
+        mean = fma(mean, keep_part, total * gain)
         trace[i] = shown
         band[i] = b
         energy[i] = total

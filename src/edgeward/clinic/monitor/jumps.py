@@ -9,19 +9,16 @@ straight baseline, is fitted to the trace. What it does not explain is the heart
 there was none. Not responsible for pulses themselves (``front_end`` takes them out) or for other rules (``detector``).
 """
 
-# ruff: noqa: PLR0917 - compiled kernels take their arrays by position
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.compiled import kernel
-from edgeward.clinic.monitor.state import EDGES, MASK
+from edgeward.clinic.monitor.state import DECAYS, MASK, MAX_STEP, TAPS_MOST
 
-EDGE_S = 0.02  # edges closer than this are one
 #: A jump is at least this part of what it makes of the trace; the steepest QRS has 0.4 (40 ms wide, 125 Hz).
 EDGE_PART = 0.6
 BEFORE_S, AFTER_S = 0.04, 0.22  # what is fitted, around the jump, but not the next one
@@ -32,56 +29,31 @@ REST_MV, REST_PART = 0.2, 0.12  # unexplained, peak to peak: less is no QRS
 NEXT_S = 0.03  # a pulse and its overshoot are one jump
 NEAR_BEFORE_S, NEAR_AFTER_S = 0.10, 0.06  # where a jump may lie, seen from the candidate
 SHADOW_S, SLOPE_HALF_S = 0.4, 0.08  # after a jump a beat must be more than what is left of the decay
-TIME_CONSTANTS_S = (0.003, 0.0045, 0.007, 0.01, 0.015, 0.022, 0.033, 0.05, 0.075, 0.11, 0.17, 0.6)
 POINTS = 80
+#: Places in the room: what the low-pass makes of the jumps, one of them, four sums of each, the trace, the rest of it.
+RISES = (TAPS_MOST + MAX_STEP) * DECAYS
+SUMS, SEEN, REST = RISES + DECAYS, RISES + 4 * DECAYS, RISES + 4 * DECAYS + POINTS
 
 
 @kernel
-def note_edges(c: Any, clean: NDArray[np.int16], size: int) -> None:
-    """Remember where the last `size` samples (without pulses) jump within one pulse width, and by how much."""
-    lag, first = c.spike_lag, clean.size - size
-    now, before = clean[first:], clean[first - lag : clean.size - lag]
-    most: Any = 0  # int32, as the samples have it
-    for i in range(size):
-        most = max(most, abs(np.int32(now[i]) - np.int32(before[i])))
-    if most < c.edge_code:
-        return
-    base = c.start_raw + (c.n - c.start_n) * c.decimation + c.phase
-    near = EDGE_S * c.rate
-    for i in range(size):
-        jump = np.int32(now[i]) - np.int32(before[i])
-        if abs(jump) < c.edge_code:
-            continue
-        slot = (c.edge_count - 1) % EDGES
-        if c.edge_count == 0 or base + i - c.edge_first > near:
-            slot = c.edge_count % EDGES
-            c.edge_count += 1
-            c.edge_first = base + i
-        elif abs(jump) <= abs(c.edges[slot]):
-            continue
-        c.edges[slot] = jump
-        c.edge_at[slot] = base + i
+def steepest(clean: NDArray[np.int16], lag: int, first: int, stop: int) -> int:
+    """Return the greatest jump within `lag` samples that ends at samples `first` to `stop` (not included)."""
+    now, before = clean[first:stop], clean[first - lag : stop - lag]
+    most = np.int32(0)
+    for i in range(stop - first):
+        jump = np.int32(np.int32(now[i]) - np.int32(before[i]))
+        size = -jump if jump < 0 else jump
+        most = max(most, size)
+    return int(most)
 
 
 @kernel
-def response(c: Any, at: float, decay: float, first: int, count: int, out: NDArray[np.float64]) -> None:
-    """Write what the filters make of a jump by 1 at clean sample `at`, times `decay` each sample after it."""
-    taps = c.taps
-    z0, z1 = 0.0, 0.0
-    for j in range(count):
-        newest = c.start_raw + (first + j - c.start_n) * c.decimation + c.decimation - 1 - at
-        total, power = 0.0, 1.0
-        # from the jump on, oldest first
-        back = min(newest, taps - 1)
-        if back >= 0 and newest > back:
-            power = decay ** (newest - back)
-        for k in range(back, -1, -1):
-            total += c.low[min(k, taps - 1 - k)] * power
-            power *= decay
-        y = c.high[0] * total + z0
-        z0 = c.high[1] * total + z1 - c.high[3] * y
-        z1 = c.high[2] * total - c.high[4] * y
-        out[j] = y
+def first_beyond(clean: NDArray[np.int16], lag: int, first: int, stop: int, least: float) -> int:
+    """Return the first sample of these where the jump is more than `least`; `stop` if there is none."""
+    for i in range(first, stop):
+        if abs(np.int32(clean[i]) - np.int32(clean[i - lag])) > least:
+            return i
+    return stop
 
 
 @kernel
@@ -102,55 +74,132 @@ def straighten(x: NDArray[np.float64], count: int) -> float:
 
 
 @kernel
-def is_jump(c: Any, trace: NDArray[np.float32], cand: NDArray[np.float64], room: NDArray[np.float64]) -> bool:
+def without_high_pass(c: Any, trace: NDArray[np.float32], first: int, count: int, out: NDArray[np.float64]) -> None:
+    """Write the trace as it was before the high-pass, but for a straight line that nobody knows any more.
+
+    The high-pass has two zeros at 0 Hz, so its inverse is exact up to what they take away: mean and slope.
+    """
+    b0, a1, a2 = c.high[0], c.high[3], c.high[4]
+    y1 = trace[(first - 1) & MASK] if first - 1 >= c.start_n else 0.0
+    y2 = trace[(first - 2) & MASK] if first - 2 >= c.start_n else 0.0
+    x1, x2 = 0.0, 0.0
+    for j in range(count):
+        y = trace[(first + j) & MASK]
+        x = (y + a1 * y1 + a2 * y2) / b0 + 2.0 * x1 - x2
+        out[j] = x
+        y1, y2 = y, y1
+        x1, x2 = x, x1
+
+
+@kernel
+def rises(c: Any, out: NDArray[np.float64]) -> None:
+    """Write what the low-pass makes of a jump by 1, at each sample after it, for every time constant (neighbours)."""
+    taps = c.taps
+    for q in range(taps + c.decimation - 1):
+        weight = c.low[min(q, taps - 1 - q)] if q < taps else 0.0
+        for t in range(DECAYS):
+            out[q * DECAYS + t] = (c.decays[t] * out[(q - 1) * DECAYS + t] if q > 0 else 0.0) + weight
+
+
+@kernel
+def jump_now(c: Any, rise: NDArray[np.float64], since: int, now: NDArray[np.float64]) -> None:
+    """Write what is left of each jump `since` samples after it; `now` has it for the analysis sample before."""
+    if since < c.taps + c.decimation - 1:
+        for t in range(DECAYS):
+            now[t] = rise[since * DECAYS + t]
+    else:
+        for t in range(DECAYS):
+            now[t] *= c.steps[t]
+
+
+@kernel
+def fit(c: Any, at: int, first: int, count: int, room: NDArray[np.float64]) -> float:
+    """Fit a jump at clean sample `at` or next to it to what is seen; leave the rest in the room.
+
+    Returns
+    -------
+    float
+        How much of the square of what is seen the jump explains.
+    """
+    rise, now = room[:RISES], room[RISES:SUMS]
+    s0, s1, s2 = room[SUMS : SUMS + DECAYS], room[SUMS + DECAYS : SUMS + 2 * DECAYS], room[SUMS + 2 * DECAYS : SEEN]
+    seen, rest = room[SEEN : SEEN + POINTS], room[REST : REST + POINTS]
+    cross = room[REST + POINTS : REST + POINTS + DECAYS]
+    rises(c, rise)
+    middle, spread = 0.5 * (count - 1), count * (count * count - 1.0) / 12.0
+    step = c.decimation
+    newest = c.start_raw + (first - c.start_n) * step + step - 1
+    gained, which, where, factor, mean, slope = 0.0, 0, 0, 0.0, 0.0, 0.0
+    for shift in range(-c.spike_lag, 2):
+        for t in range(DECAYS):
+            now[t] = s0[t] = s1[t] = s2[t] = cross[t] = 0.0
+        for j in range(count):
+            since = newest + j * step - at - shift
+            if since < 0:
+                continue
+            jump_now(c, rise, since, now)
+            place, v = j - middle, seen[j]
+            for t in range(DECAYS):
+                m = now[t]
+                s0[t] += m
+                s1[t] += place * m
+                s2[t] += m * m
+                cross[t] += v * m
+        for t in range(DECAYS):
+            own = s2[t] - s0[t] * s0[t] / count - s1[t] * s1[t] / spread
+            if own > 1e-9 * s2[t] and cross[t] * cross[t] > gained * own:
+                gained, which, where = cross[t] * cross[t] / own, t, shift
+                factor, mean, slope = cross[t] / own, s0[t] / count, s1[t] / spread
+    for j in range(count):
+        since = newest + j * step - at - where
+        if since >= 0:
+            jump_now(c, rise, since, now)
+        model = now[which] if since >= 0 else 0.0
+        rest[j] = seen[j] - factor * (model - mean - slope * (j - middle))
+    return gained
+
+
+@kernel
+def is_jump(
+    c: Any, clean: NDArray[np.int16], trace: NDArray[np.float32], cand: NDArray[np.float64], room: NDArray[np.float64]
+) -> bool:
     """Return whether a candidate is a jump of the baseline and its decay, and no beat beside it."""
-    here = c.start_raw + (cand[2] - c.start_n) * c.decimation
-    which, most = -1, EDGE_PART * cand[3] / c.scale
-    for k in range(min(c.edge_count, EDGES)):
-        near = -NEAR_BEFORE_S * c.rate < c.edge_at[k] + c.taps // 2 - here < NEAR_AFTER_S * c.rate
-        if near and abs(c.edges[k]) > most:
-            which, most = k, abs(c.edges[k])
-    if which < 0:
+    here = c.start_raw + (np.int64(cand[2]) - c.start_n) * c.decimation
+    lag, origin, delay = c.spike_lag, c.clean_first, c.taps // 2
+    # nothing that has not been searched yet is looked at, or the length of blocks would matter
+    seen_to = c.start_raw + (c.n - c.start_n) * c.decimation - origin
+    low = max(here - delay - np.int64(NEAR_BEFORE_S * c.rate) - origin, lag)
+    high = min(here - delay + np.int64(NEAR_AFTER_S * c.rate) - origin, seen_to)
+    most = steepest(clean, lag, low, high) if low < high else 0
+    if most < c.edge_code or most * c.scale <= EDGE_PART * cand[3]:
         return 0.0 < here - c.jump_at < SHADOW_S * c.rate and is_slope(c, trace, cand, room)
-    at = c.edge_at[which]
-    centre = c.start_n + (at + c.taps // 2 - c.start_raw) // c.decimation
+    place = first_beyond(clean, lag, low, high, most - 1)
+    at = origin + place
+    centre = c.start_n + (at + delay - c.start_raw) // c.decimation
     first = max(centre - np.int64(BEFORE_S * c.analysis_rate), c.start_n)
     last = min(centre + np.int64(AFTER_S * c.analysis_rate), c.n - 1)
-    for k in range(min(c.edge_count, EDGES)):
-        if c.edge_at[k] > at + NEXT_S * c.rate and 2 * abs(c.edges[k]) > most:
-            edge = c.start_n + (c.edge_at[k] - c.start_raw) // c.decimation
-            last = min(last, edge)
+    after = min(place + np.int64(NEXT_S * c.rate), seen_to)
+    following = first_beyond(clean, lag, after, seen_to, max(0.5 * most, c.edge_code - 1))
+    if following < seen_to:
+        last = min(last, c.start_n + (origin + following - c.start_raw) // c.decimation)
     count = last - first
     if count < 8 or count > POINTS:
         return False
-    seen, model, best = room[:POINTS], room[POINTS : 2 * POINTS], room[2 * POINTS : 3 * POINTS]
-    for j in range(count):
-        seen[j] = trace[(first + j) & MASK]
+    seen, rest = room[SEEN : SEEN + POINTS], room[REST : REST + POINTS]
+    without_high_pass(c, trace, first, count, seen)
     power = straighten(seen, count)
-    gained = -1.0
-    for tau in TIME_CONSTANTS_S:
-        decay = math.exp(-1.0 / (tau * c.rate))
-        for shift in range(-c.spike_lag, 2):
-            response(c, at + shift, decay, first, count, model)
-            own = straighten(model, count)
-            cross = 0.0
-            for j in range(count):
-                cross += seen[j] * model[j]
-            if cross * cross > gained * own:
-                gained = cross * cross / own
-                for j in range(count):
-                    best[j] = seen[j] - cross / own * model[j]
+    gained = fit(c, at, first, count, room)
     top, bottom, most_at = 0.0, 0.0, 0
     for j in range(count):
-        top = max(top, best[j])
-        bottom = min(bottom, best[j])
-        if abs(best[j]) > abs(best[most_at]):
+        top = max(top, rest[j])
+        bottom = min(bottom, rest[j])
+        if abs(rest[j]) > abs(rest[most_at]):
             most_at = j
     if gained < WHOLE * power or top - bottom >= max(REST_MV, REST_PART * cand[3]):
         if gained > PART * power and first + most_at > centre + LATE_S * c.analysis_rate:
             cand[2] = first + most_at
         return False
-    c.jump_at = at + c.taps // 2
+    c.jump_at = at + delay
     return True
 
 

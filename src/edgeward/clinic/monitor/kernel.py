@@ -99,7 +99,7 @@ def advance_lead(
     count, at = 0, 0
     made = front_end(c, raw, codes, phases, work)
     while at < made:
-        at, more = detect(c, trace, band, work, at, made, work[4], beats[count:], net)
+        at, more = detect(c, codes[1], trace, band, work, at, made, work[4], beats[count:], net)
         for k in range(count, count + more):
             judge(c, trace, beats[k], work[5], model, extra[k])
         count += more

@@ -46,8 +46,12 @@ HELD = 30  # features of a beat that are known at once
 LATER = 8  # and those that its successor tells
 CANDIDATES = 16
 PATTERN = 19  # points of a QRS in its band, about 12 ms apart
-EDGES = 16  # jumps remembered; they are 20 ms apart, and a candidate is judged within 0.3 s
+PAST_S = 0.5  # of samples without pulses: a candidate is judged within 0.35 s, and what it began with lies before it
+PAST_MOST = int(PAST_S * MAX_RATE_HZ)
 EDGE_MV = 0.2
+#: Of what relaxes after a jump of the baseline (``jumps``).
+TIME_CONSTANTS_S = (0.003, 0.0045, 0.007, 0.01, 0.015, 0.022, 0.033, 0.05, 0.075, 0.11, 0.17, 0.6)
+DECAYS = len(TIME_CONSTANTS_S)
 SHIFTS = 4  # points a candidate may slide against a pattern
 LEVEL_AT_FIRST = -4.5  # the usual score of a beat that is not ventricular, over the patients trained on
 FACTS = 8  # of a candidate, for the veto in noise
@@ -97,7 +101,9 @@ CHANNEL = np.dtype(
         ("running", "i4"),
         ("origin", "i4"),  # first sample: all filters start in their steady state for it
         ("before", "i2", (2 * SPIKE_LAG_MOST,)),  # the last raw samples, oldest first
-        ("clean", "i2", (TAPS_MOST,)),  # the last samples without pacing pulses, oldest first
+        ("past", "i4"),  # how many of them are kept
+        ("clean", "i2", (PAST_MOST,)),  # the last samples without pacing pulses, oldest first
+        ("clean_first", "i8"),  # stream index of the first, while a block is being searched
         ("phase", "i4"),
         ("high_z", "f8", (2,)),
         ("qrs_high_z", "f8", (2,)),
@@ -110,11 +116,9 @@ CHANNEL = np.dtype(
         ("last_raw", "i4"),
         ("same", "i8"),  # run of identical raw values
         ("railed", "i8"),  # run of raw values at the end of the int16 range
-        ("edge_code", "i4"),  # the least jump that is remembered
-        ("edge_count", "i8"),
-        ("edge_first", "i8"),  # where the newest began to jump
-        ("edges", "i4", (EDGES,)),
-        ("edge_at", "i8", (EDGES,)),
+        ("edge_code", "i4"),  # the least jump within a pulse width that may be one of the baseline
+        ("decays", "f8", (DECAYS,)),  # what is left of a decay after one sample
+        ("steps", "f8", (DECAYS,)),  # and after one analysis sample
         ("jump_at", "f8"),  # where the last one was that was told from a beat
         # -- clock
         ("n", "i8"),  # analysis samples so far; never reset
@@ -156,7 +160,7 @@ CHANNEL = np.dtype(
         ("pattern_weight", "f8", (2,)),
         ("around", "f8", (PATTERN + 2 * SHIFTS,)),  # room for the candidate's own
         ("powers", "f8", (2 * SHIFTS + 1,)),
-        ("crosses", "f8", (2 * SHIFTS + 1,)),
+        ("crosses", "f8", (2, 2 * SHIFTS + 1)),
         ("likes", "f8", (2,)),  # of the candidate to the patterns
         ("slides", "i4", (2,)),
         ("compared", "f8"),  # peak_n of the candidate that they belong to
@@ -250,6 +254,9 @@ def new_channel(rate_hz: float, gain_uv: float, tuning: Tuning | None = None) ->
     row["confirm"] = round(CONFIRM_S * analysis)
     row["qrs_delay"] = round(group_delay(qrs, 10.0, analysis))
     row["trace_delay"] = len(low) // 2 + int(row["spike_lag"][0])
+    row["past"] = max(len(low) - 1, math.ceil(PAST_S * rate_hz))
+    row["decays"] = np.exp(-1.0 / (np.array(TIME_CONSTANTS_S) * rate_hz))
+    row["steps"] = row["decays"] ** decimation
     row["edge_code"] = math.ceil(EDGE_MV / row["scale"][0])
     row["beat_n"] = row["beat_peak_n"] = -(10**9)
     row["jump_at"] = -1e18
