@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Container
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from edgeward.bus import subjects
 from edgeward.bus.client import Bus
 from edgeward.clinic.monitor import restart
 from edgeward.clinic.monitor.alarm_log import AlarmLog, Writing
-from edgeward.messages import AlarmPriority, Alarms, Ask, Message
+from edgeward.messages import AlarmAck, AlarmPriority, Alarms, Ask, Message
 from edgeward.waveform import WaveformPacket, encode
 
 SECOND = 1_000_000_000
@@ -33,7 +33,7 @@ async def site(bus_site: TestSite) -> AsyncIterator[Monitored]:
         await found.stop()
 
 
-def recorded(source: str, samples: np.ndarray, end_ns: int) -> list[Packet]:
+def recorded(source: str, samples: np.ndarray, end_ns: int, off: Container[int] = ()) -> list[Packet]:
     """Return packets of a second each, as the recorder has them, the last of which arrived at a time."""
     rate, count = round(RATE), samples.size // round(RATE)
     return [
@@ -43,7 +43,8 @@ def recorded(source: str, samples: np.ndarray, end_ns: int) -> list[Packet]:
             encode(
                 WaveformPacket(
                     samples=samples[number * rate : (number + 1) * rate].reshape(1, -1), sequence=number,
-                    first_sample=number * rate, start_ns=1, rate_hz=RATE, gain_uv=1.0, leads=("II",), lead_off=(False,),
+                    first_sample=number * rate, start_ns=1, rate_hz=RATE, gain_uv=1.0, leads=("II",),
+                    lead_off=(number in off,),
                 )
             ),
         )
@@ -119,6 +120,42 @@ async def test_an_alarm_whose_condition_goes_on_over_a_restart_stays_and_is_told
     assert not site.told("extreme_tachycardia", "ended")
     events = await site.ask(subjects.MONITOR_EVENTS, AlarmQuery(bed_id="w1", raised_only=True), Alarms)
     assert [one.code for one in events.recent].count("extreme_tachycardia") == 1
+
+
+async def test_an_alarm_of_before_is_not_told_again_when_the_clock_was_set_meanwhile(
+    site: Monitored, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know(site, "w1")
+    samples = np.concatenate([ecg(12, 72), ecg(8, 0, seed=1), ecg(6, 72, seed=2)])
+    packets = recorded("w1", samples, time.time_ns() - SECOND)
+    await record(site, lambda: packets)
+    await site.start()
+    await site.until(lambda: site.told("asystole"))
+    alarm = site.told("asystole")[0]
+    await site.ask(subjects.MONITOR_ACK, AlarmAck(alarm_id=alarm.alarm_id, by="nurse", at_ns=1))
+    await site.until(lambda: site.told("asystole", "ended"))
+    await site.stop()
+    site.alarms.clear()
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * SECOND)
+    packets = [(source, at_ns - 3600 * SECOND, data) for source, at_ns, data in packets]  # as the recorder says it now
+
+    await site.start()
+
+    await site.until(lambda: site.context.stats.counters.get("bank_packets", 0) >= len(packets))
+    assert not site.told("asystole")
+
+
+async def test_what_another_alarm_of_before_hid_and_what_came_after_it_are_told(site: Monitored) -> None:
+    # Prepare: leads off for a while, then on again; later, while nobody is there, a slow heart, which ends too.
+    know(site, "w1")
+    samples = np.concatenate([ecg(10, 72), ecg(6, 72, seed=1), ecg(6, 72, seed=2), ecg(14, 27, seed=3), ecg(6, 72)])
+    packets = recorded("w1", samples, time.time_ns() - SECOND, off=range(10, 16))
+    await record(site, lambda: packets)
+
+    await site.start()
+
+    await site.until(lambda: site.told("all_leads_off") and site.told("extreme_bradycardia"))
 
 
 async def test_a_recorder_that_is_back_later_than_the_monitor_is_waited_for(site: Monitored) -> None:

@@ -116,6 +116,10 @@ class AlarmEngine:
         """Return whether a source tells this condition now."""
         return any(key[0] == code for key in self._holding.get(source_id, ()))
 
+    def standing(self) -> set[tuple[str, Key]]:
+        """Return what all sources tell now: the source, and what about."""
+        return {(source_id, key) for source_id, held in self._holding.items() for key in held}
+
     def _bed_of(self, source_id: str) -> str:
         return source_id[1:] if source_id.startswith(_OWN) else self.beds.bed_of(source_id)
 

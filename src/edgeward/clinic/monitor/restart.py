@@ -40,6 +40,8 @@ AGAIN_S = 0.1
 MOST_S = 60.0
 #: Two alarms of one code this close together are the same: filters that begin in the middle differ a little.
 SAME_NS = 2_000_000_000
+#: No two stamps of what is taken up are so far apart, unless the clock was set between them.
+SET_NS = 120_000_000_000
 
 
 def restore(role: MonitorRole) -> list[str]:
@@ -230,7 +232,7 @@ class Past:
     """The signal of before, held against what was told of it.
 
     The signal is taken up from before the alarms that stand: at its beginning their conditions do not hold yet. An end
-    that it tells of them counts only once all of it was taken, unless it has told the beginning again.
+    that it tells of one of them, before it has told the beginning again, counts only once all of it was taken.
 
     Parameters
     ----------
@@ -243,6 +245,7 @@ class Past:
         self._told: dict[tuple[str, str], list[Alarm]] = {}
         for alarm in told:
             self._told.setdefault((alarm.code, alarm.bed_id), []).append(alarm)
+        self._standing = role.engine.standing()  # and not told again yet
         self._ends: dict[tuple[str, Key], ConditionEvent] = {}
         self._newest: dict[str, int] = {}  # arrival of each source's newest packet from the recorder
 
@@ -277,9 +280,13 @@ class Past:
                 found.append(event)
                 continue
             if not event.present:
-                self._ends[one] = event
+                if one in self._standing:
+                    self._ends[one] = event
+                else:
+                    found.append(event)
                 continue
             end = self._ends.pop(one, None)
+            self._standing.discard(one)
             if self._was_told(event):
                 continue
             found += [event] if end is None else [end, event]
@@ -288,12 +295,23 @@ class Past:
     def _was_told(self, event: ConditionEvent) -> bool:
         role = self._role
         bed_id = role.beds.bed_of(event.source_id)
-        onset_ns = role.clock.wall_ns(event.onset_ns)
         return any(
-            alarm.args.get("parameter") == event.args.get("parameter")
-            and (abs(alarm.onset_ns - onset_ns) < SAME_NS if event.onset_ns else alarm.raised_ns >= event.at_ns)
+            alarm.args.get("parameter") == event.args.get("parameter") and self._is_same(alarm, event)
             for alarm in self._told.get((event.code, bed_id), ())
         )
+
+    def _is_same(self, alarm: Alarm, event: ConditionEvent) -> bool:
+        if not event.onset_ns:
+            return alarm.raised_ns >= event.at_ns
+        apart_ns = abs(alarm.onset_ns - self._role.clock.wall_ns(event.onset_ns))
+        if apart_ns < SAME_NS:
+            return True
+        # The clock was set meanwhile: then the place in the stream tells.
+        described = self._role.intake.descriptions.get(event.source_id)
+        if apart_ns < SET_NS or described is None or min(alarm.onset_sample, event.onset_sample) < 0:
+            return False
+        apart = abs(alarm.onset_sample - event.onset_sample) / described["rate_hz"]
+        return alarm.device_id == event.source_id and apart < SAME_NS / 1e9
 
 
 async def publish_active(role: MonitorRole, bed_ids: Iterable[str]) -> None:
