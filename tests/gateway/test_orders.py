@@ -137,6 +137,8 @@ def test_the_same_number_of_two_placers_is_two_orders(desk, one, other):
     assert [entry.order.patient_id for entry in desk.book.steps()] == ["4711"]
     unclear = desk.take(placed("CA", "7", pid="", name="", at="20260301120200"))
     assert (unclear.outcome, unclear.where) == ("AE", "ORC-2"), "nobody can say whose order it is"
+    assert desk.take(placed("CA", "7", name="", at="20260301120300")).outcome == "AA", "the patient tells"
+    assert desk.book.steps() == []
 
 
 @pytest.mark.parametrize("again", ["7", "7^ward", "7^^1.2.3^ISO", "7^WARD^1.2.3^ISO"])

@@ -12,6 +12,7 @@ memory as well, because a worklist query has to look at each.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import sqlite3
 import threading
 import time
@@ -21,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from edgeward.gateway.order_entry import OPEN, Assigner, Change, Entry, OrderError, Status, merged, status_after
+from edgeward.gateway.order_entry import OPEN, Change, Entry, OrderError, Status, merged, status_after
 from edgeward.messages import Order, Orders, OrdersQuery, decoder
 from edgeward.privacy.database import Database, DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
@@ -259,7 +260,7 @@ class OrderBook:
                 same = [(seq, msgspec.structs.replace(old, step_id=new.step_id, step_id_given=True))]
             rows = same
         elif len(rows) > 1:  # of several procedures the one that is meant, if the message tells
-            rows = _meant(rows, lambda entry: entry.filler_id, new) or _meant(rows, _code, new) or rows
+            rows = _meant(rows, _filler, new) or _meant(rows, _code, new) or rows
         if not rows:
             if change.action in ("new", "update"):
                 _require(new, change)
@@ -271,7 +272,7 @@ class OrderBook:
             rows = self._where(db, "resource", self._digest("resource", new.resource_id))
             if rows:
                 return rows
-        rows = _placed_by(new.placer, self._where(db, "number", self._digest("number", new.order.order_id)))
+        rows = _placed_by(new, self._where(db, "number", self._digest("number", new.order.order_id)))
         if not rows and new.order.order_id == new.order.accession_number:  # the placer gave no number of its own
             rows = self._where(db, "accession", self._digest("accession", new.order.accession_number))
         return rows
@@ -368,21 +369,32 @@ class OrderBook:
         return max(entry.order.changed_ns, min(scheduled, entry.order.changed_ns + 3650 * _DAY_NS))
 
 
-def _placed_by(placer: Assigner, rows: list[tuple[int, Entry]]) -> list[tuple[int, Entry]]:
-    """Return which of the orders with a number are a placer's: two placers may use the same number.
+def _placed_by(new: Entry, rows: list[tuple[int, Entry]]) -> list[tuple[int, Entry]]:
+    """Return which of the orders with a number a message means: two placers may use the same number.
+
+    Where it does not name the placer, its filler number, accession number or patient may tell.
 
     Raises
     ------
     OrderError
-        If the placer is not told, and several have an order with this number.
+        If several placers have an order with this number, and nothing tells which is meant.
     """
-    agreed = [(row, row[1].placer.agrees(placer)) for row in rows]
+    agreed = [(row, row[1].placer.agrees(new.placer)) for row in rows]
     if any(known for _, known in agreed):
         return [row for row, known in agreed if known]
     left = [row for row, known in agreed if known is None]
-    if any(row[1].placer.agrees(left[0][1].placer) is False for row in left):
-        raise OrderError("order", "conflict", "several placers have an order with this number; name the placer")
-    return left
+    if not _of_several(left):
+        return left
+    for key in (_filler, _accession, _patient):
+        meant = _meant(left, key, new)
+        if meant and not _of_several(meant):
+            return meant
+    raise OrderError("order", "conflict", "several placers have an order with this number; name the placer")
+
+
+def _of_several(rows: list[tuple[int, Entry]]) -> bool:
+    """Whether orders are certainly not all of one placer."""
+    return any(one[1].placer.agrees(other[1].placer) is False for one, other in itertools.combinations(rows, 2))
 
 
 def _require(new: Entry, change: Change) -> None:
@@ -418,6 +430,18 @@ def _other_authority(one: str, other: str) -> bool:
 
 def _meant(rows: list[tuple[int, Entry]], key: Callable[[Entry], str], new: Entry) -> list[tuple[int, Entry]]:
     return [row for row in rows if key(new) and key(row[1]) == key(new)]
+
+
+def _filler(entry: Entry) -> str:
+    return entry.filler_id
+
+
+def _accession(entry: Entry) -> str:
+    return entry.order.accession_number
+
+
+def _patient(entry: Entry) -> str:
+    return entry.order.patient_id
 
 
 def _code(entry: Entry) -> str:
