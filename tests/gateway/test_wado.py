@@ -381,6 +381,29 @@ def test_frames_of_one_bit_are_cut_out_of_their_bytes() -> None:
         assert (frame == bits[number]).all()
 
 
+@pytest.mark.parametrize(
+    ("keyword", "dtype", "syntax"),
+    [
+        ("FloatPixelData", "<f4", ExplicitVRLittleEndian),
+        ("DoubleFloatPixelData", "<f8", ExplicitVRLittleEndian),
+        ("FloatPixelData", "<f4", ImplicitVRLittleEndian),
+        ("FloatPixelData", ">f4", ExplicitVRBigEndian),
+    ],
+)
+def test_floating_point_frames_are_given_too(keyword: str, dtype: str, syntax: str) -> None:
+    values = np.arange(2 * 16 * 16, dtype=dtype).reshape(2, 16, 16)
+    image = breast_image(rows=16, columns=16, NumberOfFrames="2")
+    del image.PixelData
+    image.BitsAllocated = 8 * values.itemsize
+    setattr(image, keyword, values.tobytes())
+    image.file_meta.TransferSyntaxUID = syntax
+
+    store = pixel_store(io.BytesIO(as_file(image)))
+
+    assert store.frames == 2
+    assert np.frombuffer(store.frame(1), dtype.replace(">", "<")).tolist() == values[1].ravel().tolist()
+
+
 @pytest.mark.parametrize("cut", [10, 140, 500, 900, 1200, 5000])
 def test_a_truncated_object_gives_no_frames(cut: int) -> None:
     data = as_file(loop(rows=64, columns=64))

@@ -19,7 +19,7 @@ from pydicom.filereader import dcmread, read_dataset
 from pydicom.pixels.utils import get_expected_length
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
-_PIXEL_DATA = (0x7FE0, 0x0010)
+_PIXEL_DATA = frozenset({(0x7FE0, 0x0010), (0x7FE0, 0x0009), (0x7FE0, 0x0008)})  # integers, doubles, floats
 _PIXELS = 0x7FE00008  # Float Pixel Data and whatever follows
 _META = 132 + 12  # preamble, prefix and the group length of the file meta information (PS3.10, 7.1)
 _UNDEFINED = 0xFFFFFFFF
@@ -134,7 +134,7 @@ def _value_of_pixel_data(file: Any, syntax: str) -> int:
     uid = UID(syntax)
     order = "<" if syntax == DeflatedExplicitVRLittleEndian or uid.is_little_endian else ">"
     group, number = struct.unpack(f"{order}HH", file.read(4))
-    if (group, number) != _PIXEL_DATA:
+    if (group, number) not in _PIXEL_DATA:
         raise NoFrames("the object has no Pixel Data")
     if not uid.is_implicit_VR or syntax == DeflatedExplicitVRLittleEndian:
         file.read(4)  # VR and two reserved bytes
