@@ -49,10 +49,12 @@ def level_after(scores, kind=1):
 
 
 def test_where_usual_beats_score_high_a_beat_needs_more_to_be_ventricular():
-    noisy, usual, clean = (beats.above_level.py_func(level_after([s] * 300), 1) for s in (-1.0, -3.6, -6.9))
+    noisy, usual, clean = (beats.above_level.py_func(level_after([s] * 300), 1) for s in (-1.0, -4.0, -6.9))
     assert noisy < usual < clean
     assert abs(usual) < 0.05
-    assert clean == pytest.approx(beats.LEVEL_PART * (beats.LEVEL_EVEN - beats.LEVEL_LEAST))  # and no more than that
+    part, even = beats.LEVEL_PART[1], beats.LEVEL_EVEN[1]
+    assert clean == pytest.approx(part * (even - beats.LEVEL_LEAST[1]))  # and no more than that
+    assert noisy == pytest.approx(part * (even - beats.LEVEL_MOST[1]))
 
 
 def test_ventricular_beats_do_not_move_the_level_of_a_lead():

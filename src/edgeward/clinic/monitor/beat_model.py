@@ -1,7 +1,7 @@
 """Judges the features of a beat with boosted trees.
 
-Responsible for the trees' file and for walking them; ``models/beats/train.py`` grows them (LightGBM) and writes the
-file. Not responsible for what the features are (``beats``).
+Responsible for the file of the trees and of the network (``beat_net``) and for walking the trees;
+``models/beats/train.py`` makes both and writes the file. Not responsible for what the features are (``beats``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from edgeward.clinic.monitor.beat_net import BeatNet, fits, silent
 from edgeward.clinic.monitor.state import HELD, LATER
 
 FILE = Path(__file__).with_name("beat_model.npz")
@@ -35,6 +36,7 @@ class BeatModel(NamedTuple):
     root : ndarray, shape (trees,), int32
     first : ndarray, shape (ensembles + 1,), int32
         Where the trees of each ensemble begin.
+    net : BeatNet
     """
 
     feature: NDArray[np.int32]
@@ -43,6 +45,7 @@ class BeatModel(NamedTuple):
     leaf: NDArray[np.float64]
     root: NDArray[np.int32]
     first: NDArray[np.int32]
+    net: BeatNet
 
 
 def load(path: Path = FILE) -> BeatModel:
@@ -61,11 +64,12 @@ def load(path: Path = FILE) -> BeatModel:
             file["leaf"].astype(np.float64),
             file["root"].astype(np.int32),
             file["first"].astype(np.int32),
+            BeatNet(*(np.ascontiguousarray(file[name], dtype=np.float64) for name in BeatNet._fields)),
         )
     nodes, leaves = len(model.feature), len(model.leaf)
     children = model.child
     ahead = children > np.arange(nodes, dtype=np.int32)[:, None]  # every node comes before its children: walks end
-    fits = (
+    sound = (
         children.shape == (nodes, 2)
         and model.threshold.shape == (nodes,)
         and bool(np.all((children < 0) | (ahead & (children < nodes))))
@@ -78,7 +82,7 @@ def load(path: Path = FILE) -> BeatModel:
         and bool(np.all(np.isfinite(model.threshold)))
         and bool(np.all(np.isfinite(model.leaf)))
     )
-    if not fits:
+    if not (sound and fits(model.net)):
         raise ValueError(f"{path.name}: the arrays of the beat model do not fit together")
     return model
 
@@ -90,9 +94,9 @@ def shipped() -> BeatModel:
 
 
 def blank() -> BeatModel:
-    """Return a model without a tree: every score is 0. For gathering features before there is a model."""
+    """Return a model without a tree or network: every score is 0. For gathering features before there is a model."""
     none, one = np.zeros(0, dtype=np.int32), np.zeros(0)
-    return BeatModel(none, one, np.zeros((0, 2), dtype=np.int32), one, none, np.zeros(4, dtype=np.int32))
+    return BeatModel(none, one, np.zeros((0, 2), dtype=np.int32), one, none, np.zeros(4, dtype=np.int32), silent())
 
 
 @njit

@@ -16,9 +16,10 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from edgeward.clinic.monitor import beat_net
 from edgeward.clinic.monitor.beat_model import SUPRAVENTRICULAR_LATER, VENTRICULAR_LATER, VENTRICULAR_NOW, score
 from edgeward.clinic.monitor.detector import B_ENERGY, B_FIDUCIAL, B_HEIGHT, B_INTERVAL, B_RESTART, B_SHARP, B_SHARP_REF
-from edgeward.clinic.monitor.state import HELD, LATER, MASK, P_POINTS, SHAPE, TEMPLATES
+from edgeward.clinic.monitor.state import CURVE, HELD, LATER, MASK, P_POINTS, SHAPE, TEMPLATES
 
 POINT_S = 0.008
 BEFORE_S = 0.100
@@ -38,9 +39,12 @@ VOTERS = 4
 #: higher, in a clean one lower. `LEVEL_EVEN` is the level at which a raw score of 0 is undecided.
 LEVEL_GAIN = 0.02
 LEVEL_BEATS = 8  # that the level at first weighs
-LEVEL_PART = 1.2
-LEVEL_LEAST = -5.5  # a very clean lead does not make every odd beat ventricular
-LEVEL_EVEN = -3.6
+LEVEL_PART = (1.2, 0.9)  # at once, and in hindsight
+LEVEL_LEAST = (-5.5, -6.0)  # a very clean lead does not make every odd beat ventricular
+LEVEL_MOST = (-2.6, -3.0)  # and a very noisy one does not ask for what no beat can have
+LEVEL_EVEN = (-3.6, -4.0)
+#: Of the score in hindsight the network's part; the rest is the trees'.
+NET_PART = 0.6
 FEATURES = HELD + LATER
 #: Names of the features, in order; the last `LATER` ones are known only with the next beat.
 NAMES = (
@@ -58,7 +62,8 @@ assert len(NAMES) == FEATURES
 R_WIDTH, R_NOW, R_BEFORE_AT, R_BEFORE_V, R_BEFORE_S = range(5)
 R_FEATURES = 5
 R_LATER = R_FEATURES + FEATURES
-RESULT = R_LATER + FEATURES
+R_CURVES = R_LATER + FEATURES  # what the network was given of the beat before
+RESULT = R_CURVES + beat_net.INPUTS
 ROOM = 3 * (2 * SHIFT + 1)
 
 
@@ -403,7 +408,8 @@ def raise_level(c: Any, kind: int, value: float) -> None:
 @njit
 def above_level(c: Any, kind: int) -> float:
     """Return what the level of this lead adds to a score."""
-    return float(LEVEL_PART * (LEVEL_EVEN - max(c.level[kind], LEVEL_LEAST)))
+    level = min(max(c.level[kind], LEVEL_LEAST[kind]), LEVEL_MOST[kind])
+    return float(LEVEL_PART[kind] * (LEVEL_EVEN[kind] - level))
 
 
 @njit
@@ -418,7 +424,8 @@ def judge(
     """Judge a beat at once and the one before it in hindsight, learn its shape, and write the result to `out`."""
     at = c.start_n + (beat[B_FIDUCIAL] + c.trace_delay - c.start_raw) / c.decimation
     shape, before, room = work[:SHAPE], work[SHAPE : SHAPE + P_POINTS], work[SHAPE + P_POINTS : SHAPE + P_POINTS + ROOM]
-    x, later = out[R_FEATURES:R_LATER], out[R_LATER:RESULT]
+    x, later, curves = out[R_FEATURES:R_LATER], out[R_LATER:R_CURVES], out[R_CURVES:RESULT]
+    rest = work[SHAPE + P_POINTS + ROOM :]
     stretch(c, trace, at - BEFORE_S * c.analysis_rate, shape)
     stretch(c, trace, at - P_BEFORE_S * c.analysis_rate, before)
     width = width_ms(c, trace, np.int64(round(at)))
@@ -427,7 +434,13 @@ def judge(
     if c.judged > 0 and beat[B_RESTART] == 0.0:
         features_later(c, trace, beat, shape, x, room, later)
         out[R_BEFORE_AT] = c.held_sample
-        value = score(model, VENTRICULAR_LATER, later)
+        fine, curve = rest[: beat_net.FINE], rest[beat_net.FINE : beat_net.FINE + CURVE]
+        stretch(c, trace, c.held_at - beat_net.BEGIN_S * c.analysis_rate, fine)
+        beat_net.halve(fine, curve)
+        beat_net.learn_usual(c, curve, c.held_usual == 1)
+        beat_net.compare(c, curve, curves)
+        seen = beat_net.ventricular(model.net, curves, later, rest[beat_net.FINE + CURVE :])
+        value = NET_PART * seen + (1.0 - NET_PART) * score(model, VENTRICULAR_LATER, later)
         out[R_BEFORE_V] = value + above_level(c, 1)
         if c.shape_serial[c.held_slot] == c.held_serial:
             out[R_BEFORE_V] += opinion(c, 1, c.held_slot)
@@ -450,4 +463,5 @@ def judge(
     c.held_interval = interval_of(c, beat)
     c.held_slot = which
     c.held_serial = c.shape_serial[which]
+    c.held_usual = 1 if which == c.dominant else 0
     c.judged += 1

@@ -84,11 +84,14 @@ def decide(p: Any, slot: int) -> int:
 
 
 @njit
-def run_length(p: Any) -> int:
-    """Return how many beats the ventricular run up to the newest beat has; `HISTORY` - 1 means that or more."""
+def run_length(p: Any, ago: int) -> int:
+    """Return how many beats the ventricular run up to the newest beat has, or up to the beat `ago` before it.
+
+    `HISTORY` - 1 - `ago` means that or more.
+    """
     run = 0
     most = min(p.beats, HISTORY - 1)
-    for k in range(most - 1, -1, -1):
+    for k in range(most - 1, ago - 1, -1):
         slot = (p.beats - 1 - k) % HISTORY
         run = run + 1 if chance_of(p, slot) > (RUN_CHANCE if run >= 2 else 0.5) else 0
     return run

@@ -25,7 +25,7 @@ from edgeward.clinic.monitor.records import GAIN_UV, RecordError, Recording, rea
 
 WINDOW_S = 0.150  # ANSI/AAMI EC57
 BEATS = frozenset("NLRBAaJSVrFejnE/fQ?")  # WFDB annotation codes that are beats
-VENTRICULAR = frozenset("VE")
+VENTRICULAR = frozenset("VEr")  # and R on T
 SUPRAVENTRICULAR = frozenset("AaJS")
 #: Fusion, paced and unclassifiable beats may be called either way without penalty (EC57, 4.3.3).
 EITHER = frozenset("F/fQ?")

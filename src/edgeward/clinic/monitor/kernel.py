@@ -17,7 +17,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.beats import FEATURES, R_BEFORE_AT, R_FEATURES, R_LATER, R_WIDTH, RESULT, judge
+from edgeward.clinic.monitor.beat_net import INPUTS
+from edgeward.clinic.monitor.beats import FEATURES, R_BEFORE_AT, R_CURVES, R_FEATURES, R_LATER, R_WIDTH, RESULT, judge
 from edgeward.clinic.monitor.compiled import bare
 from edgeward.clinic.monitor.detector import (
     B_ENERGY,
@@ -54,13 +55,14 @@ BEAT = np.dtype(
         ("features", "f8", (HELD,)),
         ("later_of", "f8"),  # sample of this lead's beat before, -1: none
         ("later", "f8", (FEATURES,)),  # its features in hindsight
+        ("curves", "f4", (INPUTS,)),  # and its curve beside the usual one (``beat_net``)
     ]
 )
 
 _PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
 
 _SOURCES = ("compiled", "state", "filters", "qrs_model", "jumps", "front_end", "candidate", "detector", "beats",
-            "beat_model", "ectopy", "unrest", "atrial", "fibrillation", "voting", "patient", "listening",
+            "beat_model", "beat_net", "ectopy", "unrest", "atrial", "fibrillation", "voting", "patient", "listening",
             "rhythm", "kernel")  # fmt: skip
 
 
@@ -160,6 +162,8 @@ def take_beats(
                 t.features[k] = more[R_FEATURES + k]
             for k in range(FEATURES):
                 t.later[k] = more[R_LATER + k]
+            for k in range(INPUTS):
+                t.curves[k] = more[R_CURVES + k]
             heard += 1
         taken[lead] += 1
 

@@ -183,19 +183,19 @@ def on_beat(
     p.heart_rate = mean_rate(p, 0.0)
     count = switch(p, who, block, ASYSTOLE, False, fiducial, at, 0.0, out, count)
     count = switch(p, who, block, PAUSE, False, fiducial, at, 0.0, out, count)
-    # -- ventricular runs: at once
-    run = run_length(p)
-    if run == 0:
-        p.normals += 1
-    else:
-        p.normals = 0
-        if run < HISTORY - 1:
-            p.run_onset = p.times[(p.beats - run) % HISTORY]
+    # -- ventricular runs: at once, or one beat later where only hindsight sees that the last beats were one
+    run, ago = run_length(p, 0), 0
+    p.normals = p.normals + 1 if run == 0 else 0
     p.run = run
-    restless = run >= RUN_BEATS and is_restless(p, own, traces[p.row + lead], run)
+    if run == 0:
+        run, ago = run_length(p, 1), 1
+    if 0 < run < HISTORY - 1 - ago:
+        p.run_onset = p.times[(p.beats - ago - run) % HISTORY]
+    restless = run >= RUN_BEATS and is_restless(p, own, traces[p.row + lead], run + ago)
     beats = p.ventricular_tachycardia_beats
-    if run >= (min(beats + RESTLESS_BEATS, HISTORY - 1) if restless else beats):
-        span = (fiducial - p.times[(p.beats - beats) % HISTORY]) / p.rate
+    if run >= (min(beats + RESTLESS_BEATS, HISTORY - 1 - ago) if restless else beats):
+        last = p.beats - ago
+        span = (p.times[(last - 1) % HISTORY] - p.times[(last - beats) % HISTORY]) / p.rate
         rate = 60.0 * (beats - 1) / span if span > 0.0 else 0.0
         if rate >= p.ventricular_tachycardia_rate and p.active[VF] == 0:
             count = switch(p, who, block, VT, True, p.run_onset, at, rate, out, count)

@@ -44,6 +44,7 @@ SHAPE = 32  # points of a beat's shape, 8 ms apart
 P_POINTS = 25  # points of what comes before a QRS, 8 ms apart
 HELD = 30  # features of a beat that are known at once
 LATER = 8  # and those that its successor tells
+CURVE = 46  # points of a whole beat with its P and T wave, 16 ms apart
 CANDIDATES = 16
 PATTERN = 19  # points of a QRS in its band, about 12 ms apart
 PAST_S = 0.5  # of samples without pulses: a candidate is judged within 0.35 s, and what it began with lies before it
@@ -192,6 +193,9 @@ CHANNEL = np.dtype(
         ("p_spread", "f8"),  # what differs from beat to beat, mV^2
         ("p_count", "i8"),
         ("p_like", "f8"),  # running likeness of usual beats to it
+        # -- the usual beat as a whole
+        ("usual", "f8", (CURVE,)),
+        ("usual_count", "i8"),
         # -- the beat that waits for its successor
         ("judged", "i8"),
         ("held", "f8", (HELD,)),  # its features
@@ -202,6 +206,7 @@ CHANNEL = np.dtype(
         ("held_interval", "f8"),
         ("held_slot", "i4"),
         ("held_serial", "i8"),
+        ("held_usual", "i4"),  # it has the dominant shape
         # -- judged twice a second
         ("lead_off", "i4"),  # the device says so
         ("flat", "i4"),
