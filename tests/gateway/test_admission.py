@@ -145,6 +145,21 @@ def _more_than(some: list[tuple[Item, bool]], count: int) -> bool:
     return len(some) > count
 
 
+def test_people_hear_of_objects_in_the_order_in_which_they_came(door: Door) -> None:
+    """Also of one that Python took in, while the sender does not pause."""
+    peer, uids = Spoken(door, *CONTEXTS), [f"1.2.3.{number}" for number in range(60)]
+    for number, uid in enumerate(uids):
+        deflated = number % 20 == 0  # not looked into by the library
+        data = encode(frame(20, 20, uid=uid, seed=number), False, True, deflated=deflated) or b""
+        message = request(dimse.C_STORE, UltrasoundImageStorage, data_set=True, uid=uid)
+        peer.send(5 if deflated else 1, message, data)
+
+    until(lambda: len(door.admitted) == len(uids))
+
+    assert [item.sop_instance_uid for item, _ in door.admitted] == uids
+    peer.socket.close()
+
+
 def test_what_comes_again_is_the_item_it_was(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     peer, image = Spoken(door, *CONTEXTS), frame(30, 30, seed=3)
     lane_of(door).forbid(Reason.OWING)  # the first time Python takes it in

@@ -109,7 +109,8 @@ class Express:
         Ended, Gone, TooSlow, Broken, Interrupted
             If there will be none.
         """
-        code = self._exchange() if self._request is not None else self._take()
+        answered = self._request is not None
+        code = self._exchange() if answered else self._take()
         if self._conn.admitted:
             self._take_note(code)
         if code == Code.MESSAGE:
@@ -117,7 +118,7 @@ class Express:
         elif code == Code.COMMAND:
             self._buffers = pool.take()
         elif code == Code.WAIT:
-            if not self._conn.begun:
+            if not self._conn.begun and not (answered and self._conn.store):
                 self._let_go()
         elif code == Code.FULL:
             self._store_large(code)

@@ -436,5 +436,7 @@ int ew_exchange(struct ew_conn *conn, struct ew_record *record) {
     const int code = ew_send(conn, conn->answer, conn->answer_size);
     conn->answer_size = 0;
     if (record && record->path) record->file_error = ew_write_file(record->path, record->content, record->content_size);
+    /* People are to hear of that record before another one is admitted: the caller comes back at once. */
+    if (!code && record && conn->store) return WAIT;
     return code ? code : take_messages(conn);
 }
