@@ -47,7 +47,8 @@ _log = logging.getLogger("edgeward.gateway.dicom")
 OUT_OF_RESOURCES = 0xA700
 _REFRESH_S = 0.5
 _ABORT_S = 2.0  # for the threads of aborted associations to end
-_TOGETHER, _TOGETHER_S = 16, 0.003  # small objects whose rows are made at once, if they come within this time
+# Small objects whose rows are made at once, if they come within this time: many in a stream of them, at once if alone.
+_TOGETHER, _STREAM_S, _ALONE_S = 16, 0.01, 0.001
 _LOOK_S = 10.0
 
 
@@ -182,7 +183,7 @@ class DicomDoor:
     def _keep_collecting(self) -> None:
         while self._reception.lane is not None:
             try:
-                self._reception.collect(enough=_TOGETHER, seconds=_LOOK_S, later_s=_TOGETHER_S)
+                self._reception.collect(enough=_TOGETHER, seconds=_LOOK_S, stream_s=_STREAM_S, alone_s=_ALONE_S)
             except Exception as error:
                 # Only the type: the text of an unforeseen error may quote a data set.
                 _log.error("what was received could not be taken note of yet: %s", type(error).__name__)

@@ -54,6 +54,7 @@ class Reception:
         self._to_write: dict[str, bytes] = {}  # of the compiled admission, until it is known what they are
         self._told: Callable[[str, Item, bool], None] = _to_nobody
         self._hurry: Callable[[], object] | None = None  # lets `keep_settling` settle now
+        self._collected_s = 0.0
         self.lane: Lane | None = None  # the compiled admission, if it is open
 
     def begin(
@@ -147,19 +148,24 @@ class Reception:
             lane.close()
             self.journal.drain()
 
-    def collect(self, *, enough: int, seconds: float, later_s: float) -> None:
+    def collect(self, *, enough: int, seconds: float, stream_s: float, alone_s: float) -> None:
         """Wait for what the compiled admission takes, and take note of it; let it take more.
 
         Parameters
         ----------
-        enough, later_s
-            Objects that are taken note of together, if they come within this time.
+        enough
+            Objects that are taken note of together, if they come soon enough.
         seconds
             To wait for the first one at most.
+        stream_s, alone_s
+            To wait for more: when others came just before, and else.
         """
         lane = self.lane
-        if lane is None or not lane.wait(enough, seconds, later_s):
+        if lane is None or not lane.wait(1, seconds, 0):
             return
+        more_s = stream_s if time.monotonic() - self._collected_s < 2 * stream_s else alone_s
+        lane.wait(enough, 0, more_s)
+        self._collected_s = time.monotonic()
         try:
             self.grant()
             self.journal.make_room()
