@@ -62,6 +62,7 @@ def test_a_whole_door_under_the_sanitizers_does_what_python_does(
         "EDGEWARD_TEST_CFLAGS": " ".join(SANITIZERS),
         "LD_PRELOAD": runtime,
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
+        "EDGEWARD_TEST_PATIENCE": "10",  # everything takes several times as long
         "PYTHONMALLOC": "malloc",  # so that its memory is watched too
     }
 

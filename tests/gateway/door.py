@@ -147,7 +147,7 @@ def connect(door: Door, folder: Path | None, port: int = 0) -> socket.socket:
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait for a condition."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * float(os.environ.get("EDGEWARD_TEST_PATIENCE", "1"))
     while not condition():
         assert time.monotonic() < end, "the condition did not come true in time"
         time.sleep(0.01)
