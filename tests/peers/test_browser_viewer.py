@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 import pytest_asyncio
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 from tests.peers.test_browser import Visit, fresh_page, item_where, opened
 from tests.support.synthetic import SyntheticHospital, make_item
 
@@ -298,31 +298,40 @@ async def test_a_series_is_one_stack_that_the_wheel_goes_through(visit: Visit, p
         one, jpeg = make_item(3, "outside")
         one = msgspec.structs.replace(
             one, item_id=f"{number:032x}", modality="CT", series_instance_uid="1.9.7", study_instance_uid="1.9", patient_id="S-1",
-            instance_number=str(41 - number), received_ns=one.received_ns + number,
+            instance_number=str(number + 1), received_ns=one.received_ns + number,
         )  # fmt: skip
         await hospital.add(one, jpeg)
         slices.append(one)
+        hospital.deep.add(one.item_id)
 
     await page.goto(visit.url + "/images?modality=CT")
     await expect(page.locator("tr[data-key]")).to_have_count(1)
     await expect(page.locator("tr[data-key]")).to_contain_text("40 images of a series")
+
+    async def slow(route: Route) -> None:  # the series is known before its picture has come
+        await page.wait_for_selector("[data-stack]")
+        await route.continue_()
+
+    await page.route("**/frames/*", slow)
     await page.locator(".row-link").click()
 
     pane = page.locator(".pane")
-    await expect(pane).to_have_attribute("data-frame", "0")  # the newest has the lowest number here
-    await expect(page.locator("[data-said]")).to_contain_text("image 1 of 40")
+    await expect(page.locator("[data-corner]")).to_contain_text("C 2048")
+    await page.unroute("**/frames/*")
+    await expect(pane).to_have_attribute("data-frame", "39")
+    await expect(page.locator("[data-said]")).to_contain_text("image 40 of 40")
     await expect(page.locator("[data-another]")).to_be_hidden()
     await page.locator("[data-stage]").hover()
-    await page.mouse.wheel(0, 120)
-    await expect(pane).to_have_attribute("data-frame", "3")
-    await page.keyboard.press("PageDown")
-    await expect(pane).to_have_attribute("data-frame", "13")
-    await expect(page.locator("[data-said]")).to_contain_text("image 14 of 40")
+    await page.mouse.wheel(0, -120)
+    await expect(pane).to_have_attribute("data-frame", "36")
+    await page.keyboard.press("PageUp")
+    await expect(pane).to_have_attribute("data-frame", "26")
+    await expect(page.locator("[data-said]")).to_contain_text("image 27 of 40")
     assert hospital.frame_queries[-1].item_id != slices[-1].item_id
     await expect(page.locator("[data-another]")).to_be_visible()
     await page.locator("[data-open]").click()
     await page.wait_for_url(f"**/images/{slices[26].item_id}*")
-    await expect(pane).to_have_attribute("data-frame", "13")
+    await expect(pane).to_have_attribute("data-frame", "26")
 
 
 async def test_two_images_of_one_patient_stand_side_by_side_and_zoom_together(visit: Visit, page: Page) -> None:

@@ -83,7 +83,7 @@ export class Pane extends EventTarget {
     this.root.dataset.stack = "";
     this.cine.lay();
     head(this);
-    this.draw();
+    this.go(this.frame); // the picture may still be on its way, asked for under its old number
   }
 
   /** A person goes on by so many images; a pane beside this one may follow. */
