@@ -7,6 +7,7 @@ import contextlib
 import gzip
 from collections.abc import AsyncIterator
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import httpx
 import pytest
@@ -221,8 +222,25 @@ async def test_an_object_without_study_is_kept_and_told_without_a_path(web: Web)
     assert "00081190" not in told
 
 
-async def test_an_answer_in_xml_is_not_offered(web: Web) -> None:
-    headers = {"Content-Type": CONTENT, "Accept": "application/dicom+xml"}
+async def test_the_answer_may_be_wanted_in_xml(web: Web) -> None:
+    image = breast_image(rows=16, columns=16)
+    headers = {"Content-Type": CONTENT, "Accept": "application/dicom+xml, application/dicom+json;q=0.5"}
+
+    answer = await web.client().post("/studies", content=body(image), headers=headers)
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/dicom+xml")
+    name = {"n": "http://dicom.nema.org/PS3.19/models/NativeDICOM"}
+    told = ET.fromstring(answer.content)
+    path = "./n:DicomAttribute[@keyword='ReferencedSOPSequence']/n:Item[@number='1']/n:DicomAttribute"
+    values = {one.get("keyword"): one.findtext("n:Value", "", name) for one in told.findall(path, name)}
+    assert values["ReferencedSOPInstanceUID"] == image.SOPInstanceUID
+    assert values["RetrieveURL"].endswith(image.SOPInstanceUID)
+    again = await web.client().post("/studies", content=body(image), headers={**headers, "Accept": "*/*"})
+    assert again.headers["content-type"] == "application/dicom+json"
+
+
+async def test_an_answer_in_anything_else_is_not_offered(web: Web) -> None:
+    headers = {"Content-Type": CONTENT, "Accept": "text/html, application/dicom+json;q=0"}
 
     answer = await web.client().post("/studies", content=body(breast_image(rows=16, columns=16)), headers=headers)
 

@@ -107,6 +107,12 @@ def accepted(request: Request) -> Accepted:
     )
 
 
+def accept_json(request: Request) -> None:
+    """Raise 406 unless the client takes DICOM JSON."""
+    if not accepted(request).any_of("application/dicom+json", "application/json"):
+        raise HTTPException(406, "the answer is application/dicom+json; XML is not offered")
+
+
 def dicom_syntaxes(kinds: Accepted, *, single: bool) -> Syntaxes:
     """Return in which transfer syntaxes a client takes objects.
 

@@ -18,8 +18,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from edgeward.gateway.accept import accept_json
 from edgeward.gateway.matching import BadKey, Match, matcher
-from edgeward.gateway.stow import accept_json
 from edgeward.privacy.catalogue import EXAMINED, Catalogue, Entry, Level
 
 MOST = 5000  # results in one answer

@@ -18,8 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from edgeward.gateway.accept import accepted
 from edgeward.gateway.dataset import NotUnderstood
 from edgeward.gateway.multipart import MultipartError, PartBegin, PartData, PartEnd, Splitter, media_type
+from edgeward.gateway.native_xml import native_xml
 from edgeward.gateway.part10 import FileArrival
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.reception import Reception
@@ -35,6 +37,7 @@ OUT_OF_RESOURCES = 0xA700
 PROCESSING_FAILURE = 0x0110
 CANNOT_UNDERSTAND = 0xC000
 _TYPES = ("application/dicom",)
+_JSON, _XML = "application/dicom+json", "application/dicom+xml"
 _PARTS = 100_000  # of one request
 _AT_ONCE = 1 << 20  # bytes handed to the disk in one piece
 
@@ -62,7 +65,9 @@ class Stow:
 
     async def store(self, request: Request) -> Response:
         """Serve ``POST studies`` and ``POST studies/{study}``."""
-        accept_json(request)
+        kind = accepted(request).best_of(_JSON, "application/json", _XML)
+        if kind is None:
+            raise HTTPException(406, "the answer is application/dicom+json or application/dicom+xml")
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise HTTPException(415, "the body must not be compressed", {"Accept-Encoding": "identity"})
         splitter = _splitter(request)
@@ -94,7 +99,7 @@ class Stow:
                 await part.abort()
         if not outcome.known:
             raise HTTPException(400, "there is no object in the request")
-        return outcome.response()
+        return outcome.response(_XML if kind == _XML else _JSON)
 
     async def _end(self, part: _Part, outcome: _Outcome, peer: WebPeer) -> None:
         """Admit the object of a part that is complete, and note how that went."""
@@ -209,7 +214,7 @@ class _Outcome:
         else:
             self._other.append(reason)
 
-    def response(self) -> Response:
+    def response(self, kind: str) -> Response:
         """Return the answer: 200 if all were stored, 202 if some, 409 if none (PS3.18, 10.5.3.1)."""
         body: dict[str, Any] = {}
         study = self.study or (next(iter(self._studies)) if len(self._studies) == 1 else "")
@@ -220,17 +225,9 @@ class _Outcome:
                 body[tag] = {"vr": "SQ", "Value": items}
         bad = self._failed or self._other
         status = 200 if not bad else 202 if self._stored else 409
-        return JSONResponse(body, status, media_type="application/dicom+json")
-
-
-def accept_json(request: Request) -> None:
-    """Raise 406 unless the client takes DICOM JSON."""
-    accept = request.headers.get("accept", "*/*") or "*/*"
-    for one in accept.split(","):
-        with_name = one.partition(";")[0].strip().lower()
-        if with_name in ("*/*", "application/*", "application/json", "application/dicom+json"):
-            return
-    raise HTTPException(406, "the answer is application/dicom+json; XML is not offered")
+        if kind == _XML:
+            return Response(native_xml(body), status, media_type=_XML)
+        return JSONResponse(body, status, media_type=_JSON)
 
 
 def _reference(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
