@@ -253,7 +253,13 @@ class Intake:
                     except DatabaseError as error:
                         _log.warning("the rows of acknowledged items stay in the intake log: %s", error)
                 for one in news:
-                    self.told(one)
+                    self._tell(one)
+
+    def _tell(self, one: Fresh) -> None:
+        try:
+            self.told(one)
+        except Exception as error:  # whoever reads is not to suffer; the item is driven from the journal
+            _log.error("an item could not be told of: %s", type(error).__name__)
 
     def _decided(self, arrived: list[Arrived]) -> list[Fresh]:
         """Enter what came among the items that are on their way to the file."""
