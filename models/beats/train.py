@@ -228,7 +228,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--dry", action="store_true", help="cross-validate only; write no model")
-    parser.add_argument("--keep", type=Path, default=Path("folds"), help="folder for the models of the folds")
+    parser.add_argument("--keep", type=Path, default=Path("build/beats"), help="folder for the models of the folds")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     found = sorted(p.stem for p in args.directory.glob("*.hea"))
