@@ -334,6 +334,30 @@ async def test_a_series_is_one_stack_that_the_wheel_goes_through(visit: Visit, p
     await expect(pane).to_have_attribute("data-frame", "26")
 
 
+async def test_no_verdict_is_given_while_another_image_of_the_series_is_shown(visit: Visit, page: Page) -> None:
+    hospital = visit.hospital
+    for number in range(3):
+        one, jpeg = make_item(3, "benign")
+        one = msgspec.structs.replace(
+            one, item_id=f"{number:032x}", series_instance_uid="1.9.8", study_instance_uid="1.8", patient_id="S-2", instance_number=str(number)
+        )  # fmt: skip
+        await hospital.add(one, jpeg)
+    await page.goto(f"{visit.url}/images/{1:032x}")
+    pane = page.locator(".pane")
+    await expect(pane).to_have_attribute("data-stack", "")
+    await page.keyboard.press("]")
+    await expect(page.locator("[data-another]")).to_be_visible()
+
+    await page.locator("button[value=confirm]").click()
+
+    await expect(page.locator("#toast")).to_contain_text("Nothing was decided")
+    await expect(pane).to_have_attribute("data-frame", "1")
+    assert hospital.verdicts == []
+    await page.locator("button[value=confirm]").click()
+    await page.wait_for_url("**done=confirm*")
+    assert [verdict.item_id for verdict in hospital.verdicts] == [f"{1:032x}"]
+
+
 async def test_two_images_of_one_patient_stand_side_by_side_and_zoom_together(visit: Visit, page: Page) -> None:
     hospital = visit.hospital
     first = item(hospital, item_where(hospital, lambda f: f.suspicious))

@@ -1,6 +1,8 @@
 // The image page around the viewer: the correction's labels, one verdict per click, a page that becomes more.
 
 import { want } from "./link.js";
+import { toast } from "./main.js";
+import { ready, t } from "./texts.js";
 
 const main = document.getElementById("main");
 want({ item: main.dataset.item });
@@ -23,6 +25,13 @@ if (correct && correction) {
 }
 const form = document.querySelector("[data-verdict]");
 form?.addEventListener("submit", (event) => {
+  // A verdict is of the image of this page. Who has another of its series before her is shown this one first.
+  if (document.querySelector("#viewer .pane:first-child [data-another]:not([hidden])")) {
+    event.preventDefault();
+    document.dispatchEvent(new Event("show-own"));
+    ready.then(() => toast(t("viewer.own_first"), { failed: true }));
+    return;
+  }
   if (event.submitter?.value.startsWith("correct") && !form.querySelector("input[name=label]:checked")) {
     event.preventDefault();
     correction.querySelector("input").focus();

@@ -224,6 +224,7 @@ const root = document.getElementById("viewer");
 if (root) {
   ready.then(() => {
     const viewer = new Viewer(root);
+    document.addEventListener("show-own", () => { const [own] = viewer.panes; own.cine.stop(); own.go(own.best); });
     document.addEventListener("page-refreshed", ({ detail: page }) => {
       const fresh = page.getElementById("viewer")?.dataset.view;
       if (fresh && fresh !== root.dataset.view) { root.dataset.view = fresh; viewer.panes[0].update(JSON.parse(fresh)); }
