@@ -2,7 +2,7 @@
 
 Each patient's ECG is a chain of half minutes: sinus rhythm, one event, sinus rhythm again. Packets of one second go over
 the bus at a steady pace; when this process was stopped, or the bus was away, it makes up for it, as a device does by
-docs/protocols/waveform.md: it is let in once somebody listens, sends the last two packets from before the break again,
+docs/protocols/waveform.md: it is let in once somebody listens, sends the last five packets from before the break again,
 and then what it kept. It ends by itself, or at SIGTERM; then it writes the truth: every event, when every packet was
 sent, and what became of it.
 
@@ -177,7 +177,7 @@ class Ward:
 class Line:
     """The devices' connection: what is sent while it is away is kept, and goes first, in order, once it is back."""
 
-    AGAIN = 2  # packets of each patient that are sent once more: they may have been on their way when it broke
+    AGAIN = 5  # packets of each patient that are sent once more: they may have been on their way when it broke
 
     def __init__(self, home: Home) -> None:
         self._home, self._settings = home, load(home.root)

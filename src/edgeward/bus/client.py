@@ -17,7 +17,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from edgeward.bus import bulk
+from edgeward.bus import bulk, reading
 from edgeward.messages import M, Message, MessageError, Refused, decode, decode_one_of, encode
 
 _log = logging.getLogger("edgeward.bus")
@@ -158,6 +158,11 @@ class Bus:
     def full(self) -> bool:
         """Whether bulk subscriptions bring more than is read: we are behind."""
         return self._bulk is not None and self._bulk.reading.full
+
+    def gather(self, seconds: float = reading.GATHER_S) -> None:
+        """Take what bulk subscriptions bring together for so long: whoever is in no hurry need not wake so often."""
+        if self._bulk is not None:
+            self._bulk.reading.gather_s = seconds
 
     async def subscribe_bulk(self, subject: str, handler: Callable[[bulk.Batch], None]) -> None:
         """Call `handler` with all subjects and payloads that arrived together, in order.

@@ -1,7 +1,8 @@
 """When a connection that brings a stream of small messages is read: for a few milliseconds' worth at once.
 
-Responsible for pausing the connection's socket after a read for `GATHER_S`, while what comes waits in the kernel. One
-wake-up then takes some dozen messages. A connection that is behind is not paused. Parsing is ``bulk``.
+Responsible for pausing the connection's socket after a read for `GATHER_S`, or for as long as is said, while what comes
+waits in the kernel. One wake-up then takes some dozen messages. A connection that is behind is not paused. Parsing is
+``bulk``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Reading:
     """
 
     def __init__(self, client: Client, loop: asyncio.AbstractEventLoop) -> None:
+        self.gather_s = GATHER_S
         self._client = client
         self._loop = loop
         self._paused: Any = None  # the transport that is paused
@@ -49,7 +51,7 @@ class Reading:
             return
         transport.pause_reading()
         self._paused = transport
-        self._loop.call_later(GATHER_S, self._resume)
+        self._loop.call_later(self.gather_s, self._resume)
 
     @property
     def full(self) -> bool:

@@ -28,7 +28,7 @@ from edgeward.waveform import FLAG_LAST
 BUFFER_S = 30.0
 """What a device keeps while it cannot send; older packets are dropped and leave a visible gap."""
 
-SENT_AGAIN = 2
+SENT_AGAIN = 5
 """Packets sent once more after a connection broke: with QoS 0 nobody says whether they arrived. Copies are known."""
 
 _KEEPALIVE_S = 10

@@ -19,6 +19,8 @@ from edgeward.bus.bulk import Batch
 from edgeward.bus.process import GO
 from edgeward.bus.role import RoleContext
 
+#: Whoever only keeps what comes need not wake for each packet.
+GATHER_S = 0.1
 #: As much as a restart takes up at most when the monitor was not away for long, and the time until one that hangs is
 #: ended.
 KEPT_S = 35.0
@@ -78,6 +80,7 @@ async def stand_by(context: RoleContext) -> bool:
     memory = Memory()
     await context.bus.subscribe_bulk(subjects.WAVE_ALL, memory.take)
     await context.bus.flush()
+    context.bus.gather(GATHER_S)
     await asyncio.to_thread(_load)
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
@@ -89,6 +92,7 @@ async def stand_by(context: RoleContext) -> bool:
     word.cancel()
     if not word.done() or word.cancelled() or word.result() != GO:
         return False
+    context.bus.gather()
     memories[context] = memory
     return True
 
