@@ -134,6 +134,7 @@ async def test_a_process_that_stands_by_takes_over_and_another_one_stands_by(
 ) -> None:
     monkeypatch.setattr(module, "STANDBY_AFTER_S", 0.1)
     home, settings = new_home(tmp_path / "home")
+    settings.monitor.standby = True
     site = Supervisor(home, settings, ("monitor",))
     await site.start()
     try:
@@ -163,6 +164,7 @@ async def test_a_process_that_stood_by_and_died_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(module, "STANDBY_AFTER_S", 0.1)
     home, settings = new_home(tmp_path / "home")
+    settings.monitor.standby = True
     site = Supervisor(home, settings, ("monitor",))
     await site.start()
     try:

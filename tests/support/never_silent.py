@@ -249,6 +249,7 @@ async def scene(root: Path, patients: int, monkeypatch: pytest.MonkeyPatch) -> A
     clock = Clock(root / "clock")
     monkeypatch.setenv("EDGEWARD_TEST_CLOCK", str(root / "clock"))
     home, settings = new_home(root / "home")
+    settings.monitor.standby = True
     now = time.time_ns()
     Registry(home).add(
         [

@@ -28,9 +28,13 @@ def free_port() -> int:
 
 
 def new_home(path: Path, **sections: dict[str, object]) -> tuple[Home, Settings]:
-    """Initialise a site in `path`, with all ports chosen free; `sections` override settings."""
+    """Initialise a site in `path`, with all ports chosen free; `sections` override settings.
+
+    No process stands by for its monitor: starting one more takes seconds from whatever is tested.
+    """
     home = Home(path)
     settings = Settings()
+    settings.monitor.standby = False
     settings.bus.port, settings.bus.mqtt_port = free_port(), free_port()
     settings.dicom.port, settings.dicom.legacy_port = free_port(), free_port()
     settings.mllp.port, settings.mllp.legacy_port = free_port(), free_port()

@@ -1,7 +1,7 @@
 """The `monitor` role: waveforms and numerics from the bus in, alarms and numbers out.
 
 Responsible for putting its rooms together and for their loops: packets at once, time four times a second, numbers twice
-a second, the check of the alarm system every four. What is decided is decided elsewhere: ``intake`` (what is measured),
+a second, the check of the alarm system every two. What is decided is decided elsewhere: ``intake`` (what is measured),
 ``engine`` (alarms), ``escalation`` (who is told), ``publisher`` (how they leave), ``screens``, ``desk`` (answers),
 ``restart``.
 """
