@@ -317,6 +317,37 @@ def test_a_flat_line_near_the_baseline_is_also_an_asystole_but_a_saturated_one_i
     assert not ecg.run(x, 250).raised("asystole")
 
 
+def relaxing(size, time_constant_s, hidden_s):
+    """20 s of a heart, then 1 s of saturation and an amplifier that relaxes; it shows no beat for `hidden_s`."""
+    x = ecg.regular(75, 250, 60) + ecg.noise(250, 60, 0.01)
+    t = np.arange(40 * 250) / 250
+    after = np.where(t < hidden_s, ecg.noise(250, 40, 0.01), x[20 * 250 :])
+    x[20 * 250 :] = np.where(t < 1.0, size, after + size * np.exp(-np.clip(t - 1.0, 0, None) / time_constant_s))
+    return np.clip(x, -32.7, 32.7)
+
+
+@pytest.mark.parametrize("size", [5.0, -10.0, 32.7])
+@pytest.mark.parametrize("time_constant_s", [1.0, 2.0, 5.0])
+def test_an_amplifier_that_relaxes_without_beats_is_a_lead_that_cannot_be_read(size, time_constant_s):
+    result = ecg.run(relaxing(size, time_constant_s, hidden_s=8.0), 250)
+    assert 20 <= result.raised("all_leads_off")[0][1] <= 24.1
+    assert "asystole" not in result.codes()
+
+
+@pytest.mark.parametrize("size", [5.0, 32.7])
+@pytest.mark.parametrize("time_constant_s", [0.5, 1.0, 5.0])
+def test_a_heart_that_does_not_come_back_after_it_is_an_asystole(size, time_constant_s):
+    result = ecg.run(relaxing(size, time_constant_s, hidden_s=40.0), 250)
+    assert 20 <= result.raised("asystole")[0][1] <= 40.0
+
+
+@pytest.mark.parametrize("size", [5.0, -10.0, 32.7])
+def test_beats_on_a_relaxing_amplifier_are_beats(size):
+    result = ecg.run(relaxing(size, 2.0, hidden_s=1.0), 250)
+    assert "asystole" not in result.codes()
+    assert len(result.beats) >= 71
+
+
 def test_when_the_first_lead_dies_the_second_one_keeps_counting():
     x = ecg.regular(75, 250, 60)
     y = 0.7 * x

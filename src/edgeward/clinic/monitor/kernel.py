@@ -61,9 +61,9 @@ BEAT = np.dtype(
 
 _PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
 
-_SOURCES = ("compiled", "state", "filters", "qrs_model", "jumps", "front_end", "candidate", "detector", "beats",
-            "beat_model", "beat_net", "ectopy", "unrest", "atrial", "fibrillation", "voting", "patient", "listening",
-            "rhythm", "kernel")  # fmt: skip
+_SOURCES = ("compiled", "state", "filters", "qrs_model", "jumps", "front_end", "candidate", "detector",
+            "beats", "beat_model", "beat_net", "ectopy", "unrest", "unrest_model", "atrial", "fibrillation",
+            "voting", "patient", "listening", "rhythm", "kernel")  # fmt: skip
 
 
 def _stamp() -> int:

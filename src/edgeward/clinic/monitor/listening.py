@@ -17,6 +17,10 @@ from edgeward.clinic.monitor.state import MASK
 
 FLAT_S = 1.5  # lead off must be told within 2 s (docs/findings.md "Clinical numbers")
 RAIL_S = 0.3
+#: An amplifier that relaxes: half second by half second at least so far one way, never faster, and so far in all.
+#: Breath moves an electrode to and fro by a millivolt; relaxation goes one way. After the longest it is no reason.
+RELAX_LEAST_MV, RELAX_SLACK_MV, RELAXED_MV = 0.1, 0.05, 1.2
+RELAX_TICKS, RELAX_MOST_TICKS = 3, 24
 NOISE_POINTS = 80
 POOR_QUALITY = 0.25
 SILENT_S = 2.5
@@ -32,8 +36,9 @@ def judge_lead(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64])
     """
     rate = c.analysis_rate
     overdue = c.interval_count == 0 or c.n - c.beat_n > 1.5 * c.interval  # a slow heart is flat between its beats
+    judge_recovery(c)
     c.flat = 1 if c.same >= FLAT_S * c.rate and overdue else 0
-    c.saturated = 1 if c.railed >= RAIL_S * c.rate else 0
+    c.saturated = 1 if c.railed >= RAIL_S * c.rate or c.recovering == 1 else 0
     if c.lead_off == 1 or c.flat == 1 or c.saturated == 1:
         c.quality = 0.0
         return
@@ -50,6 +55,31 @@ def judge_lead(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64])
     c.noise_level = scratch[used // 2]
     reference = max(c.sharpness, 0.05) if c.learned == 1 else 0.3
     c.quality = min(1.0, max(0.0, 1.25 - 2.5 * c.noise_level / reference))
+
+
+@njit
+def judge_recovery(c: Any) -> None:
+    """Judge, twice a second, whether an amplifier relaxes after saturation without showing a beat.
+
+    Nobody can say then whether the heart beats: the lead cannot be read, which is told, and an asystole is not. A beat
+    ends it; so does a signal that lies still, and then a heart that stands still is told after its usual time.
+    """
+    now = c.last_raw * c.scale
+    step = now - c.raw_level
+    same_way = step * c.raw_step > 0.0 and abs(step) <= abs(c.raw_step) + RELAX_SLACK_MV
+    c.raw_level, c.raw_step = now, step
+    if not same_way or abs(step) < RELAX_LEAST_MV or c.lead_off == 1:
+        c.relaxing = 0
+        c.relaxed = 0.0
+    else:
+        if c.relaxing == 0:
+            c.relaxing_n = c.n
+        c.relaxing += 1
+        c.relaxed += abs(step)
+    recovering = RELAX_TICKS <= c.relaxing <= RELAX_MOST_TICKS and c.relaxed >= RELAXED_MV and c.beat_n <= c.relaxing_n
+    if c.recovering == 1 and not recovering:
+        c.recovered_n = c.n
+    c.recovering = 1 if recovering else 0
 
 
 @njit

@@ -135,7 +135,7 @@ class Sleeper:
         stroke = strokes(beats, kinds)
         for event in events:
             stroke += self._happen(x, event)
-        moving, drawn = self._move(n)
+        moving, drawn = self.move(n)
         t = np.arange(n) / ECG_HZ
         for lead in range(self.leads):
             x[lead] += drawn[lead] + rng.normal(0.0, self._muscle, n)
@@ -211,11 +211,12 @@ class Sleeper:
         weak = float(rng.uniform(0.0, 0.4))
         return [Pulse(float(at), weak) for at in times] if event.kind == "ventricular_tachycardia" else []
 
-    def _move(self, n: int) -> tuple[Signal, Signal]:
-        """Return how strongly the patient moves, and what each lead shows of it."""
+    def move(self, n: int, per_hour: float | None = None) -> tuple[Signal, Signal]:
+        """Return how strongly the patient moves in the next `n` samples, and what each lead shows of it, in mV."""
         rng = self._rng
         moving, drawn = np.zeros(n), np.zeros((self.leads, n))
-        for _ in range(rng.poisson(self._per_hour * n / ECG_HZ / 3600.0)):
+        often = self._per_hour if per_hour is None else per_hour
+        for _ in range(rng.poisson(often * n / ECG_HZ / 3600.0)):
             a = int(rng.integers(0, max(1, n - ECG_HZ)))
             size = min(int(min(rng.lognormal(1.9, 0.6), 30.0) * ECG_HZ), n - a)
             height = min(float(rng.lognormal(-1.0, 0.7)), 2.5)

@@ -52,7 +52,7 @@ from edgeward.clinic.monitor.patient import (
     VT,
     switch,
 )
-from edgeward.clinic.monitor.unrest import is_restless
+from edgeward.clinic.monitor.unrest import doubt, is_restless
 
 TICK_S = 0.5
 #: A beat is known at most this long after its R (p99 in docs/physiology.md), so silence counts from here.
@@ -60,8 +60,12 @@ REPORT_S = 0.35
 RATE_WINDOW_S = 6.0  # a step 80 -> 120 or 80 -> 40 is shown fully within 7 s
 #: A run of three (IEC 60601-2-27 leaves the number to the maker) is told; it is a tachycardia by the patient's limits.
 RUN_BEATS = 3
-#: Where the signal moves about, a tachycardia is told after so many more beats: late, but never not at all.
-RESTLESS_BEATS = 3
+#: A run is told while the log odds of movement (``unrest.doubt``) are below this.
+RUN_CALM = -0.5
+#: A tachycardia is told after so many more beats where it may be movement, and after still more where it most likely
+#: is: late, but never not at all. The curve is in docs/physiology.md, "Movement".
+DOUBTFUL, RESTLESS_BEATS = 0.0, 3
+MOVING, MOVING_BEATS = 1.5, 9
 COUPLET_S = 10.0  # a couplet is an event: its condition holds so long after the last one
 VT_OVER_BEATS = 3
 VT_OVER_S = 3.0
@@ -191,15 +195,16 @@ def on_beat(
         run, ago = run_length(p, 1), 1
     if 0 < run < HISTORY - 1 - ago:
         p.run_onset = p.times[(p.beats - ago - run) % HISTORY]
-    restless = run >= RUN_BEATS and is_restless(p, own, traces[p.row + lead], run + ago)
+    moves = doubt(p, own, traces[p.row + lead], run + ago, scratch) if run >= RUN_BEATS else 0.0
     beats = p.ventricular_tachycardia_beats
-    if run >= (min(beats + RESTLESS_BEATS, HISTORY - 1 - ago) if restless else beats):
+    more = 0 if moves < DOUBTFUL else RESTLESS_BEATS if moves < MOVING else MOVING_BEATS
+    if run >= (min(beats + more, HISTORY - 1 - ago) if more else beats):
         last = p.beats - ago
         span = (p.times[(last - 1) % HISTORY] - p.times[(last - beats) % HISTORY]) / p.rate
         rate = 60.0 * (beats - 1) / span if span > 0.0 else 0.0
         if rate >= p.ventricular_tachycardia_rate and p.active[VF] == 0:
             count = switch(p, who, block, VT, True, p.run_onset, at, rate, out, count)
-    if run >= RUN_BEATS and not restless and p.active[VF] == 0:
+    if run >= RUN_BEATS and moves < RUN_CALM and p.active[VF] == 0:
         count = switch(p, who, block, V_RUN, True, p.run_onset, at, float(run), out, count)
     if p.normals >= VT_OVER_BEATS:
         count = switch(p, who, block, VT, False, fiducial, at, 0.0, out, count)
@@ -310,6 +315,8 @@ def on_tick(
         if c.lead_off == 0 and c.saturated == 0:
             seen += 1
     choose_lead(p, channels)
+    if channels[p.row + p.primary].recovered_n == channels[p.row + p.primary].n:
+        p.anchor = max(p.anchor, at)  # what could not be read proves nothing
     p.quality = channels[p.row + p.primary].quality
     everything = (1 << p.leads) - 1
     if off != p.off_mask and p.active[LEAD_OFF] == 1:

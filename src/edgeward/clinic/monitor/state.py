@@ -211,6 +211,13 @@ CHANNEL = np.dtype(
         ("lead_off", "i4"),  # the device says so
         ("flat", "i4"),
         ("saturated", "i4"),
+        ("raw_level", "f8"),  # mV, at the last tick
+        ("raw_step", "f8"),  # and its change in the tick before
+        ("relaxing", "i4"),  # ticks for which the raw signal has been relaxing one way
+        ("relaxed", "f8"),  # mV since then
+        ("relaxing_n", "i8"),  # analysis sample at which that began
+        ("recovering", "i4"),  # an amplifier relaxes after saturation, and shows no beat
+        ("recovered_n", "i8"),  # where that ended
         ("quality", "f8"),  # 0..1
         ("noise_level", "f8"),  # mV
     ]
