@@ -348,6 +348,32 @@ def test_beats_on_a_relaxing_amplifier_are_beats(size):
     assert len(result.beats) >= 71
 
 
+def moved(size, seed, height, until):
+    """Low beats, eight seconds of movement far larger than they are, then low beats until the end, or none."""
+    rng, rate, seconds = np.random.default_rng(seed), 250, 60
+    beats = np.arange(0.7, until, 0.8)
+    x = ecg.beats_at(beats, rate, seconds, height=height, t=0.1) + rng.normal(0, 0.008, seconds * rate)
+    movement = np.convolve(rng.normal(0, 1, x.size), np.hanning(25), "same")
+    t = np.arange(x.size) / rate
+    return x + size * movement / movement.std() * ((t > 30) & (t < 38)), rate
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", [1.0, 2.0, 4.0])
+@pytest.mark.parametrize("height", [0.25, 0.4])
+def test_low_beats_are_seen_again_soon_after_a_movement(height, size, seed):
+    x, rate = moved(size, seed, height, 59)
+    beats = ecg.run(x, rate).beats
+    assert beats[beats > 38.3][0] < 41.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("size", [1.0, 4.0])
+def test_a_heart_that_stops_in_a_movement_is_an_asystole(size, seed):
+    x, rate = moved(size, seed, 0.4, 36)
+    assert "asystole" in ecg.run(x, rate).codes()
+
+
 def test_when_the_first_lead_dies_the_second_one_keeps_counting():
     x = ecg.regular(75, 250, 60)
     y = 0.7 * x

@@ -35,6 +35,7 @@ REFRACTORY_S = 0.165  # 300/min is 200 ms; two bumps of one wide QRS are closer 
 VETO_MOST_S = 2.5
 OWN = 0.93  # so like a known pattern, a candidate needs no other argument; its height may have changed at once
 SURE = 8.0  # log-odds of a beat that nothing speaks against
+CREST_S = 2.0  # over which a beat that is overdue must stand out
 CREST_MV = 0.5
 T_EARLIEST_S = 0.25  # the ventricle is refractory until then in a slow rhythm
 T_EXCESS = 2.5
@@ -91,7 +92,21 @@ def sort_eight(values: NDArray[np.float64], out: NDArray[np.float64]) -> None:
 
 
 @kernel
-def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
+def mean_since(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) -> float:
+    """Return the mean energy up to a candidate since the last beat, of two seconds at most.
+
+    The mean of the front end fades: what moved some seconds ago would hide small beats for as long as an asystole takes.
+    """
+    last = np.int64(cand[0])
+    first = max(last - np.int64(CREST_S * c.analysis_rate), c.beat_peak_n + c.window, c.start_n)
+    total = 0.0
+    for j in range(first, last + 1):
+        total += abs(band[j & MASK] - band[(j - 2) & MASK])
+    return 0.5 * c.analysis_rate * total / max(1, last + 1 - first)
+
+
+@kernel
+def is_beat(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], back: bool) -> int:
     """Return 0 if the candidate is a QRS, else why not.
 
     1 too small, 2 refractory, 3 below threshold, 4 T wave, 5 too early and unlike, 6 no crest, 7 artefact; `judge_peak`
@@ -143,6 +158,7 @@ def is_beat(c: Any, cand: NDArray[np.float64], back: bool) -> int:
         and height < CREST_MV
         and energy < c.crest * c.mean_energy_now
         and energy < c.crest_noise * max(c.noise, 0.1 * c.signal)
+        and (overdue <= 0.0 or energy < c.crest * mean_since(c, band, cand))
     ):
         return 6
     return 0
@@ -236,7 +252,7 @@ def learn(c: Any, band: NDArray[np.float32], beats: NDArray[np.float64], count: 
     c.sharpness = sharpest
     early = c.rejected  # nothing writes there meanwhile
     for i in range(found):
-        if is_beat(c, early[i], False) == 0:
+        if is_beat(c, band, early[i], False) == 0:
             count = report(c, band, early[i], SURE, beats, count)
     return count
 
@@ -262,7 +278,7 @@ def judge_peak(
         if c.rejected_count < CANDIDATES:
             keep(c, cand)
         return count
-    why = is_beat(c, cand, False)
+    why = is_beat(c, band, cand, False)
     odds = SURE
     if why == 0 and c.beats >= 4:
         gather(c, band, cand, cand[CANDIDATE:])
@@ -299,7 +315,7 @@ def look_back(
         return count
     for k in range(CANDIDATE):
         cand[k] = c.rejected[best, k]
-    if is_beat(c, cand, True) == 0:
+    if is_beat(c, band, cand, True) == 0:
         return report(c, band, cand, SURE, beats, count)
     c.rejected[best, 1] = -1.0  # judged; the threshold falls for new candidates only
     return count
