@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from edgeward.clinic.monitor.unrest_model import CHILD, FEATURE, LEAF, ROOT, THRESHOLD
 from tests.support import ecg
 
 from edgeward.clinic.monitor.patient import PATIENT
 from edgeward.clinic.monitor.rhythm import DOUBTFUL, MOVING
 from edgeward.clinic.monitor.state import CHANNEL, MASK, RING
 from edgeward.clinic.monitor.unrest import FACTS, UNKNOWN, doubt, is_restless
+from edgeward.clinic.monitor.unrest_model import CHILD, FEATURE, LEAF, ROOT, THRESHOLD
 
 RATE = 250
 LENGTH_S = 8

@@ -95,7 +95,7 @@ def sort_eight(values: NDArray[np.float64], out: NDArray[np.float64]) -> None:
 def mean_since(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) -> float:
     """Return the mean energy up to a candidate since the last beat, of two seconds at most.
 
-    The mean of the front end fades: what moved some seconds ago would hide small beats for as long as an asystole takes.
+    The mean of the front end fades: what moved some seconds ago would hide low beats for as long as an asystole takes.
     """
     last = np.int64(cand[0])
     first = max(last - np.int64(CREST_S * c.analysis_rate), c.beat_peak_n + c.window, c.start_n)
