@@ -151,7 +151,7 @@ import numpy as np, onnxruntime
 from edgeward import cli
 from edgeward.bus import role
 
-def run_role(*_):
+def run_role(*_, **__):
     session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
     (asked,) = session.get_inputs()
     shape = [size if isinstance(size, int) else 1 for size in asked.shape]

@@ -22,6 +22,7 @@ from edgeward import log
 from edgeward.bus import subjects
 from edgeward.bus.client import BusError, NoAnswer
 from edgeward.bus.role import RoleContext
+from edgeward.bus.tasks import end
 from edgeward.gateway.engines import Engines, Gate, Lost
 from edgeward.gateway.lateness import explain, stuck_in
 from edgeward.gateway.quarantine import Quarantine
@@ -94,9 +95,7 @@ class Dispatcher:
 
     async def stop(self) -> None:
         """Stop at once; open rows are taken up at the next start."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         self._disk.shutdown(wait=True)
 
     def admitted(self, item: Item, is_new: bool) -> None:

@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute
 
 from edgeward.bus import subjects
 from edgeward.bus.role import RoleContext
+from edgeward.bus.tasks import end
 from edgeward.gateway import fhir_routes, pcd01
 from edgeward.gateway.commitment import Commitment
 from edgeward.gateway.dimse import DimseService
@@ -114,9 +115,7 @@ class Workflow:
 
     async def close(self) -> None:
         """Close the door and the order book, and end what goes on in the background."""
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await end(self._background)
         await self.mllp.close()
         await asyncio.to_thread(self.book.close)
 

@@ -22,6 +22,7 @@ from edgeward import log
 from edgeward.bus import subjects
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
+from edgeward.bus.tasks import end
 from edgeward.clinic.imaging.destination import Delivered, Destination, Watcher
 from edgeward.clinic.imaging.fhir import FhirSink, tls_context
 from edgeward.clinic.imaging.hl7 import Hl7Sink
@@ -161,11 +162,7 @@ class Deliver(Watcher):
         self._stopping = True
         if self._answering:  # what the ledger takes in is told; what takes longer is asked for again
             await asyncio.wait(set(self._answering), timeout=_LAST_ANSWERS_S)
-        left = {*self._tasks, *self._answering}
-        while left:  # asyncio.wait_for may swallow a cancellation before Python 3.12 (gh-86296): ask until it is heard
-            for task in left:
-                task.cancel()
-            _, left = await asyncio.wait(left, timeout=0.2)
+        await end({*self._tasks, *self._answering})
         await asyncio.gather(*(destination.sink.close() for destination in self._destinations))
         self._workshop.close()
         self._ledger_thread.shutdown(wait=True)

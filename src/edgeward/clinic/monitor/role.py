@@ -22,6 +22,7 @@ from edgeward.bus.bulk import Batch
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
 from edgeward.bus.stored import Stored, TwoWays
+from edgeward.bus.tasks import end
 from edgeward.clinic.monitor import intake, restart, signals, standby
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.bank import warm_up
@@ -529,6 +530,5 @@ async def run(context: RoleContext) -> None:
     for task in work:
         if task.done():
             task.result()
-        task.cancel()
-    await asyncio.gather(*work, return_exceptions=True)
+    await end({stopping, *work})
     await role.close()

@@ -21,6 +21,7 @@ from edgeward.bedside import Notice, NoticeReport
 from edgeward.bus import subjects
 from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
+from edgeward.bus.tasks import end
 from edgeward.clinic.imaging.fhir import tls_context
 from edgeward.clinic.imaging.sink import Interrupted, Rejected, Unreachable
 from edgeward.clinic.notices.receivers import (
@@ -123,11 +124,7 @@ class Notices:
 
     async def stop(self) -> None:
         """Stop at once; what is under way is taken up at the next start."""
-        left = set(self._tasks)
-        while left:  # asyncio may swallow a cancellation (gh-86296): ask until it is heard
-            for task in left:
-                task.cancel()
-            _, left = await asyncio.wait(left, timeout=0.2)
+        await end(self._tasks)
         await asyncio.gather(*(receiver.close() for receiver in self._receivers.values()))
         self._thread.shutdown(wait=True)
         self._store.close()

@@ -22,6 +22,7 @@ from typing import Any
 from edgeward.bedside import ObservationQuery, Observed, RecentQuery, StripQuery, TrendQuery
 from edgeward.bus import subjects
 from edgeward.bus.role import RoleContext
+from edgeward.bus.tasks import end
 from edgeward.clinic.recorder import observed, packing, trends
 from edgeward.clinic.recorder.answers import Answers
 from edgeward.clinic.recorder.archive import Archive
@@ -297,8 +298,6 @@ async def run(context: RoleContext, system: SystemTime | None = None) -> None:
         for task in done - {stop}:
             task.result()  # it never ends by itself: tell why
     finally:
-        for task in (*tasks, stop):
-            task.cancel()
-        await asyncio.gather(*tasks, stop, return_exceptions=True)
+        await end((*tasks, stop))
         await recorder.finish()
         recorder.close()
