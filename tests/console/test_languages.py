@@ -67,6 +67,11 @@ def test_an_unknown_alarm_is_shown_as_it_is() -> None:
     assert languages.alarm_text("en", "spo2_low", {}) == "spo2_low"
 
 
+def test_a_value_off_the_scale_of_its_device_is_said_to_be_so() -> None:
+    args = {"parameter": "glucose", "value": 1.1, "unit": "mmol/L", "limit": 3.0, "bound": "below"}
+    assert languages.alarm_text("en", "parameter_low", args) == "Glucose < 1.1 mmol/L: below 3"
+
+
 def test_a_missing_value_shows_as_a_dash_not_as_a_number() -> None:
     assert languages.alarm_text("en", "asystole", {}) == "Asystole: no beat for — s"
 

@@ -123,6 +123,10 @@ def readable(language: str, args: Mapping[str, object]) -> dict[str, object]:
     unit = words.get("unit")
     if isinstance(unit, str):
         words["unit"] = UNITS.get(unit, unit)
+    mark = {"below": "<", "above": ">"}.get(str(words.get("bound", "")))
+    value = words.get("value")
+    if mark and isinstance(value, (int, float)):  # off the device's scale
+        words["value"] = f"{mark} {value:g}"
     why = words.get("reason")
     if isinstance(why, str):
         words["reason"] = reason(language, why)

@@ -35,7 +35,9 @@ const UNITS = { "/min": "/min", "mm[Hg]": "mmHg", Cel: "°C", "1": "" };
 /** UCUM as people read it. */
 export const unitText = (unit) => UNITS[unit] ?? unit;
 
-const readable = (args) => ({ ...args, ...("parameter" in args ? { parameter: word("parameter", args.parameter) } : {}), ...("unit" in args ? { unit: unitText(args.unit) } : {}), ...("reason" in args ? { reason: reasonText(args.reason) } : {}) });
+export const BOUND = { below: "< ", above: "> " }; // off the device's scale
+
+const readable = (args) => ({ ...args, ...(args.bound in BOUND ? { value: `${BOUND[args.bound]}${args.value}` } : {}), ...("parameter" in args ? { parameter: word("parameter", args.parameter) } : {}), ...("unit" in args ? { unit: unitText(args.unit) } : {}), ...("reason" in args ? { reason: reasonText(args.reason) } : {}) });
 
 /** What an alarm says; an unknown code is shown as it is, never hidden. */
 export function alarmText(alarm) {

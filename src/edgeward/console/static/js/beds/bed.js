@@ -4,7 +4,7 @@ import { link, want, state, siteNow } from "../link.js";
 import { t, word, duration, ready } from "../texts.js";
 import { readFrame } from "../trace.js";
 import { Tile, alarmOrder } from "./tile.js";
-import { NONE, beyond, heart, byName, number, parameterName, rank, unitText } from "./values.js";
+import { NONE, beyond, heart, byName, number, parameterName, rank, shown, unitText } from "./values.js";
 import { Trends } from "./trend.js";
 
 const id = document.getElementById("main").dataset.one;
@@ -52,7 +52,7 @@ function values(now) {
     const cells = row(vital);
     const there = vital.v !== null && !vital.stale;
     const sign = beyond(vital);
-    cells.value.textContent = there ? `${sign ? `${sign} ` : ""}${number(vital.p, vital.v)} ${unitText(vital.unit)}`.trim() : NONE;
+    cells.value.textContent = there ? `${sign ? `${sign} ` : ""}${shown(vital)} ${unitText(vital.unit)}`.trim() : NONE;
     for (const priority of ["high", "medium", "low"]) cells.value.classList.toggle(`value-${priority}`, vital.pr === priority);
     cells.limits.textContent = limitsText(vital);
     cells.age.textContent = vital.stale ? t("bed.stale_value", { age: duration(vital.age + now - heardAt) }) : vital.age ? duration(vital.age + now - heardAt) : "—";

@@ -5,7 +5,7 @@ import { t, has, word, alarmShort, alarmText, duration } from "../texts.js";
 import { Sweep } from "../trace.js";
 import { siteNow } from "../link.js";
 import { acknowledge, busy, pause } from "../actions.js";
-import { NONE, beyond, byName, heart, isValue, news2, number, pressure } from "./values.js";
+import { NONE, beyond, byName, heart, isValue, news2, pressure, shown } from "./values.js";
 
 export const SITE = "site.alarms"; // alarms of the site itself come as those of a bed
 const RANK = { high: 0, medium: 1, low: 2 };
@@ -85,10 +85,10 @@ export class Tile {
     const pulse = !isValue(rate) && isValue(vitals.pulse_rate) ? vitals.pulse_rate : null;
     const main = pulse ?? rate;
     this.set("hr-label", pulse ? t("bed.pr") : t("bed.hr"));
-    this.value("hr", isValue(main) ? number("heart_rate", main.v) : NONE, { pr: main.pr, sign: beyond(main), none: !isValue(main) });
+    this.value("hr", isValue(main) ? shown(main, "heart_rate") : NONE, { pr: main.pr, sign: beyond(main), none: !isValue(main) });
     for (const [name, key] of [["spo2", "spo2"], ["rr", "respiratory_rate"], ["temp", "temperature"]]) {
       const vital = vitals[key];
-      this.value(name, isValue(vital) ? number(key, vital.v) : vital ? NONE : "", { pr: vital?.pr, sign: beyond(vital), none: !isValue(vital) });
+      this.value(name, isValue(vital) ? shown(vital, key) : vital ? NONE : "", { pr: vital?.pr, sign: beyond(vital), none: !isValue(vital) });
     }
     const bp = pressure(vitals);
     this.set("bp-label", t(`bed.${bp.kind}`));

@@ -1,7 +1,7 @@
 // Values of patients for reading: which, in what order, with how many digits. Pure: no page, no clock.
 // A value that is stale, invalid or not there is never a number.
 
-import { t, has, unitText } from "../texts.js";
+import { t, has, unitText, BOUND } from "../texts.js";
 
 export { unitText };
 
@@ -24,6 +24,9 @@ export function number(name, value) {
   if (name === "supplemental_oxygen" && has(`oxygen.${value}`)) return t(`oxygen.${value}`);
   return value.toFixed(DECIMALS[name] ?? 0);
 }
+
+/** Text of a value; "> 33" where the device only knows that it is more. */
+export const shown = (vital, name = vital.p) => `${BOUND[vital.bound] ?? ""}${number(name, vital.v)}`;
 
 export const isValue = (vital) => Boolean(vital) && vital.v !== null && !vital.stale;
 
