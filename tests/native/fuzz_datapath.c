@@ -2,7 +2,8 @@
  *
  * Each stream is sent three times, in other pieces and with other room: what is taken of it must be the same, nothing
  * may be written outside the memory that was given, and what was not taken must still be there. A fourth time what is
- * ordinary is admitted (admission.c): as many messages are taken, each is answered, and its slot comes back.
+ * ordinary is admitted (admission.c; large.c, compiled beside this): as many messages are taken, each is answered, its slot
+ * comes back, and no file stays but those of what was admitted.
  */
 #define _GNU_SOURCE
 #include "../../src/edgeward/native/datapath.c"
@@ -10,8 +11,10 @@
 #include <assert.h>
 #include <signal.h>
 #include <stdio.h>
+#include <dirent.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 static uint64_t state;
 static uint32_t rnd(uint32_t below) {
@@ -100,7 +103,27 @@ static uint64_t mix(uint64_t hash, const uint8_t *p, uint64_t count) {
 
 static struct ew_store *store;
 static struct ew_log log_file;
-static uint64_t admitted, owed;
+static uint64_t admitted, long_ones;
+static char vault[] = "/tmp/fuzz-datapath-XXXXXX";
+
+/* Make, or empty and remove, the folders of the vault's files. Return how many files there were. */
+static int folders(int make) {
+    int count = 0;
+    for (int number = 0; number < 256; number++) {
+        char path[300], name[600];
+        snprintf(path, sizeof path, "%s/%02x", vault, number);
+        if (make) { assert(!mkdir(path, 0700)); continue; }
+        DIR *const folder = opendir(path);
+        assert(folder);
+        for (struct dirent *one; (one = readdir(folder));) {
+            if (one->d_name[0] == '.') continue;
+            snprintf(name, sizeof name, "%s/%s", path, one->d_name);
+            assert(!unlink(name)), count++;
+        }
+        closedir(folder), assert(!rmdir(path));
+    }
+    return count;
+}
 
 static void open_store(void) {
     store = calloc(1, sizeof *store);
@@ -109,7 +132,6 @@ static void open_store(void) {
     log_file.sync = calloc(1, sizeof *log_file.sync);
     assert(log_file.sync && !ew_sync_begin(log_file.sync));
     log_file.size = 1 << 20, store->active = &log_file, store->crowded = 1 << 20;
-    strcpy(store->folder, "/proc/self/nothing/"); /* a file cannot be written there: it is owed */
 }
 
 /* Empty the slots as the caller does. Return how many there were. */
@@ -118,7 +140,8 @@ static int emptied(void) {
     const int count = ew_drain(store, numbers, SLOTS);
     for (int i = 0; i < count; i++) {
         const struct ew_slot *const slot = &store->slots[numbers[i]];
-        assert(slot->log == &log_file && slot->size > 112 && slot->size <= ROW && slot->row[0] == 'R' && slot->file_error);
+        long_ones += log_file.alone, log_file.alone = 0;
+        assert(slot->log == &log_file && slot->size > 112 && slot->size <= ROW && slot->row[0] == 'R');
     }
     ew_give(store, numbers, count);
     return count;
@@ -132,10 +155,12 @@ static struct outcome play(int admitting) {
     struct outcome out = {.hash = 1469598103934665603u};
     const uint32_t room = 1 + rnd(rnd(2) ? 200 : 40000);
     const uint32_t headroom = admitting && rnd(4) ? 600 : 0;
-    uint8_t *const ahead = malloc(AHEAD), *const all = malloc(headroom + room), *const space = all + headroom; /* exactly so much: the sanitizer is the guard */
+    const uint32_t chunk = room + (headroom ? rnd(headroom) : 0); /* of an object that goes to a file of its own */
+    uint8_t *const ahead = malloc(AHEAD), *const all = malloc(headroom + chunk), *const space = all + headroom; /* exactly so much: the sanitizer is the guard */
     const struct ew_kind kind = {CLASS, (const uint8_t *)"before", (const uint8_t *)"after", (const uint8_t *)"row", rnd(9) ? sizeof CLASS - 1 : 3, 6, 5, 3};
     const uint64_t out_size = rnd(9) ? 48 * 1024 : 4096;
-    uint8_t *const head = malloc(BLOCK), *const sealed = malloc(out_size);
+    uint8_t *const head = malloc(BLOCK), *const sealed = aligned_alloc(BLOCK, out_size);
+    struct ew_large *const large = calloc(1, sizeof *large);
     const int32_t stop = 0;
     uint64_t answered = 0, expected = 0;
     struct ew_conn *const conn = calloc(1, sizeof *conn);
@@ -144,11 +169,13 @@ static struct outcome play(int admitting) {
     conn->wanted[0] = 0x00080005, conn->wanted[1] = 0x00080016, conn->wanted[2] = 0x00080018;
     conn->syntax[1] = WALK_EXPLICIT;
     if (admitting) {
-        log_file.end = BLOCK, store->room = rnd(9) ? 1 << 20 : 9000, store->closed = !rnd(20);
+        log_file.end = BLOCK, store->room = rnd(9) ? 64 << 20 : rnd(99) ? -1 : 9000, store->closed = !rnd(20);
         conn->store = store, conn->ciphers = ew_ciphers_new(), conn->kinds = &kind, conn->kind[1] = 1;
         conn->head = head, conn->out = sealed, conn->out_size = out_size, conn->stop = &stop;
         conn->headroom = headroom, conn->small = 40000, conn->max_length = rnd(9) ? 0 : 30;
         assert(conn->ciphers);
+        large->root = rnd(50) ? vault : "/nowhere", large->chunk = chunk, large->handle = -1;
+        conn->large = slowly ? NULL : large; /* it waits for what is to come, and nobody else sends */
     }
     size_t sent = 0;
     for (int turns = 0;; turns++) {
@@ -158,33 +185,38 @@ static struct outcome play(int admitting) {
             const size_t piece = slowly ? 1 + rnd(rnd(2) ? 300 : 20000) : size, left = size - sent;
             const ssize_t did = send(ends[1], stream + sent, piece < left ? piece : left, MSG_NOSIGNAL | MSG_DONTWAIT);
             if (did > 0) sent += (size_t)did;
+            if (sent == size && conn->large) shutdown(ends[1], SHUT_WR), sent++;
         }
         conn->patience_ms = sent > size ? 0 : 1;
         conn->room = conn->begun ? space : NULL, conn->room_size = room;
         const int code = ew_take(conn);
-        if (admitting) {
+        if (admitting && conn->store) {
             uint8_t said[4096];
-            if (code == OWED) ew_owed(store, conn->slot), owed++, assert(conn->owed_size <= out_size);
             assert(emptied() == conn->admitted && !log_file.busy && !store->pending && store->spare == SLOTS);
             out.messages += conn->admitted, admitted += (uint64_t)conn->admitted, expected += (uint64_t)conn->admitted;
             const ssize_t got = recv(ends[1], said, sizeof said, MSG_DONTWAIT);
             if (got > 0) answered += (uint64_t)got;
-            if (code == OWED) continue;
+            assert(large->handle < 0 || code == FULL || code == MESSAGE || code == OTHER);
+            if (large->index) assert(conn->room == space - large->meta && conn->filled <= chunk && large->pending <= out_size);
         }
-        assert(conn->at <= conn->end && conn->end <= AHEAD && conn->filled <= room && conn->size <= conn->limit);
+        assert(conn->at <= conn->end && conn->end <= AHEAD && conn->filled <= chunk && conn->size <= conn->limit);
+        if (admitting) { /* what the library leaves is the caller's to its end */
+            ew_large_drop(large);
+            conn->store = code == FULL ? NULL : store;
+        }
         if (code == FULL || code == MESSAGE) {
-            out.hash = mix(out.hash, space, conn->filled);
-            if (code == FULL && !conn->filled) break;
+            if (!admitting) out.hash = mix(out.hash, space, conn->filled);
+            if (code == FULL && !conn->filled && !admitting) break;
             if (code == MESSAGE) {
                 out.messages++;
                 out.hash = mix(out.hash, (const uint8_t *)conn->sop_instance, (uint64_t)conn->instance_size);
-                if (conn->walked)
+                if (conn->walked && conn->room == space)
                     for (int i = 0; i < 3; i++) assert(conn->value_size[i] == UNDEFINED || (uint64_t)conn->value_at[i] + conn->value_size[i] <= conn->filled);
             }
             conn->filled = 0;
         } else if (code != WAIT && code != COMMAND) {
             out.code = code;
-            if (conn->begun) out.hash = mix(out.hash, space, conn->filled);
+            if (conn->begun && !admitting) out.hash = mix(out.hash, space, conn->filled);
             const int within = conn->pdu_left && !conn->begun; /* known without a look at what follows */
             if (code == OTHER && !within) out.hash = mix(out.hash, conn->ahead + conn->at, 1); /* left for the other reader */
             break;
@@ -192,7 +224,7 @@ static struct outcome play(int admitting) {
     }
     if (admitting) ew_ciphers_free(conn->ciphers);
     assert(!expected || answered == expected * (answered / expected)); /* one as long as the other */
-    free(ahead), free(all), free(head), free(sealed), free(conn), close(ends[0]), close(ends[1]);
+    free(ahead), free(all), free(head), free(sealed), free(large), free(conn), close(ends[0]), close(ends[1]);
     return out;
 }
 
@@ -200,6 +232,8 @@ int main(int count, char **words) {
     const double seconds = count > 1 ? atof(words[1]) : 2;
     state = count > 2 ? strtoull(words[2], NULL, 10) | 1 : 88172645463325252u;
     open_store();
+    assert(mkdtemp(vault));
+    folders(1);
     uint64_t rounds = 0, whole = 0, others = 0;
     for (const int64_t end = now_ns(CLOCK_MONOTONIC) + (int64_t)(seconds * 1e9); now_ns(CLOCK_MONOTONIC) < end; rounds++) {
         build();
@@ -217,7 +251,9 @@ int main(int count, char **words) {
         }
         whole += (uint64_t)first.messages, others += first.code == OTHER;
     }
-    printf("%llu streams, %llu messages, %llu handed on, %llu admitted, %llu owed\n", (unsigned long long)rounds, (unsigned long long)whole, (unsigned long long)others, (unsigned long long)admitted, (unsigned long long)owed);
+    const unsigned long long files = (unsigned long long)folders(0);
+    assert(files == long_ones && !rmdir(vault));
+    printf("%llu streams, %llu messages, %llu handed on, %llu admitted, %llu of them in files\n", (unsigned long long)rounds, (unsigned long long)whole, (unsigned long long)others, (unsigned long long)admitted, files);
     close(log_file.handle), free(log_file.sync), free(store);
     return 0;
 }

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from edgeward.messages import ItemsQuery
-from edgeward.privacy import intake
+from edgeward.privacy import intake, plainrow
 from edgeward.privacy.database import DatabaseError, DatabaseFull
 from edgeward.privacy.items import CONFLICT, Identity, NewItem
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.lane import Arrived
 from edgeward.privacy.vault import FileVault, StoredObject, read
 
 KEY = SiteKey(bytes(32))
@@ -275,3 +276,95 @@ def test_a_row_that_cannot_be_written_is_kept_and_nothing_more_is_taken(journal:
     assert journal.turn() is not None
     journal.admit(new_item(200))
     assert journal.counts()["admitted"] == 101
+
+
+class Handed:
+    """What the compiled admission hands over, and what it was given back."""
+
+    waiting = True
+
+    def __init__(self, *numbers: int) -> None:
+        self.coming = [Arrived(number, admitted_there(number)) for number in numbers]
+        self.back: list[int] = []
+
+    def take(self) -> list[Arrived]:
+        coming, self.coming = self.coming, []
+        return coming
+
+    def give(self, arrived: list[Arrived]) -> None:
+        self.back += [one.slot for one in arrived]
+
+    def close(self) -> None:
+        self.waiting = False
+
+
+def admitted_there(number: int) -> bytes:
+    """What the compiled admission says of `new_item`."""
+    new, common = new_item(number), plainrow.common("ct1", "1.2.840.1", "1.2.840.2")
+    assert common is not None
+    numbers = (plainrow.MARK, 0, new.received_ns, new.deadline_ns, new.stored_ns, 100)
+    ids = (number.to_bytes(12, "big"), os.urandom(16), os.urandom(32), new.digest)
+    uid = new.sop_instance_uid.encode()
+    return plainrow._HEAD.pack(*numbers, *ids) + common + bytes([len(uid)]) + uid
+
+
+def test_what_was_handed_over_while_the_file_could_not_be_read_comes_with_the_next(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed = Handed(1, 2)
+    monkeypatch.setattr(journal._intake, "lane", handed)
+
+    def unreadable(*_: object) -> None:
+        raise DatabaseError("disk I/O error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal._db, "peek", unreadable)
+        with pytest.raises(DatabaseError):
+            journal.drain()
+    assert handed.back == []
+
+    journal.drain()
+    assert handed.back == [1, 2]
+    assert sum(journal.counts().values()) == 2
+
+
+def test_a_read_that_fails_in_the_middle_keeps_what_was_decided(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.admit(new_item(1))  # so that each is looked up alone
+    handed, real, left = Handed(1, 2, 3), journal._db.peek, [2]
+
+    def peek(*query: object) -> object:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise DatabaseError("disk I/O error")
+        return real(*query)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(journal._intake, "lane", handed)
+    with monkeypatch.context() as broken:
+        broken.setattr(journal._db, "peek", peek)
+        with pytest.raises(DatabaseError):
+            journal.drain()
+    decided = list(handed.back)
+    journal.drain()
+
+    assert decided == [1, 2]
+    assert handed.back == [1, 2, 3]
+    assert sum(journal.counts().values()) == 3
+
+
+def test_nobody_waits_for_the_same_object_of_another_association(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = journal.begin(new_item(1))
+    assert isinstance(other, intake.Admission)
+    handed = Handed(1, 2)
+    monkeypatch.setattr(journal._intake, "lane", handed)
+
+    journal.drain()
+    assert handed.back == []
+
+    other.failed(OSError(errno.EIO, "an error of the disk"))
+    journal.drain()
+    assert handed.back == [1, 2]
+    assert sum(journal.counts().values()) == 2

@@ -1,4 +1,4 @@
-"""The compiled data path (`datapath.c`, `admission.c`): loaded if it is there, and the memory that it works on.
+"""The compiled data path (`datapath.c` and its neighbours): loaded if it is there, and the memory that it works on.
 
 Responsible for finding and verifying the library and for the structures shared with it. Not responsible for what is
 done with it (``gateway.express``, ``privacy.intakelog``) or for compiling it (``native.build``).
@@ -17,6 +17,8 @@ import sysconfig
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.backends.openssl.backend import backend as openssl
 
 LIBRARY = Path(__file__).with_name(f"_datapath-{sysconfig.get_platform()}.so")
 TAGS = 32
@@ -37,12 +39,12 @@ class Code(IntEnum):
     NOT_KEPT = 9
     NOT_SENT = 10
     NOT_TAKEN = 11
-    OWED = 12
 
 
+_VECTORS = 0x30100000  # the version of OpenSSL
 SLOTS = 256  # objects that the compiled admission took and that have no row yet
-SALT, KEY = 16, 32
-_FOLDER = 1024
+SALT, KEY, TAG = 16, 32, 16
+_NAME = 8
 NOT_WALKED, EXPLICIT, IMPLICIT = 1, 2, 3  # how the data sets of a presentation context are looked at
 ABSENT = 0xFFFFFFFF
 
@@ -65,17 +67,19 @@ class Record(ctypes.Structure):
 
 
 class Log(ctypes.Structure):
-    """``struct ew_log``: one file of the intake log."""
+    """``struct ew_log``: one file that is appended to."""
 
     _fields_ = (
         ("sync", ctypes.c_void_p),
         ("end", ctypes.c_uint64),
         ("size", ctypes.c_uint64),
         ("busy", ctypes.c_uint64),
+        ("alone", ctypes.c_uint64),
         ("handle", ctypes.c_int32),
         ("failed", ctypes.c_int32),
         ("salt", ctypes.c_uint8 * SALT),
         ("key", ctypes.c_uint8 * KEY),
+        ("name", ctypes.c_uint8 * _NAME),
     )
 
 
@@ -89,15 +93,16 @@ class Store(ctypes.Structure):
         ("budget_ns", ctypes.c_int64),
         ("closed", ctypes.c_int32),
         ("pending", ctypes.c_int32),
+        ("starved", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
         ("content_key", ctypes.c_uint8 * KEY),
-        ("folder", ctypes.c_char * _FOLDER),
     )
 
 
 class Slot(ctypes.Structure):
     """The beginning of ``struct ew_slot``: an object that was admitted; its row follows."""
 
-    _fields_ = (("log", ctypes.c_void_p), ("size", ctypes.c_uint32), ("file_error", ctypes.c_int32))
+    _fields_ = (("log", ctypes.c_void_p), ("size", ctypes.c_uint64))
 
 
 class Kind(ctypes.Structure):
@@ -112,6 +117,28 @@ class Kind(ctypes.Structure):
         ("before_size", ctypes.c_uint32),
         ("after_size", ctypes.c_uint32),
         ("row_size", ctypes.c_uint32),
+    )
+
+
+Seal = ctypes.CFUNCTYPE(ctypes.c_int, *(4 * [ctypes.c_uint64]), ctypes.c_int)  # the last but one member of ``ew_large``
+
+
+class Large(ctypes.Structure):
+    """The beginning of ``struct ew_large``: an object of more than a chunk, on its way into a file of its own."""
+
+    _fields_ = (
+        ("root", ctypes.c_char_p),
+        ("chunk", ctypes.c_uint64),
+        ("seal", ctypes.c_void_p),
+        ("index", ctypes.c_uint64),
+        ("pending", ctypes.c_uint64),
+        ("written", ctypes.c_uint64),
+        ("meta", ctypes.c_uint64),
+        ("handle", ctypes.c_int32),
+        ("unused", ctypes.c_int32),
+        ("key", ctypes.c_uint8 * KEY),
+        ("digest", ctypes.c_uint8 * TAG),
+        ("path", ctypes.c_char * 1024),
     )
 
 
@@ -139,6 +166,7 @@ class Connection(ctypes.Structure):
         ("head", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("stop", ctypes.c_void_p),
+        ("large", ctypes.c_void_p),
         ("out_size", ctypes.c_uint64),
         ("headroom", ctypes.c_uint64),
         ("small", ctypes.c_uint64),
@@ -157,10 +185,8 @@ class Connection(ctypes.Structure):
         ("control", ctypes.c_int32),
         ("received_ns", ctypes.c_int64),
         ("send_limit_ns", ctypes.c_int64),
-        ("owed_size", ctypes.c_uint64),
         ("error", ctypes.c_int32),
         ("kept", ctypes.c_int32),
-        ("slot", ctypes.c_int32),
         ("admitted", ctypes.c_int32),
         ("message_id", ctypes.c_int32),
         ("walked", ctypes.c_int32),
@@ -204,9 +230,9 @@ def library() -> Any:
     layout.argtypes, layout.restype = [ctypes.c_int], ctypes.c_int64
     ours = (
         *(ctypes.sizeof(Record), ctypes.sizeof(Connection), Connection.value_size.offset, ctypes.sizeof(Log)),
-        *(ctypes.sizeof(Store), ctypes.sizeof(Kind)),
+        *(ctypes.sizeof(Store), ctypes.sizeof(Kind), ctypes.sizeof(Large)),
     )
-    if tuple(layout(which) for which in (1, 2, 3, 4, 7, 9)) != ours:
+    if tuple(layout(which) for which in (1, 2, 3, 4, 7, 9, 11)) != ours:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
     loaded.ew_sync_begin.argtypes = [pointer]
@@ -219,11 +245,15 @@ def library() -> Any:
     loaded.ew_wait.argtypes = [pointer, number, ctypes.c_int64, ctypes.c_int64]
     loaded.ew_drain.argtypes = loaded.ew_give.argtypes = [pointer, pointer, number]
     loaded.ew_idle.argtypes = [pointer, pointer, ctypes.c_int64]
-    loaded.ew_owed.argtypes = [pointer, number]
+    loaded.ew_large_drop.argtypes = [pointer]
     loaded.ew_ciphers_new.restype = pointer
     loaded.ew_ciphers_free.argtypes = [pointer]
-    loaded.ew_lock.restype = loaded.ew_unlock.restype = loaded.ew_give.restype = None
-    loaded.admits = bool(loaded.ew_crypto())  # whether the system has a libcrypto for small objects
+    loaded.ew_lock.restype = loaded.ew_unlock.restype = loaded.ew_give.restype = loaded.ew_large_drop.restype = None
+    loaded.ew_crypto.restype = ctypes.c_uint64
+    version = loaded.ew_crypto()
+    loaded.admits = bool(version)  # whether the system has a libcrypto for it
+    # Before 3.1 it makes no use of AES instructions on vectors: ours, which comes with `cryptography`, takes a third.
+    loaded.lends = version < _VECTORS <= openssl.openssl_version_number()
     return loaded
 
 

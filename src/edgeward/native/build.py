@@ -17,7 +17,7 @@ from pathlib import Path
 from edgeward.native import LIBRARY
 
 SOURCE = Path(__file__).with_name("datapath.c")
-SOURCES = (SOURCE, SOURCE.with_name("admission.c"))
+SOURCES = (SOURCE, *map(SOURCE.with_name, ("admission.c", "large.c")))
 FLAGS = (
     *("-std=c11", "-O2", "-fPIC", "-shared", "-pthread", "-fstack-protector-strong", "-U_FORTIFY_SOURCE"),
     *("-D_FORTIFY_SOURCE=2", "-Wall", "-Wextra", "-Wl,-z,relro,-z,now"),

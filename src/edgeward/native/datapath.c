@@ -26,6 +26,8 @@ int64_t ew_layout(int which) {
     case 6: return sizeof(struct ew_store);
     case 7: return offsetof(struct ew_store, lock);
     case 8: return offsetof(struct ew_store, slots);
+    case 10: return sizeof(struct ew_large);
+    case 11: return offsetof(struct ew_large, reserved);
     default: return sizeof(struct ew_kind);
     }
 }
@@ -292,7 +294,7 @@ static int take_content(struct ew_conn *conn, int64_t until) {
     return 0;
 }
 
-static int take_data_set(struct ew_conn *conn, int64_t until) {
+int ew_take_data_set(struct ew_conn *conn, int64_t until) {
     for (;;) {
         int code;
         if (conn->pdv_left) {
@@ -320,74 +322,106 @@ static int vr_is(const uint8_t *p, const char *names) {
     return 0;
 }
 
-/* Whether a data set is whole and encoded as it was said to be, beyond doubt. gateway.walker looks at the others. */
-int ew_walk(struct ew_conn *conn, const uint8_t *data, uint64_t size, int implicit) {
-    uint8_t stack[DEPTH];
-    int depth = 0, mode = implicit ? IMPLICIT : EXPLICIT;
+void ew_walk_begin(struct ew_conn *conn, struct ew_walker *walk, int implicit) {
+    memset(walk, 0, sizeof *walk);
+    walk->mode = implicit ? IMPLICIT : EXPLICIT;
     for (int i = 0; i < conn->wanted_count && i < TAGS; i++) conn->value_size[i] = UNDEFINED;
-    if (size < 8 || size >= UNDEFINED || le16(data) < 0x0008 || le16(data) >= 0x0100) return 0;
-    if (implicit && (vr_is(data + 4, "AEASATCSDADSDTFLFDISLOLTPNSHSLSSSTTMUIULUS") || vr_is(data + 4, "OBODOFOLOVOWSQSVUCUNURUTUV")))
-        return 0; /* it may be explicit */
+}
+
+/* Note where a wanted value lies: in the first piece, all of it. Return 0 if it does not. */
+static int note_value(struct ew_conn *conn, const struct ew_walker *walk, uint32_t tag, uint32_t length, uint64_t at, uint64_t size) {
+    for (int i = 0; i < conn->wanted_count && i < TAGS; i++) {
+        if (conn->wanted[i] != tag || conn->value_size[i] != UNDEFINED) continue;
+        if (walk->later || at > size || length > size - at) return 0;
+        conn->value_at[i] = (uint32_t)at;
+        conn->value_size[i] = length;
+    }
+    return 1;
+}
+
+/* Look at the next piece of a data set; the first has its first header. Return 0 as soon as there is a doubt. */
+int ew_walk_some(struct ew_conn *conn, struct ew_walker *walk, const uint8_t *data, uint64_t size) {
     uint64_t at = 0;
-    while (at < size) {
-        if (size - at < 8) return 0;
+    if (!walk->later) {
+        if (size < 8 || size >= UNDEFINED || le16(data) < 0x0008 || le16(data) >= 0x0100) return 0;
+        if (walk->mode == IMPLICIT &&
+            (vr_is(data + 4, "AEASATCSDADSDTFLFDISLOLTPNSHSLSSSTTMUIULUS") || vr_is(data + 4, "OBODOFOLOVOWSQSVUCUNURUTUV")))
+            return 0; /* it may be explicit */
+    }
+    for (;;) {
+        const uint64_t step = walk->skip < size - at ? walk->skip : size - at;
+        at += step, walk->skip -= step;
+        if (at == size) break;
         const uint8_t *p = data + at;
+        const uint64_t before = (uint64_t)walk->carried;
+        uint64_t there = size - at, header = 8;
+        if (before) { /* the header began in the piece before */
+            if (there > HEADER - before) there = HEADER - before;
+            memcpy(walk->carry + before, p, there);
+            p = walk->carry, there += before;
+        }
+        const int is_long = there >= 8 && walk->mode == EXPLICIT && le16(p) != 0xFFFE && vr_is(p + 4, "OBODOFOLOVOWSQSVUCUNURUTUV");
+        if (is_long) header = 12;
+        if (there < header) {
+            if (!before) memcpy(walk->carry, p, there);
+            walk->carried = (int32_t)there;
+            break;
+        }
+        at += header - before;
+        walk->carried = 0;
         const uint32_t tag = le16(p) << 16 | le16(p + 2);
-        uint32_t length = le32(p + 4);
+        uint32_t length = le32(p + header - 4);
         int entered = -1;
-        at += 8;
-        if (mode >= ITEMS) {
+        if (walk->mode >= ITEMS) {
             if (tag == 0xFFFEE0DD) {
-                mode = stack[--depth]; /* never empty: these modes are only entered */
+                walk->mode = walk->stack[--walk->depth]; /* never empty: these modes are only entered */
                 continue;
             }
             if (tag != 0xFFFEE000) return 0;
             if (length == UNDEFINED) {
-                if (mode == FRAGMENTS) return 0;
-                entered = mode == ITEMS ? EXPLICIT : IMPLICIT;
+                if (walk->mode == FRAGMENTS) return 0;
+                entered = walk->mode == ITEMS ? EXPLICIT : IMPLICIT;
             }
         } else if (tag >> 16 == 0xFFFE) {
-            if (tag != 0xFFFEE00D || !depth) return 0;
-            mode = stack[--depth];
+            if (tag != 0xFFFEE00D || !walk->depth) return 0;
+            walk->mode = walk->stack[--walk->depth];
             continue;
         } else {
             const uint8_t *vr = p + 4;
-            if (mode == EXPLICIT) {
-                if (vr_is(vr, "OBODOFOLOVOWSQSVUCUNURUTUV")) {
-                    if (size - at < 4) return 0;
-                    length = le32(p + 8);
-                    at += 4;
-                } else if (vr_is(vr, "AEASATCSDADSDTFLFDISLOLTPNSHSLSSSTTMUIULUS")) {
-                    length = le16(p + 6);
-                } else {
-                    return 0;
-                }
+            if (walk->mode == EXPLICIT && !is_long) {
+                if (!vr_is(vr, "AEASATCSDADSDTFLFDISLOLTPNSHSLSSSTTMUIULUS")) return 0;
+                length = le16(p + 6);
             }
             if (length == UNDEFINED) {
                 const int pixels = tag == 0x7FE00008 || tag == 0x7FE00009 || tag == 0x7FE00010;
-                if (pixels && (mode == IMPLICIT || vr_is(vr, "OBOWUN"))) entered = FRAGMENTS;
-                else if (mode == IMPLICIT || vr_is(vr, "UN")) entered = ITEMS_IMPLICIT;
+                if (pixels && (walk->mode == IMPLICIT || vr_is(vr, "OBOWUN"))) entered = FRAGMENTS;
+                else if (walk->mode == IMPLICIT || vr_is(vr, "UN")) entered = ITEMS_IMPLICIT;
                 else if (vr_is(vr, "SQ")) entered = ITEMS;
                 else return 0;
-            } else if (!depth) {
-                for (int i = 0; i < conn->wanted_count && i < TAGS; i++)
-                    if (conn->wanted[i] == tag && conn->value_size[i] == UNDEFINED && length <= size - at) {
-                        conn->value_at[i] = (uint32_t)at;
-                        conn->value_size[i] = length;
-                    }
+            } else if (!walk->depth && !note_value(conn, walk, tag, length, at, size)) {
+                return 0;
             }
         }
         if (entered >= 0) {
-            if (depth == DEPTH) return 0;
-            stack[depth++] = (uint8_t)mode;
-            mode = entered;
-        } else if (length > size - at) {
-            return 0;
+            if (walk->depth == DEPTH) return 0;
+            walk->stack[walk->depth++] = (uint8_t)walk->mode;
+            walk->mode = entered;
         } else {
-            at += length;
+            walk->skip = length;
         }
     }
-    return !depth;
+    walk->later = 1;
+    return 1;
+}
+
+/* Whether what was looked at is whole. */
+int ew_walk_end(const struct ew_walker *walk) { return walk->later && !walk->depth && !walk->skip && !walk->carried; }
+
+/* Whether a data set is whole and encoded as it was said to be, beyond doubt. gateway.walker looks at the others. */
+int ew_walk(struct ew_conn *conn, const uint8_t *data, uint64_t size, int implicit) {
+    struct ew_walker walk;
+    ew_walk_begin(conn, &walk, implicit);
+    return ew_walk_some(conn, &walk, data, size) && ew_walk_end(&walk);
 }
 
 /* ------------------------------------------------------------ the one call */
@@ -395,7 +429,7 @@ int ew_walk(struct ew_conn *conn, const uint8_t *data, uint64_t size, int implic
 static int take_message(struct ew_conn *conn, int64_t until) {
     conn->walked = 0;
     int code = conn->begun ? 0 : take_command(conn, until);
-    if (!code) code = conn->room ? take_data_set(conn, until) : COMMAND;
+    if (!code) code = conn->room ? ew_take_data_set(conn, until) : COMMAND;
     if (code == OTHER) conn->deadline_ns = 0;
     const int syntax = conn->syntax[conn->context & 255];
     if (code == MESSAGE && conn->filled == conn->size && (syntax == WALK_EXPLICIT || syntax == WALK_IMPLICIT))
@@ -409,11 +443,15 @@ static int take_messages(struct ew_conn *conn) {
     for (;;) {
         const int64_t until = conn->patience_ms ? now_ns(CLOCK_MONOTONIC) + conn->patience_ms * MS : 0;
         int code = take_message(conn, until);
-        if (code != MESSAGE || !conn->store) return code;
-        code = ew_admit(conn);
-        if (code == OTHER) return MESSAGE; /* the caller's */
-        conn->admitted++;
-        conn->filled = 0;
+        if (!conn->store) return code;
+        if (code == FULL && conn->large) {
+            code = ew_take_large(conn);
+        } else if (code == MESSAGE) {
+            code = ew_admit(conn);
+            if (code == OTHER) return MESSAGE; /* the caller's */
+            conn->admitted++;
+            conn->filled = 0;
+        }
         if (code) return code;
         if (__atomic_load_n(conn->stop, __ATOMIC_RELAXED)) return GONE;
     }

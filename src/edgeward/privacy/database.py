@@ -193,9 +193,18 @@ class Database:
             raise DatabaseError(f"the {self._name} {self.path} cannot be written: {behind}") from behind
 
     def peek(self, query: str, values: Row = ()) -> list[Row]:
-        """Return all rows of a query, without those of the backlog."""
-        with self._read_lock:
-            return self._reader.execute(query, values).fetchall()
+        """Return all rows of a query, without those of the backlog.
+
+        Raises
+        ------
+        DatabaseError
+            If it cannot be read.
+        """
+        try:
+            with self._read_lock:
+                return self._reader.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise DatabaseError(f"the {self._name} {self.path} cannot be read: {error}") from error
 
     def one(self, query: str, values: Row = ()) -> Row | None:
         """Return the first row of a query, or None."""

@@ -114,9 +114,13 @@ def _text(value: bytes, tag: int, encodings: list[str]) -> str:
         return value.decode("ascii").strip("\0 ")[:_KEPT]
     import pydicom.charset
 
+    from edgeward.privacy.character_sets import undeclared
+
     delimiters = {0x5E, 0x3D, 0x5C} if tag in _PERSON_NAMES else {0x5C}
     try:
-        text: str = pydicom.charset.decode_bytes(value, encodings or ["iso8859"], delimiters)
+        text: str = pydicom.charset.decode_bytes(value, encodings, delimiters) if encodings else undeclared(value)
     except (LookupError, ValueError):
         text = value.decode("ascii", "replace")
-    return text.strip("\0 ")[:_KEPT]
+    # A set may be named after any codec of Python's; some (unicode_escape, utf-7) give halves of characters, which
+    # nobody can write down: what was acknowledged with them could never become an item.
+    return text.encode("utf-8", "replace").decode().strip("\0 ")[:_KEPT]

@@ -13,22 +13,23 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edgeward import native
 from edgeward.privacy import plainrow
 from edgeward.privacy.database import Database, DatabaseError, DatabaseFull
-from edgeward.privacy.intakelog import CROWDED, Entry, IntakeLog, Record
+from edgeward.privacy.intakelog import Entry, IntakeLog, Record
 from edgeward.privacy.items import CONFLICT, Item, NewItem
 from edgeward.privacy.keys import SiteKey, WrongKey
 from edgeward.privacy.lane import Arrived, Lane, Reason
 from edgeward.privacy.sealing import bound, patient_key
 from edgeward.privacy.studies import StudyLog
-from edgeward.privacy.vaultfile import intact, is_full
+from edgeward.privacy.vaultfile import intact, intact_file, is_full
 
 _log = logging.getLogger("edgeward.journal")
 
@@ -39,11 +40,11 @@ _COLUMNS = (
     *("frames", "digest", "object_id", "wrapped_key", "size", "identity", "patient_key"),
 )
 _INSERT = f"INSERT INTO items ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own
-_ITEM_ID, _STATE, _RECEIVED, _UID, _STUDY, _DIGEST, _OBJECT, _KEY = (
+_ITEM_ID, _STATE, _RECEIVED, _UID, _STUDY, _DIGEST, _OBJECT, _KEY, _SIZE = (
     _COLUMNS.index(name)
     for name in (
         *("item_id", "state", "received_ns", "sop_instance_uid", "study_instance_uid", "digest", "object_id"),
-        "wrapped_key",
+        *("wrapped_key", "size"),
     )
 )
 _SAME_UID = "SELECT item_id, digest FROM items WHERE sop_instance_uid = ? ORDER BY seq"
@@ -73,8 +74,6 @@ class Fresh:
         Whether it is new. If not, the object was stored in vain.
     object_id, device
         Of the object that came.
-    file_error
-        Why its own file could not be written, an errno; 0: it was.
     """
 
     item_id: str
@@ -82,7 +81,6 @@ class Fresh:
     is_new: bool
     object_id: str
     device: str
-    file_error: int
 
 
 class Admission:
@@ -124,20 +122,22 @@ class Intake:
     def __init__(self, path: Path, db: Database, site_key: SiteKey) -> None:
         self._db, self._site_key = db, site_key
         self._log = IntakeLog(path, site_key)
+        library = native.library()
+        self.lane: Lane | None = Lane(library) if library is not None and library.admits else None
         self._news = threading.Condition()  # guards the two below; told when an item is durable, or failed
         self._arriving: dict[str, list[_Arriving]] = {}  # by SOP Instance UID
         self._rows: list[_Arriving] = []  # durable, and still to be written to the file
         self._failed = False  # to write them
         self._draining = threading.RLock()
+        self._undecided: list[Arrived] = []  # taken from the lane, and still its own
         self.told: Callable[[Fresh], None] = lambda _: None  # of each object that came through the lane
-        self._log.drain = self.drain
         self._take_over()
         db.backlog = self
 
     def close(self) -> None:
         """Write what waits, and close the log. What it keeps for the vault stays there for the next start."""
-        if self._log.lane is not None:
-            self._log.lane.close()
+        if self.lane is not None:
+            self.lane.close()
         try:
             self._db.catch_up()
             if not self._log.contents:
@@ -223,30 +223,35 @@ class Intake:
 
     # ------------------------------------------------------------ what the compiled admission took
 
-    @property
-    def lane(self) -> Lane | None:
-        """The compiled admission, if there is one."""
-        return self._log.lane
-
-    def open_lane(self, folder: str, budget_ns: int, told: Callable[[Fresh], None]) -> bool:
+    def open_lane(self, budget_ns: int, crowded: int, told: Callable[[Fresh], None]) -> None:
         """See `Journal.open_lane`."""
-        lane = self._log.lane
         self.told = told
-        content_key = self._site_key.content_key()
-        return lane is not None and lane.open(
-            folder=folder, content_key=content_key, budget_ns=budget_ns, crowded=CROWDED
-        )
+        if self.lane is not None:
+            self.lane.open(content_key=self._site_key.content_key(), budget_ns=budget_ns, crowded=crowded)
 
     def drain(self) -> None:
-        """Make rows of what the compiled admission took. Every reader does so first."""
-        lane = self._log.lane
+        """Make rows of what the compiled admission took. Every reader does so first.
+
+        What waits for the same object of another association stays for the next time.
+
+        Raises
+        ------
+        DatabaseError
+            If what is known cannot be read. What came stays for the next time.
+        """
+        lane = self.lane
         if lane is None:
             return
         with self._draining:
-            while arrived := lane.take():
-                news = self._decided(arrived)
-                self._log.came()
-                lane.give(arrived)
+            while True:
+                self._undecided += lane.take()
+                if not self._undecided:
+                    break
+                news = self._decided(self._undecided)
+                if not news:
+                    break
+                decided, self._undecided = self._undecided[: len(news)], self._undecided[len(news) :]
+                lane.give(decided)
                 if len(self._rows) >= _ROWS:
                     try:
                         self._catch_up()
@@ -262,20 +267,27 @@ class Intake:
             _log.error("an item could not be told of: %s", type(error).__name__)
 
     def _decided(self, arrived: list[Arrived]) -> list[Fresh]:
-        """Enter what came among the items that are on their way to the file."""
+        """Enter what came among the items that are on their way to the file, up to the first that cannot be yet."""
         sealed = []
         for one in arrived:
             new = self._read_plain(one.row)
             identity = self._site_key.seal(_encode(new.identity), bound("identity", new.item_id))
-            sealed.append((one, new, identity, patient_key(self._site_key, new.identity)))
-        news = []
+            sealed.append((new, identity, patient_key(self._site_key, new.identity)))
+        news: list[Fresh] = []
         with self._news:
-            uids = {new.sop_instance_uid for _, new, _, _ in sealed}
+            uids = {new.sop_instance_uid for new, _, _ in sealed}
             alone = (
                 len(uids) == len(sealed) and not any(uid in self._arriving for uid in uids) and not self._known(uids)
             )
-            for one, new, identity, patient in sealed:
-                earlier, conflict = (None, False) if alone else self._earlier(new)
+            for new, identity, patient in sealed:
+                if not alone and self._is_arriving(new):
+                    break  # nobody waits here for another association
+                try:
+                    earlier, conflict = (None, False) if alone else self._earlier(new)
+                except DatabaseError:
+                    if news:
+                        break  # what was entered is not to be forgotten
+                    raise
                 item_id, item = new.item_id, earlier if isinstance(earlier, Item) else None
                 if earlier is None:
                     coming = _arriving(new, identity, patient, conflict=conflict)
@@ -285,12 +297,18 @@ class Intake:
                 else:
                     item_id = earlier if isinstance(earlier, str) else earlier.item_id
                 object_id, is_new = new.stored.object_id, earlier is None
-                news.append(Fresh(item_id, item, is_new, object_id, new.device, one.file_error))
+                news.append(Fresh(item_id, item, is_new, object_id, new.device))
         return news
+
+    def _is_arriving(self, new: NewItem) -> bool:
+        others = self._arriving.get(new.sop_instance_uid, ())
+        return any(one.durable is None and one.digest == new.digest for one in others)
 
     def _read_plain(self, row: bytes) -> NewItem:
         try:
-            return plainrow.new_item(row, self._site_key)
+            new = plainrow.new_item(row, self._site_key)
+            _encode(new.identity)  # it can be written down
+            return new
         except Exception as error:  # it was acknowledged: it is an item, whatever its header does to us
             # Only the type: the text of an unforeseen error may quote the data set.
             _log.error("the header of an object cannot be read: %s", type(error).__name__)
@@ -305,8 +323,8 @@ class Intake:
     @property
     def waiting(self) -> bool:
         """See `Backlog.waiting`."""
-        lane = self._log.lane
-        return bool(self._rows) or (lane is not None and lane.waiting)
+        lane = self.lane
+        return bool(self._rows or self._undecided) or (lane is not None and lane.waiting)
 
     def write(self, db: sqlite3.Connection) -> int:
         """See `Backlog.write`."""
@@ -323,10 +341,14 @@ class Intake:
                 self._drop(one)
 
     def _catch_up(self) -> None:
-        self._failed, lane = True, self._log.lane
-        if lane is not None:
-            lane.forbid(Reason.BEHIND)
-        self._db.catch_up()
+        lane = self.lane
+        try:
+            self._db.catch_up()
+        except BaseException:
+            self._failed = True
+            if lane is not None:
+                lane.forbid(Reason.BEHIND)
+            raise
         self._failed = False
         if lane is not None:
             lane.allow(Reason.BEHIND)
@@ -398,6 +420,39 @@ class Intake:
         if count:
             _log.info("took %d acknowledged items over from the intake log", count)
 
+    def take_over(self, appended: Iterable[tuple[str, bytes, bytes]], file_of: Callable[[str], Path]) -> set[str]:
+        """See `Journal.take_over`."""
+        found: list[tuple[str, Values, bool]] = []
+        for place, row, content in appended:
+            if plainrow.is_plain(row):
+                values, record, _ = self._read(Record(row, content))
+                if not content:
+                    # Its file was durable before the record was: whatever is wrong with it now, it was acknowledged.
+                    if not self._whole_file(values, file_of(values[_OBJECT])):
+                        _log.error("the object of item %s is damaged or gone; it was acknowledged", values[_ITEM_ID])
+                    found.append(("", values, True))
+                elif values[_OBJECT].startswith(place):
+                    found.append((place, values, self._whole(values, record)))
+        found.sort(key=lambda one: one[1][_RECEIVED])
+
+        def work(db: sqlite3.Connection) -> tuple[set[str], int]:
+            kept, new = set(), 0
+            for place, values, whole in found:
+                query = "SELECT object_id, wrapped_key FROM items WHERE item_id = ?"
+                known = db.execute(query, (values[_ITEM_ID],)).fetchone()
+                row = _decided_late(db, values) if known is None and whole else None
+                if row is not None:
+                    _insert(db, [row])
+                    new += 1
+                if row is not None or (known is not None and known[0] == values[_OBJECT] and known[1] is not None):
+                    kept.add(place)
+            return kept, new
+
+        kept, count = self._db.write(work) if found else (set(), 0)
+        if count:
+            _log.info("took %d acknowledged items over from the segments of the vault", count)
+        return kept
+
     def _read(self, record: Record) -> tuple[Values, Record, bool]:
         """Return a row, its record, and whether nobody has decided yet what becomes of it."""
         if not plainrow.is_plain(record.row):
@@ -415,6 +470,15 @@ class Intake:
         except WrongKey:
             return False
         return intact(record.content, key)
+
+    def _whole_file(self, values: Values, path: Path) -> bool:
+        try:
+            key = self._site_key.unwrap(values[_KEY], values[_OBJECT].encode())
+            return intact_file(path, key, values[_SIZE])
+        except WrongKey:
+            return False
+        except OSError as error:
+            raise told(error) from error
 
 
 def told(error: OSError) -> DatabaseError:

@@ -7,10 +7,9 @@ forgetting them. Not responsible for what a record means (``privacy.journal``) o
 Two files take turns: while the records of one are carried over to where they belong, new ones go to the other. A file
 is written over again and again, in blocks that exist already, so that a sync has no file system to bring up to date.
 
-Version 1: a block with ``EWINTAKE``, a salt and the file's key, sealed with the site key; then records, each from the
-start of a block: the salt, two lengths, a nonce, the row (AES-256-GCM under the file's key, bound to its place and to
-the end of its content), and from the next block on the content, which is ciphertext of its own. Whoever forgets the
-records of a file overwrites its key: what still lies there cannot be read by anybody.
+Version 1: a block with ``EWINTAKE``, a salt and the file's key, sealed with the site key; then records
+(``privacy.blockfile``). Whoever forgets the records of a file overwrites its key: what still lies there cannot be read
+by anybody.
 """
 
 from __future__ import annotations
@@ -21,35 +20,25 @@ import errno
 import mmap
 import os
 import secrets
-import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward import native
+from edgeward.privacy import blockfile
+from edgeward.privacy.blockfile import BLOCK, FIRST, HEAD, NONCE, SALT, TAG, ZEROS, BlockFile, blocks, bound
 from edgeward.privacy.keys import SiteKey
-from edgeward.privacy.lane import Lane
 
-BLOCK = 4096
 CROWDED = 64 << 20  # bytes in one file from which on the records should be carried over at once
-_LIMIT = 256 << 20
+_LIMIT = blockfile.LIMIT
 _MAGIC = b"EWINTAKE"
-_SALT, _NONCE, _TAG = 16, 12, 16
-_HEAD = struct.Struct(f"<{_SALT}sLQ{_NONCE}s")
-_FIRST = 1 << 20  # bytes a new file has at first; it grows by doubling
-_STEP = 16 << 20  # but by no more than this at once
+_STEP = 16 << 20  # a file grows by doubling, but by no more than this at once
 _ROOM = 8 * BLOCK  # of a buffer for a row; larger ones get one of their own
 _SPARE = 32
-_ZEROS = memoryview(mmap.mmap(-1, 1 << 20))
 _AHEAD = 8 << 20  # bytes that `make_room` sees to
-_DRAIN_S = 0.1
-_NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class LogFull(OSError):
@@ -64,44 +53,17 @@ class Record:
     content: bytes = field(repr=False)
 
 
-class _File:
+class _File(BlockFile):
     """One of the two files. `lock` guards its numbers, `syncing` its syncs."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.handle = -1
-        self.direct = True
+        super().__init__(path)
         self.salt, self.cipher = b"", AESGCM(bytes(32))
-        self.numbers = native.Log()  # the lane's too
         self.written = self.synced = 0  # records
         self.busy = 0  # records that are being written
         self.contents = False  # whether one of its records has a content
         self.idle = threading.Condition()
-        self.syncing = threading.Lock()
-        self.shared: Any = None  # the compiled data path's account of the syncs, instead of `syncing`
-
-    @property
-    def end(self) -> int:
-        """Where the next record goes; 0: it has no key."""
-        return int(self.numbers.end)
-
-    @property
-    def size(self) -> int:
-        """Bytes of it that exist."""
-        return int(self.numbers.size)
-
-    @size.setter
-    def size(self, size: int) -> None:
-        self.numbers.size = size
-
-    @property
-    def failed(self) -> bool:
-        """Whether nothing may be written to it any more."""
-        return bool(self.numbers.failed)
-
-    @failed.setter
-    def failed(self, failed: bool) -> None:
-        self.numbers.failed = failed
+        self.syncing = threading.Lock()  # where the compiled data path does not sync
 
 
 class Entry:
@@ -152,12 +114,9 @@ class IntakeLog:
 
     def __init__(self, path: Path, site_key: SiteKey) -> None:
         self._site_key, self._library = site_key, native.library()
-        self.lane = Lane(self._library) if self._library is not None and self._library.admits else None
-        self.drain: Callable[[], None] = lambda: None  # makes rows of what came through the lane
         self._files = [_File(path.with_name(f"{path.name}-intake{number}")) for number in (0, 1)]
         self._active = self._files[0]
         self._lock = threading.Lock()  # which file is active, and where the next record goes
-        self._numbers: AbstractContextManager[None] = self.lane or contextlib.nullcontext()
         self._spare: list[native.Pages] = []
 
     @property
@@ -178,11 +137,7 @@ class IntakeLog:
     def close(self) -> None:
         """Close the files."""
         for file in self._files:
-            if file.handle >= 0:
-                with self._numbers:
-                    file.numbers.failed = True
-                os.close(file.handle)
-                file.handle = -1
+            file.close()
 
     # ------------------------------------------------------------ writing
 
@@ -217,15 +172,15 @@ class IntakeLog:
         OSError
             If the disk is full or fails: there is no record then.
         """
-        blocks = _blocks(_HEAD.size + len(row) + _TAG)
-        head = self._take(blocks)
-        file, at = self._reserve(blocks + _blocks(len(content)), content=bool(len(content)))
-        entry = Entry(file, at, head, blocks, content)
+        first = blocks(HEAD.size + len(row) + TAG)
+        head = self._take(first)
+        file, at = self._reserve(first + blocks(len(content)), content=bool(len(content)))
+        entry = Entry(file, at, head, first, content)
         try:
-            nonce = os.urandom(_NONCE)
-            sealed = file.cipher.encrypt(nonce, row, _bound(file.salt, at, content))
-            _HEAD.pack_into(head.view, 0, file.salt, len(sealed), len(content), nonce)
-            head.view[_HEAD.size : _HEAD.size + len(sealed)] = sealed
+            nonce = os.urandom(NONCE)
+            sealed = file.cipher.encrypt(nonce, row, bound(file.salt, at, content))
+            HEAD.pack_into(head.view, 0, file.salt, len(sealed), len(content), nonce)
+            head.view[HEAD.size : HEAD.size + len(sealed)] = sealed
         except BaseException:
             self._leave(entry)
             raise
@@ -286,13 +241,10 @@ class IntakeLog:
             elif active.end > BLOCK or active.failed:
                 self._begin(other)
                 old, self._active = active, other
-                self._let_in(other)
             else:
                 return None
         with old.idle:
             old.idle.wait_for(lambda: not old.busy)
-        while self.lane is not None and not self.lane.idle(old.numbers, _DRAIN_S):
-            self.drain()
         return self._files.index(old)
 
     def forget(self, which: int) -> None:
@@ -304,14 +256,13 @@ class IntakeLog:
             If the disk fails.
         """
         file = self._files[which]
-        self._open(file)
-        os.pwrite(file.handle, _ZEROS[:BLOCK], 0)
+        file.open()
+        os.pwrite(file.handle, ZEROS[:BLOCK], 0)
         if file.size > CROWDED + _STEP:
             os.ftruncate(file.handle, CROWDED)
             file.size = CROWDED
         os.fdatasync(file.handle)
-        with self._numbers:
-            file.numbers.end = 0
+        file.numbers.end = 0
         file.failed = file.contents = False
 
     def _reserve(self, length: int, *, content: bool) -> tuple[_File, int]:
@@ -322,33 +273,16 @@ class IntakeLog:
                 raise OSError(errno.EIO, "the intake log failed before")
             if not file.end:
                 self._begin(file)
-                self._let_in(file)
-            while (at := self._place(file, length)) is None:
+            at = file.end
+            if at + length > _LIMIT:
+                raise LogFull(errno.ENOSPC, "the intake log is full")
+            while at + length > file.size:
                 self._grow(file)
+            file.numbers.end = at + length
             file.contents |= content
             with file.idle:
                 file.busy += 1
             return file, at
-
-    def _place(self, file: _File, length: int) -> int | None:
-        """Take the next bytes of a file; None: it must grow first."""
-        with self._numbers:
-            at = file.end
-            if at + length > _LIMIT:
-                raise LogFull(errno.ENOSPC, "the intake log is full")
-            if at + length > file.size:
-                return None
-            file.numbers.end = at + length
-            return at
-
-    def _let_in(self, file: _File) -> None:
-        if self.lane is not None:
-            self.lane.write_to(file.numbers)
-
-    def came(self) -> None:
-        """Say that objects came through the lane, and were not given back to it yet."""
-        for file in self._files:
-            file.contents |= bool(file.numbers.busy)
 
     def make_room(self) -> None:
         """Let the file grow before somebody has to wait for it.
@@ -367,74 +301,28 @@ class IntakeLog:
 
     def _begin(self, file: _File) -> None:
         """Give a file a new key: whatever was in it is gone."""
-        self._open(file)
+        file.open()
         if file.size <= BLOCK:
             self._grow(file)
-        salt, key = secrets.token_bytes(_SALT), AESGCM.generate_key(256)
-        block = memoryview(mmap.mmap(-1, BLOCK))
-        head = _MAGIC + salt + self._site_key.seal(key, _context(salt))
-        block[: len(head)] = head
-        if os.pwrite(file.handle, block, 0) != BLOCK:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        salt, key = secrets.token_bytes(SALT), AESGCM.generate_key(256)
+        file.write_block(_MAGIC + salt + self._site_key.seal(key, _context(salt)))
         file.salt, file.cipher = salt, AESGCM(key)
         file.written = file.synced = 0
         file.shared = native.new_sync(self._library) if self._library is not None else None
-        with self._numbers:
-            numbers = file.numbers
-            numbers.sync = ctypes.addressof(file.shared) if file.shared is not None else None
-            numbers.handle, numbers.failed, numbers.end = file.handle, False, BLOCK
-            numbers.salt[:], numbers.key[:] = salt, key
-
-    def _open(self, file: _File) -> None:
-        if file.handle >= 0:
-            return
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        direct = getattr(os, "O_DIRECT", 0) if file.direct else 0
-        try:
-            file.handle = os.open(file.path, flags | direct, 0o600)
-            file.size = os.fstat(file.handle).st_size // BLOCK * BLOCK
-            if direct:
-                self._try_direct(file)
-        except OSError as error:
-            if not direct or error.errno not in _NO_DIRECT:
-                raise
-            self._without_direct(file)
-
-    @staticmethod
-    def _try_direct(file: _File) -> None:
-        """Find out whether writing past the page cache works: some file systems tell only then."""
-        made = not file.size
-        if made:
-            os.pwrite(file.handle, _ZEROS[:BLOCK], 0)
-            file.size = BLOCK
-        else:
-            os.preadv(file.handle, [memoryview(mmap.mmap(-1, BLOCK))], 0)
-
-    def _without_direct(self, file: _File) -> None:
-        if file.handle >= 0:
-            os.close(file.handle)
-            file.handle = -1
-        file.direct = False
-        self._open(file)
+        file.failed, file.numbers.end = False, BLOCK
 
     @staticmethod
     def _grow(file: _File) -> None:
-        """Write zeros: blocks that exist are synced without the file system's own journal."""
-        wanted = file.size + min(max(file.size, _FIRST), _STEP) if file.size > BLOCK else _FIRST
-        while file.size < wanted:
-            count = os.pwrite(file.handle, _ZEROS[: wanted - file.size], file.size)
-            if not count or count % BLOCK:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            file.size += count  # nobody but who is here changes it
+        file.grow(file.size + min(max(file.size, FIRST), _STEP) if file.size > BLOCK else FIRST)
 
     def _write(self, entry: Entry) -> None:
         content = memoryview(entry.content)
         whole = len(content) // BLOCK * BLOCK if isinstance(content.obj, mmap.mmap) else 0  # others may lie anywhere
         tail = len(content) - whole
-        rest = self._take(_blocks(tail))
+        rest = self._take(blocks(tail))
         try:
             rest.view[:tail] = content[whole:]
-            parts = [entry.head.view[: entry.blocks], content[:whole], rest.view[: _blocks(tail)]]
+            parts = [entry.head.view[: entry.blocks], content[:whole], rest.view[: blocks(tail)]]
             parts = [part for part in parts if len(part)]
             if os.pwritev(entry.file.handle, parts, entry.at) != sum(map(len, parts)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -468,7 +356,7 @@ class IntakeLog:
     def _void(file: _File, at: int) -> None:
         """Make a record that failed no record, as far as the disk still does anything."""
         with contextlib.suppress(OSError):
-            os.pwrite(file.handle, _ZEROS[:BLOCK], at)
+            os.pwrite(file.handle, ZEROS[:BLOCK], at)
             os.fdatasync(file.handle)
 
     def _take(self, size: int) -> native.Pages:
@@ -511,44 +399,12 @@ class IntakeLog:
             block = source.read(BLOCK)
             if not block.startswith(_MAGIC):
                 return
-            salt = block[len(_MAGIC) : len(_MAGIC) + _SALT]
-            sealed = block[len(_MAGIC) + _SALT :][: _NONCE + 32 + _TAG]
-            cipher = AESGCM(self._site_key.open(sealed, _context(salt)))
-            at = BLOCK
-            while at + BLOCK <= size:
-                source.seek(at)
-                record = _record(source.read(_HEAD.size), salt)
-                step = BLOCK  # a record that was never written leaves a hole
-                if record is not None:
-                    row_length, length, nonce = record
-                    blocks = _blocks(_HEAD.size + row_length)
-                    if at + blocks + length <= size:
-                        row = source.read(row_length)
-                        source.seek(at + blocks)
-                        content = source.read(length)
-                        with contextlib.suppress(InvalidTag):
-                            plain = cipher.decrypt(nonce, row, _bound(salt, at, content))
-                            step = blocks + _blocks(length)
-                            yield Record(plain, content)
-                at += step
-
-
-def _record(head: bytes, salt: bytes) -> tuple[int, int, bytes] | None:
-    """Return the lengths of row and content and the nonce, if a record begins with this."""
-    if not head.startswith(salt):
-        return None
-    _, row, content, nonce = _HEAD.unpack(head)
-    return (row, content, nonce) if row <= _LIMIT and content <= _LIMIT else None
+            salt = block[len(_MAGIC) : len(_MAGIC) + SALT]
+            sealed = block[len(_MAGIC) + SALT :][: NONCE + 32 + TAG]
+            key = self._site_key.open(sealed, _context(salt))
+            for found in blockfile.records(source, size, salt, key):
+                yield Record(found.row, found.content)
 
 
 def _context(salt: bytes) -> bytes:
     return b"intake:" + salt
-
-
-def _bound(salt: bytes, at: int, content: bytes | memoryview) -> bytes:
-    return salt + struct.pack("<QQ", at, len(content)) + bytes(content[-_TAG:])
-
-
-def _blocks(length: int) -> int:
-    """Return a length in whole blocks."""
-    return -(-length // BLOCK) * BLOCK

@@ -118,19 +118,35 @@ class Journal:
         """The compiled admission, if there is one: see `open_lane`."""
         return self._intake.lane
 
-    def open_lane(self, folder: str, budget_ns: int, told: Callable[[Fresh], None]) -> bool:
-        """Let small objects be admitted without Python; return whether they can be.
+    def open_lane(self, budget_ns: int, crowded: int, told: Callable[[Fresh], None]) -> None:
+        """Let objects be admitted without Python, if there is a `lane`.
 
         Parameters
         ----------
-        folder
-            Of the vault's files, with a slash at its end.
         budget_ns
             From an object's reception to its deadline.
+        crowded
+            Bytes in a segment of the vault from which on nothing more is appended to it.
         told
             Called for each object, some time after it was answered, by the thread that found out.
         """
-        return self._intake.open_lane(folder, budget_ns, told)
+        self._intake.open_lane(budget_ns, crowded, told)
+
+    def take_over(self, appended: Iterable[tuple[str, bytes, bytes]], file_of: Callable[[str], Path]) -> set[str]:
+        """Make rows of what a crash left in the segments of the vault: see `Segments.found` and `Segments.file_of`.
+
+        Returns
+        -------
+        set of str
+            What the ids of those objects begin with that are in safe keeping: the others were here before, or never
+            came whole.
+
+        Raises
+        ------
+        DatabaseError
+            If the rows cannot be written.
+        """
+        return self._intake.take_over(appended, file_of)
 
     def drain(self) -> None:
         """Take note now of what the compiled admission took; everybody is told on return."""

@@ -1,22 +1,23 @@
-"""The compiled admission (``native/admission.c``) as the intake log sees it: where objects may go, and which came.
+"""The compiled admission (``native/admission.c``) as the journal sees it: where objects may go, and which came.
 
-Responsible for the memory that both share and for its lock. Not responsible for records (``privacy.intakelog``) or for
-what becomes of an object that came (``privacy.intake``).
+Responsible for the memory that both share and for its lock. Not responsible for the segment that objects are appended
+to (``privacy.segments``) or for what becomes of an object that came (``privacy.intake``).
 
-An object is admitted there while the lane is open: it has a log to write to with enough room, fewer than `SLOTS`
+An object is admitted there while the lane is open: it has a segment to append to with enough room, fewer than `SLOTS`
 objects wait for their row, and nobody gave a reason against it. Otherwise it takes the way that Python is.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hmac
 from dataclasses import dataclass, field
 from enum import IntFlag
+from pathlib import Path
 from typing import Any
 
 from edgeward import native
-
-_FOLDER = native.Store.folder.size
+from edgeward.privacy.keys import ContentMac
 
 
 class Reason(IntFlag):
@@ -33,7 +34,6 @@ class Arrived:
 
     slot: int
     row: bytes = field(repr=False)
-    file_error: int
 
 
 class Lane:
@@ -47,6 +47,7 @@ class Lane:
 
     def __init__(self, library: Any) -> None:
         self.library = library
+        self.root: Path | None = None  # where large objects get files of their own
         self._memory = ctypes.create_string_buffer(library.ew_layout(6))
         self.address = ctypes.addressof(self._memory)
         self._store = native.Store.from_buffer(self._memory)
@@ -59,29 +60,26 @@ class Lane:
 
     # ------------------------------------------------------------ whether
 
-    def open(self, *, folder: str, content_key: bytes, budget_ns: int, crowded: int) -> bool:
-        """Let objects be admitted from now on; return whether they can be.
+    def open(self, *, content_key: bytes, budget_ns: int, crowded: int) -> None:
+        """Let objects be admitted from now on.
 
         Parameters
         ----------
-        folder
-            Of the vault's files, with a slash at its end.
         content_key
             What the digests of contents are made with: ``SiteKey.content_key``.
         budget_ns
             From an object's reception to its deadline.
         crowded
-            Bytes in a log from which on its records should be carried over first.
+            Bytes in a segment from which on nothing more is appended to it.
         """
-        encoded = folder.encode()
-        if len(encoded) >= _FOLDER:
-            return False
         with self:
-            self._store.folder = encoded
             self._store.content_key[:] = content_key
             self._store.budget_ns, self._store.crowded = budget_ns, crowded
             self._store.closed &= ~Reason.NOT_OPEN
-        return True
+
+    def content_mac(self, sop_instance_uid: str) -> ContentMac:
+        """Return the digest of an object's content, as ``SiteKey.content_mac`` makes it."""
+        return ContentMac(hmac.digest(bytes(self._store.content_key), sop_instance_uid.encode(), "sha256"))
 
     def close(self) -> None:
         """Admit nothing any more. What came before can still be taken."""
@@ -102,10 +100,20 @@ class Lane:
         """Whether the disk must be looked at again before more can be admitted: then call `grant`."""
         return int(self._store.room) <= 0
 
+    @property
+    def starved(self) -> int:
+        """How many bytes of room somebody waits for; 0: nobody does."""
+        return int(self._store.starved)
+
     def grant(self, size: int) -> None:
-        """Let so many bytes be admitted before the disk is looked at again."""
+        """Let so many bytes be admitted before the disk is looked at again; below 0: nobody need wait for room."""
         with self:
-            self._store.room = size
+            self._store.room, self._store.starved = size, 0
+
+    def tell(self) -> None:
+        """Say that there is more room: somebody may wait for it."""
+        with self:
+            pass
 
     # ------------------------------------------------------------ where
 
@@ -115,13 +123,13 @@ class Lane:
     def __exit__(self, *_: object) -> None:
         self.library.ew_unlock(self.address)
 
-    def write_to(self, log: native.Log) -> None:
-        """Let new records go to this log."""
+    def write_to(self, log: native.Log | None) -> None:
+        """Let new records go there; None: nowhere."""
         with self:
-            self._store.active = ctypes.addressof(log)
+            self._store.active = ctypes.addressof(log) if log is not None else None
 
     def idle(self, log: native.Log, seconds: float) -> bool:
-        """Wait until no record of a log waits for its row, or something came; return whether none waits."""
+        """Wait until no record there waits for its row, or something came; return whether none waits."""
         return not self.library.ew_idle(self.address, ctypes.addressof(log), int(seconds * 1000))
 
     # ------------------------------------------------------------ what came
@@ -134,7 +142,7 @@ class Lane:
     def wait(self, enough: int, seconds: float, later_s: float) -> int:
         """Wait for the first object, and then until `enough` came, but no longer than `later_s`; return how many.
 
-        Does not wait once it is closed.
+        Does not wait once it is closed, nor while somebody waits for room; -1: nothing came, and somebody does.
         """
         return int(self.library.ew_wait(self.address, enough, int(seconds * 1000), int(later_s * 1000)))
 
@@ -148,15 +156,7 @@ class Lane:
         numbers = (ctypes.c_uint16 * len(arrived))(*(one.slot for one in arrived))
         self.library.ew_give(self.address, numbers, len(arrived))
 
-    def owed(self, number: int) -> Arrived:
-        """Return an object whose file could not be written; then call `take_over`."""
-        return self._arrived(number)
-
-    def take_over(self, number: int) -> None:
-        """Say that somebody has the content of such an object."""
-        self.library.ew_owed(self.address, number)
-
     def _arrived(self, number: int) -> Arrived:
         at = self._slots + number * self._slot_size
         slot = native.Slot.from_address(at)
-        return Arrived(number, ctypes.string_at(at + ctypes.sizeof(native.Slot), slot.size), slot.file_error)
+        return Arrived(number, ctypes.string_at(at + ctypes.sizeof(native.Slot), slot.size))

@@ -1,7 +1,7 @@
 """What the compiled admission (``native/admission.c``) notes of an object: read, and made an item of.
 
-Responsible for the bytes of such a note. Not responsible for where it comes from: a slot, or after a crash the intake
-log, in which it is sealed as any other row is (``privacy.intakelog``).
+Responsible for the bytes of such a note. Not responsible for where it comes from: a slot, or after a crash
+a segment of the vault, in which it is sealed as any other row is (``privacy.segments``).
 
 Version 1, little endian: ``R``, the version, 0, the number of values; received, deadline, stored (ns, UTC), size of the
 object; item id (12 bytes), object id (16), data key (32), digest (16); device, SOP class, transfer syntax and SOP
@@ -26,11 +26,6 @@ _VALUE = struct.Struct("<LH")
 def is_plain(row: bytes) -> bool:
     """Return whether this is such a note, and not a row as ``privacy.intake`` writes it."""
     return row.startswith(MARK)
-
-
-def object_id_of(row: bytes) -> str:
-    """Return the object that a note is about."""
-    return str(_HEAD.unpack_from(row)[7].hex())
 
 
 def common(device: str, sop_class_uid: str, transfer_syntax_uid: str) -> bytes | None:

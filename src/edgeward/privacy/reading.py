@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward.privacy.vault import VaultDamaged
-from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, bound, nonce
+from edgeward.privacy.vaultfile import CHUNK, MAGIC, TAG, bound, nonce, place_of
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -36,7 +36,7 @@ class VaultFile(io.RawIOBase):
 
     Parameters
     ----------
-    path : the vault file
+    path : where it is: `messages.ObjectRef.path`
     data_key : the object's own AES-256 key
 
     Raises
@@ -53,9 +53,13 @@ class VaultFile(io.RawIOBase):
         self._handle = -1
         try:
             self._cipher = AESGCM(data_key)
-            self._handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            length = os.fstat(self._handle).st_size - len(MAGIC)
-            if length < TAG or os.pread(self._handle, len(MAGIC), 0) != MAGIC:
+            place = place_of(path)
+            self._handle, self._at = os.open(place.file, os.O_RDONLY | os.O_CLOEXEC), place.at
+            length, first = place.found(self._handle)
+            if not first and place.length is not None:
+                raise FileNotFoundError
+            length -= len(MAGIC)
+            if length < TAG or first != MAGIC:
                 raise VaultDamaged(f"{self._name} is not a vault object, or it was truncated")
             self._last = (length - 1) // (CHUNK + TAG)
             self._size = length - (self._last + 1) * TAG
@@ -63,6 +67,7 @@ class VaultFile(io.RawIOBase):
                 raise VaultDamaged(f"{self._name} was truncated")
             self._chunk(self._last)
         except FileNotFoundError as error:
+            self.close()
             raise VaultDamaged(f"{self._name} is not in the vault (any more)") from error
         except ValueError as error:
             self.close()
@@ -157,7 +162,7 @@ class VaultFile(io.RawIOBase):
         return found
 
     def _decrypt(self, index: int, target: memoryview) -> None:
-        place = len(MAGIC) + index * (CHUNK + TAG)
+        place = self._at + len(MAGIC) + index * (CHUNK + TAG)
         try:
             sealed = os.pread(self._handle, len(target) + TAG, place)
             if len(sealed) != len(target) + TAG:
@@ -178,3 +183,24 @@ def open_object(path: Path | str, data_key: bytes) -> io.BufferedReader:
         As `VaultFile`.
     """
     return io.BufferedReader(VaultFile(path, data_key), _BUFFER)
+
+
+def is_held(path: Path | str) -> bool:
+    """Return whether the vault still has the object at this path (`messages.ObjectRef.path`), alone or in a segment.
+
+    Where the disk fails it is taken to be there: nothing is to be forgotten for that.
+    """
+    place = place_of(path)
+    try:
+        handle = os.open(place.file, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        length, first = place.found(handle)
+        return bool(length and first)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)

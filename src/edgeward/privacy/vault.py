@@ -23,15 +23,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward.messages import ObjectRef
 from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.segments import Segments
 from edgeward.privacy.vaultfile import (
     CHUNK,
     MAGIC,
+    OBJECT,
     TAG,
     Buffers,
     VaultFileWriter,
     bound,
     is_full,
     nonce,
+    place_of,
     seal_small,
     sync_directory,
 )
@@ -42,7 +45,6 @@ _syncfs = ctypes.CDLL(None, use_errno=True).syncfs  # Linux; waits, and tells er
 _syncfs.argtypes, _syncfs.restype = [ctypes.c_int], ctypes.c_int
 
 _UNCHECKED = 4 << 20  # bytes of small objects for which the room on the disk is looked at once
-_SUFFIX = ".ew"
 _TEMPORARY = ".part"
 
 
@@ -147,9 +149,8 @@ class Vault(ABC):
     - ``erase`` is idempotent, and durable on return.
     """
 
-    shards = ""
-    """Where others may write the files of small objects themselves (``native/admission.c``): the folder of their
-    folders, with a slash at its end. Empty: nowhere."""
+    segments: Segments | None = None
+    """Where others may append objects themselves (``native/admission.c``). None: nowhere."""
 
     @abstractmethod
     def begin(self, received: tuple[Buffers, int, int] | None = None) -> Intake:
@@ -210,6 +211,10 @@ class Vault(ABC):
         """
 
     @abstractmethod
+    def check_room(self, size: int) -> None:
+        """Raise `VaultFull` if `size` more bytes would take the room that must stay free."""
+
+    @abstractmethod
     def reference(self, object_id: str, wrapped_key: bytes, size: int) -> ObjectRef:
         """Return the right to read one object, to be sent to the role that needs it.
 
@@ -254,6 +259,8 @@ class Vault(ABC):
 class FileVault(Vault):
     """A vault in a directory, sharded by the first two digits of the object's id.
 
+    An object has a file of its own, or lies in one of the `segments` with others.
+
     Parameters
     ----------
     root
@@ -268,7 +275,7 @@ class FileVault(Vault):
         self.root = root
         self.site_key = site_key
         self._reserve = min_free_mb << 20
-        self.shards = f"{root}/"
+        self.segments: Segments = Segments(root, site_key)
         self._small = 0  # bytes of small objects until the room on the disk is looked at again
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         for number in range(256):  # all at once: a sync for each would fall to the first objects
@@ -289,7 +296,7 @@ class FileVault(Vault):
         object_id, data_key = fresh[:16].hex(), fresh[16:]
         return StoredObject(
             object_id=object_id,
-            path=f"{self.shards}{object_id[:2]}/{object_id}{_SUFFIX}",
+            path=f"{self.root}/{object_id[:2]}/{object_id}{OBJECT}",
             wrapped_key=self.site_key.wrap(data_key, object_id.encode()),
             size=size,
             content=seal_small(buffers, start, size, data_key),
@@ -305,12 +312,17 @@ class FileVault(Vault):
     def reference(self, object_id: str, wrapped_key: bytes, size: int) -> ObjectRef:
         """See `Vault.reference`."""
         data_key = self.site_key.unwrap(wrapped_key, object_id.encode())
-        return ObjectRef(object_id=object_id, path=str(self.path_of(object_id)), data_key=data_key, size=size)
+        path = self.path_of(object_id)
+        return ObjectRef(
+            object_id=object_id, path=self.segments.place_of(object_id, size) or str(path), data_key=data_key, size=size
+        )
 
     def erase(self, object_id: str) -> None:
         """See `Vault.erase`."""
         path = self.path_of(object_id)
         try:
+            if self.segments.erase(object_id):
+                return
             path.unlink()
         except FileNotFoundError:
             return
@@ -352,7 +364,7 @@ class FileVault(Vault):
             for path in shard.iterdir():
                 if path.suffix == _TEMPORARY:
                     unfinished += 1
-                elif path.suffix == _SUFFIX and not is_known(path.stem):
+                elif path.suffix == OBJECT and not is_known(path.stem):
                     unknown += 1
                 else:
                     continue
@@ -364,11 +376,15 @@ class FileVault(Vault):
             _log.warning("swept %d unfinished and %d unacknowledged objects", unfinished, unknown)
         return unfinished, unknown
 
+    def count(self) -> int:
+        """Return how many objects are there. It looks at all of them."""
+        return sum(1 for _ in self.root.glob(f"??/*{OBJECT}")) + sum(1 for _ in self.segments.objects())
+
     def path_of(self, object_id: str) -> Path:
-        """Return where an object lies."""
+        """Return where an object lies that has a file of its own."""
         if len(object_id) != 32 or not all(digit in "0123456789abcdef" for digit in object_id):
             raise VaultError("not the id of a vault object")
-        return self.root / object_id[:2] / f"{object_id}{_SUFFIX}"
+        return self.root / object_id[:2] / f"{object_id}{OBJECT}"
 
     def check_room(self, size: int) -> None:
         """Raise `VaultFull` if `size` more bytes would take the room that must stay free."""
@@ -396,7 +412,7 @@ class _FileIntake(Intake):
     def __init__(self, vault: FileVault, received: tuple[Buffers, int, int] | None) -> None:
         self._vault = vault
         self._object_id, self._data_key = secrets.token_hex(16), os.urandom(32)
-        self._path = f"{vault.root}/{self._object_id[:2]}/{self._object_id}{_SUFFIX}"
+        self._path = f"{vault.root}/{self._object_id[:2]}/{self._object_id}{OBJECT}"
         self._content = memoryview(b"")
         self._sealed: VaultFileWriter | None = None
         self._writer: VaultFileWriter | None = VaultFileWriter(self._path, self._data_key, received)
@@ -471,16 +487,21 @@ def read(path: Path | str, data_key: bytes) -> bytes:
     """
     name = Path(path).name
     try:
-        with Path(path).open("rb") as file:
-            length = os.fstat(file.fileno()).st_size - len(MAGIC)
-            if file.read(len(MAGIC)) != MAGIC or length < TAG:
+        place = place_of(path)
+        with Path(place.file).open("rb", buffering=0) as file:
+            length, first = place.found(file.fileno())
+            if not first and place.length is not None:
+                raise FileNotFoundError
+            length -= len(MAGIC)
+            if first != MAGIC or length < TAG:
                 raise VaultDamaged(f"{name} is not a vault object, or it was truncated")
             last = (length - 1) // (CHUNK + TAG)
             plain = bytearray(length - (last + 1) * TAG)
             cipher, view = AESGCM(data_key), memoryview(plain)
+            end = place.at + len(MAGIC) + length
             for index in range(last + 1):
-                chunk = file.read(CHUNK + TAG)
-                start = index * CHUNK
+                at, start = place.at + len(MAGIC) + index * (CHUNK + TAG), index * CHUNK
+                chunk = os.pread(file.fileno(), min(CHUNK + TAG, end - at), at)
                 authenticated = bound(index, final=index == last)
                 cipher.decrypt_into(nonce(index), chunk, authenticated, view[start : start + len(chunk) - TAG])
     except FileNotFoundError as error:

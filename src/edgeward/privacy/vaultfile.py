@@ -17,6 +17,7 @@ import os
 import struct
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -24,6 +25,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from edgeward.native import Pages
 
 MAGIC = b"EWVAULT1"
+OBJECT = ".ew"  # of a file that holds one object
+SEGMENT = ".ews"  # ... and of one that holds many (``privacy.segments``)
 CHUNK = 1 << 20
 TAG = 16
 HEADROOM = 4096  # before a first chunk that was received already, for what stands in front of it
@@ -61,6 +64,27 @@ def intact(content: bytes, data_key: bytes) -> bool:
     return True
 
 
+def intact_file(path: Path, data_key: bytes, size: int) -> bool:
+    """Return whether a file is a whole vault file of so many bytes of plaintext under this key.
+
+    Raises
+    ------
+    OSError
+        If it is there, and the disk fails.
+    """
+    cipher, chunks = AESGCM(data_key), max(1, -(-size // CHUNK))
+    length = len(MAGIC) + size + chunks * TAG
+    try:
+        with path.open("rb") as source:
+            if source.read(len(MAGIC)) != MAGIC or os.fstat(source.fileno()).st_size != length:
+                return False
+            for index in range(chunks):
+                cipher.decrypt(nonce(index), source.read(CHUNK + TAG), bound(index, final=index == chunks - 1))
+    except (FileNotFoundError, InvalidTag, ValueError):
+        return False
+    return True
+
+
 def sync_directory(directory: Path | str) -> None:
     """Make the names in a directory durable."""
     handle = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
@@ -71,6 +95,35 @@ def sync_directory(directory: Path | str) -> None:
 
 
 _NOTHING = memoryview(b"")
+
+
+class Place(NamedTuple):
+    """Where an object lies: a file of its own, or `length` bytes of a segment from `at` on."""
+
+    file: str
+    at: int
+    length: int | None
+
+    def found(self, handle: int) -> tuple[int, bytes]:
+        """Return how long it is in its open file, and the first bytes of it, none if they were erased."""
+        there = os.fstat(handle).st_size
+        if self.length is None:
+            return there, os.pread(handle, len(MAGIC), 0)
+        # Who reads ahead in a segment that is written to would keep what is not there yet in the page cache.
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
+        first = os.pread(handle, len(MAGIC), self.at)
+        return min(self.length, max(0, there - self.at)), first if any(first) else b""
+
+
+def place_of(path: Path | str) -> Place:
+    """Return the place that the path of an object (`messages.ObjectRef.path`) says."""
+    text = str(path)
+    file, mark, rest = text.rpartition("@")
+    if mark and file.endswith(SEGMENT):
+        at, _, length = rest.partition("+")
+        if at.isdecimal() and length.isdecimal():
+            return Place(file, int(at), int(length))
+    return Place(text, 0, None)
 
 
 class Buffers:
