@@ -29,6 +29,7 @@ from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.registry import Registry
 from edgeward.privacy.vault import FileVault, read
+from edgeward.scu import steady
 
 AE_TITLE = "US1"
 
@@ -57,7 +58,7 @@ class Door:
         return [entry.reason for entry in self.quarantine.entries()]
 
     def vault_files(self) -> int:
-        return sum(path.is_file() for path in self.site.home.vault.rglob("*"))
+        return self.vault.count()
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def ask(
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
     context = tls or (tls_of(folder) if folder else None)
     arguments = (context, "localhost") if context else None
-    return ae.associate("127.0.0.1", port or door.port, ae_title=called, tls_args=arguments)
+    return steady(ae.associate("127.0.0.1", port or door.port, ae_title=called, tls_args=arguments))
 
 
 def connect(door: Door, folder: Path | None, port: int = 0) -> socket.socket:
@@ -155,7 +156,3 @@ def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
 
 def threads() -> int:
     return threading.active_count()
-
-
-def random_bytes(count: int) -> bytes:
-    return os.urandom(count)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import hl7apy.parser
+from tests.gateway.door import tls_of
 from tests.support.site import TestSite, new_home
 
 from edgeward.gateway.hl7_orders import Hl7Orders, handled
@@ -62,16 +62,9 @@ class Hl7Door:
     def reasons(self) -> list[str]:
         return [entry.reason for entry in self.quarantine.entries()]
 
-    def tls(self, folder: Path) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.load_verify_locations(folder / "ca.pem")
-        context.load_cert_chain(folder / "device.pem", folder / "device.key")
-        return context
-
     @contextlib.asynccontextmanager
     async def connect(self, folder: Path | None) -> AsyncIterator[Client]:
-        door, tls = ("tls", self.tls(folder)) if folder else ("plain", None)
+        door, tls = ("tls", tls_of(folder)) if folder else ("plain", None)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.mllp.ports[door], ssl=tls)
         try:
             yield Client(reader, writer)

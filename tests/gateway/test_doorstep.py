@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime as dt
 import functools
+import shutil
 import socket
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import pytest
 import uvloop
-from tests.gateway.door import tls_of
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from tests.gateway.door import ask, tls_of, until
+from tests.gateway.door import open_door as open_dicom
 from tests.gateway.hl7_door import open_door, orm
 from tests.gateway.webdoor import open_web
 
 from edgeward.gateway import doorstep
 from edgeward.gateway import web as web_module
+from edgeward.home import Home
 
 
 def in_uvloop(test: Callable[..., Coroutine[object, object, None]]) -> Callable[..., None]:
@@ -98,3 +105,57 @@ async def test_one_device_with_many_connections_keeps_no_other_out(
 
         for _, writer in held:
             writer.close()
+
+
+DAY = dt.timedelta(days=1)
+
+
+def lasting(home: Home, folder: Path, begin: dt.timedelta, end: dt.timedelta) -> Path:
+    """A copy of a device's folder with a certificate of the same authority, valid from `begin` to `end` from now."""
+    authority = serialization.load_pem_private_key((home.keys / "ca.key").read_bytes(), None)
+    was, now = x509.load_pem_x509_certificate((folder / "device.pem").read_bytes()), dt.datetime.now(dt.UTC)
+    made = x509.CertificateBuilder(
+        was.issuer, was.subject, was.public_key(), x509.random_serial_number(), now + begin, now + end,
+        list(was.extensions),
+    ).sign(authority, hashes.SHA256())  # type: ignore[arg-type]  # fmt: skip
+    copy = folder.with_name(f"{folder.name}-{begin.days}")
+    shutil.copytree(folder, copy)
+    (copy / "device.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    return copy
+
+
+VALID = [(-2 * DAY, -DAY, "its certificate has expired"), (DAY, 2 * DAY, "its certificate is not valid yet")]
+
+
+@in_uvloop
+async def test_what_is_wrong_with_a_certificate_is_told_and_nobody_else_is_cut(tmp_path: Path) -> None:
+    async with open_door(tmp_path / "hl7") as door, open_web(tmp_path / "web") as web:
+        his, viewer = door.site.enrol("his", "emr"), web.viewer()
+        async with door.connect(his) as staying:
+            for begin, end, told in VALID:
+                for site, folder, port, reasons in (
+                    (door.site, his, door.mllp.ports["tls"], door.reasons),
+                    (web.site, web.folders["view1"], web.door.port, web.reasons),
+                ):
+                    wrong = tls_of(lasting(site.home, folder, begin, end))
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=wrong)
+                    async with asyncio.timeout(20):
+                        with contextlib.suppress(OSError):
+                            assert await reader.read() == b""
+                    writer.close()
+                    assert f"no TLS 1.3 connection: {told}" in reasons()
+
+            assert (await staying.ask(orm())).code == "AA"
+            assert (await viewer.get("/studies")).status_code == 204
+
+
+def test_the_dicom_door_tells_it_too(tmp_path: Path) -> None:
+    with open_dicom(tmp_path / "home") as door:
+        folder = door.site.enrol("us1", "ultrasound", "US1")
+        staying = ask(door, folder)
+        for begin, end, told in VALID:
+            assert not ask(door, lasting(door.site.home, folder, begin, end)).is_established
+            until(lambda told=told: told in door.reasons())  # type: ignore[misc]
+
+        assert staying.send_c_echo().Status == 0
+        staying.release()

@@ -20,7 +20,8 @@ from tests.gateway.door import tls_of
 from tests.support.site import TestSite, new_home
 
 from edgeward.gateway import fhir_routes
-from edgeward.gateway.fhir_orders import DCM, FhirError, changes_of, order_of
+from edgeward.gateway.fhir_elements import DCM, FhirError
+from edgeward.gateway.fhir_orders import changes_of, order_of
 from edgeward.gateway.orders import OrderBook
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.web import WebDoor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -24,12 +25,13 @@ from edgeward.bedside import Numerics
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus
 from edgeward.gateway import fhir_vitals
-from edgeward.gateway.fhir_orders import FhirError
+from edgeward.gateway.fhir_elements import FhirError
 from edgeward.messages import Message, Ok, Refused
 
 S = 10**9
 NOW = 1_772_366_400 * S  # 2026-03-01 12:00:00 UTC
 LOINC, MDC, UCUM = "http://loinc.org", "urn:iso:std:iso:11073:10101", "http://unitsofmeasure.org"
+SNOMED = "http://snomed.info/sct"
 ABSENT = "http://terminology.hl7.org/CodeSystem/data-absent-reason"
 
 
@@ -77,9 +79,9 @@ def values(resource: dict[str, Any]) -> dict[str, float | None]:
 
 def test_an_observation_of_the_vital_signs_profile_is_read():
     Observation.model_validate(observation())  # another reader says that the test's own resource is right
-    found = read(observation(issued="2026-03-01T12:00:01.5Z"))
+    found = read(observation())
     assert (found.source_id, found.label, found.protocol) == ("gw-MON7", "Bed 7", "fhir")
-    assert (found.vitals[0].value, found.vitals[0].at_ns, found.sent_ns) == (97, NOW, NOW + 3 * S // 2)
+    assert (found.vitals[0].value, found.vitals[0].at_ns) == (97, NOW)
     assert found.patient == f"<{len('urn:hosp') + 1 + 4}>"
     assert "4711" not in repr(found)
     assert "Muster" not in repr(found)
@@ -105,9 +107,19 @@ def test_a_blood_pressure_panel_is_read():
         (observation("67775-7", valueQuantity=None, valueCodeableConcept={"text": "Voice"}), {"consciousness": 2}),
         (observation("67775-7", valueQuantity=None, valueString="alert"), {"consciousness": 0}),
         (observation("67775-7", valueQuantity=None, valueInteger=4), {"consciousness": 4}),
+        (observation("67775-7", valueQuantity=None, valueCodeableConcept=concept("130987000", SNOMED)),
+         {"consciousness": 1}),
+        (observation("67775-7", valueQuantity=None, valueCodeableConcept={
+            "text": "the patient is awake", "coding": [{"code": "A", "display": "Alert"}]}), {"consciousness": 0}),
         (observation("718-7", 14, "g/dL"), {}),  # haemoglobin
+        # What a profile asks for in any case gives way to what is meant.
+        (observation({"coding": [*concept("8867-4")["coding"], *concept("149530", MDC)["coding"]]}, 71, "/min"),
+         {"pulse_rate": 71}),
+        (observation({"coding": [*concept("8480-6")["coding"], *concept("150037", MDC)["coding"]]}, 120, "mm[Hg]"),
+         {"abp_systolic": 120}),
+        (observation({"coding": [*concept("8867-4")["coding"], *concept("9279-1")["coding"]]}, 22, "/min"), {}),
     ],
-)
+)  # fmt: skip
 def test_what_is_measured(resource, expected):
     assert values(resource) == expected
 
@@ -128,6 +140,8 @@ def test_what_is_measured(resource, expected):
         ({"valueQuantity": None, "valueString": "---"}, "no_value"),
         ({"status": "entered-in-error"}, "entered_in_error"),
         ({"status": "cancelled"}, "not_obtained"),
+        ({"status": "registered"}, "pending"),
+        ({"valueQuantity": {"value": 97, "unit": "mmHg", "system": UCUM, "code": "%"}}, "unit"),  # which of the two
     ],
 )
 def test_why_there_is_no_value(change, why):
@@ -166,7 +180,9 @@ def test_one_part_of_a_panel_may_be_absent():
         ({"effectiveDateTime": "2026-03-01T13:00:00.25+01:00"}, NOW + S // 4),
         ({"effectiveInstant": "2026-03-01T12:00:00.123456789Z"}, NOW + 123_456_000),
         ({"effectivePeriod": {"start": "2026-03-01T11:59:00Z", "end": "2026-03-01T12:00:00Z"}}, NOW),
-        ({"effectiveDateTime": "2026-03-01"}, 0),
+        ({"effectiveTiming": {"event": ["2026-03-01T11:00:00Z", "2026-03-01T12:00:00Z"]}}, NOW),
+        ({"effectiveDateTime": "2026-03-01T11:59:60Z"}, NOW - S),  # a leap second
+        ({"issued": "2026-03-01T12:00:01.5Z"}, NOW + 3 * S // 2),
         ({}, 0),
     ],
 )
@@ -180,6 +196,7 @@ def test_when_it_was_measured(effective, at_ns):
         ({"reference": "Device/42"}, "gw-42"),
         ({"display": "Bed7"}, "gw-Bed7"),
         ({"reference": "#d"}, "gw-SN1"),
+        ({"reference": "Device/42/_history/7"}, "gw-42"),
         (None, "gw"),
     ],
 )
@@ -197,6 +214,14 @@ def test_where_it_was_measured(device, source):
         ({"code": {"coding": "59408-5"}}, "Observation.code"),
         ({"effectiveDateTime": "yesterday"}, "Observation.effective[x]"),
         ({"effectiveDateTime": 5}, "Observation.effective[x]"),
+        ({"effectiveDateTime": "2026"}, "Observation.effective[x]"),
+        ({"effectiveDateTime": "2026-02-30T12:00:00Z"}, "Observation.effective[x]"),
+        ({"modifierExtension": [{"url": "urn:x", "valueBoolean": True}]}, "Observation.modifierExtension"),
+        ({"component": [{"modifierExtension": [{}]}]}, "Observation.component.modifierExtension"),
+        ({"implicitRules": "urn:x"}, "Observation.implicitRules"),
+        ({"valueQuantity": None, "valueRatio": {}}, "Observation.valueRatio"),
+        ({"device": {"reference": "#nobody"}}, "Observation.device"),
+        ({"device": {"reference": "urn:uuid:0b1f4b5e-9d6c-4a43-9a4b-4a5a5d1f7c11"}}, "Observation.device"),
         ({"valueQuantity": quantity("97", "%")}, "Observation.valueQuantity.value"),  # type: ignore[arg-type]
         ({"valueQuantity": quantity(True, "%")}, "Observation.valueQuantity.value"),
         ({"component": [{}] * 101}, "Observation.component"),
@@ -206,6 +231,24 @@ def test_what_is_wrong_is_said_with_its_place(change, expression):
     with pytest.raises(FhirError) as refused:
         read(observation(**change))
     assert refused.value.expression == expression
+
+
+def test_a_result_of_another_day_is_none_of_now():
+    # No time of sending is told: to learn a clock from these would make them so.
+    for text in ("2024-05-01", "2024-05-01T12:00:00Z"):
+        found = read(observation(effectiveDateTime=text, issued="2024-05-01T12:00:01Z"))
+        assert (found.clock, found.sent_ns) == ("site", 0)
+        assert found.vitals[0].at_ns < NOW - 300 * 24 * 3600 * S
+    today = read(observation(effectiveDateTime="2026-03-01")).vitals[0].at_ns
+    assert dt.datetime.fromtimestamp(today / S).astimezone().time() == dt.time(0, 0)
+
+
+def test_another_version_of_a_patient_is_no_other_patient():
+    found = [read(observation(subject={"reference": text})).patient for text in ("Patient/1", "Patient/1/_history/2")]
+    assert found[0] == found[1] != ""
+    patient = {"resourceType": "Patient", "id": "p", "identifier": [{"system": "urn:hosp", "value": "4711"}]}
+    contained = read(observation(subject={"reference": "#p"}, contained=[patient]))
+    assert contained.patient == read(observation()).patient
 
 
 @pytest.mark.parametrize("damage", [[], "x", 5, None, {"coding": 3}, {"value": {}}, [[]], True, -1e308])
@@ -311,6 +354,24 @@ async def test_a_condition_or_an_identifier_tells_what_was_taken(doors):
         corrected = await web.post("/Observation", json=observation(value=92, status="corrected", **named))
         assert corrected.headers["location"] == first.headers["location"]
         assert (corrected.status_code, len(monitor.taken)) == (201, 3), "a correction is told"
+
+
+async def test_what_does_not_say_when_it_was_is_a_measurement_each_time(doors):
+    async with doors.monitor() as monitor, doors.web() as web:
+        timeless = observation(effectiveDateTime=None)
+        for _ in range(2):
+            assert (await web.post("/Observation", json=timeless)).status_code == 201
+            assert (await web.post("", json=bundle(timeless))).status_code == 200
+        assert len(monitor.taken) == 4, "or a steady value would go stale while it is sent"
+
+
+async def test_what_nobody_monitors_is_not_said_to_be_taken(doors):
+    async with doors.monitor() as monitor, doors.web() as web:
+        answer = await web.post("/Observation", json=observation("718-7", 14, "g/dL"))
+        assert (answer.status_code, "nothing of it is used" in answer.text) == (201, True)
+        (entry,) = (await web.post("", json=bundle(observation("718-7", 14, "g/dL")))).json()["entry"]
+        assert "nothing of it is used" in json.dumps(entry["response"]["outcome"])
+        assert monitor.taken == []
 
 
 async def test_without_a_monitor_nothing_is_accepted_and_nothing_forgotten(doors):

@@ -8,6 +8,7 @@ import ssl
 from pathlib import Path
 
 import pytest
+from tests.gateway.door import tls_of
 from tests.gateway.hl7_door import open_door, orm
 
 from edgeward.gateway import doorstep, mllp
@@ -230,9 +231,9 @@ async def test_without_a_certificate_of_this_site_nobody_comes_in(tmp_path):
         stranger = TestSite(*new_home(tmp_path / "b")).enrol("his", "emr")
         bare = ssl.create_default_context()
         bare.check_hostname, bare.verify_mode = False, ssl.CERT_NONE
-        foreign = door.tls(stranger)
+        foreign = tls_of(stranger)
         foreign.verify_mode = ssl.CERT_NONE
-        old = door.tls(door.site.enrol("his", "emr"))
+        old = tls_of(door.site.enrol("his", "emr"))
         old.maximum_version = ssl.TLSVersion.TLSv1_2
         for context in (bare, foreign, old, None):
             try:

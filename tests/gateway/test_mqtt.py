@@ -77,6 +77,26 @@ async def test_what_a_device_sends_first_after_a_restart_of_the_server_reaches_b
 
 
 @pytest.mark.peer
+@pytest.mark.usefixtures("patient")
+async def test_who_stands_by_is_not_taken_for_the_monitor(bus_site: TestSite) -> None:
+    folder = bus_site.enrol("wearable-1")
+    context = await bus_site.context("gateway")
+    context.settings.monitor.standby = True
+    door = await mqtt.start(context)
+    await listen(bus_site, "recorder")
+    await listen(bus_site, "monitor")  # it stands by
+
+    device = await send(bus_site, folder, "first")
+    await asyncio.sleep(0.3)
+    assert not context.stats.counters.get("mqtt_admitted")
+    _, monitored = await listen(bus_site, "monitor")
+
+    assert await device.wait() == 0
+    await until(lambda: monitored)
+    await door.close()
+
+
+@pytest.mark.peer
 async def test_a_device_is_let_in_though_nobody_listens_but_not_at_once_and_it_is_counted(
     bus_site: TestSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,12 @@ def test_a_body_of_the_standard_library_is_understood() -> None:
     assert split(body.encode()) == [({"content-type": "application/dicom", "x-more": "1"}, b"abc"), ({}, b"no headers")]
 
 
+def test_a_folded_header_is_one_header() -> None:
+    body = f"--{B}\r\nContent-Type: application/dicom;\r\n\ttransfer-syntax=*\r\nA: b\r\n\r\nabc\r\n--{B}--"
+
+    assert split(body.encode()) == [({"content-type": "application/dicom; transfer-syntax=*", "a": "b"}, b"abc")]
+
+
 @given(
     contents=st.lists(
         st.binary(max_size=100).filter(lambda b: b"\n" not in b and b"\r" not in b), min_size=1, max_size=3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ from edgeward.gateway.hl7_orders import Hl7Orders
 from edgeward.gateway.order_entry import STATUSES
 from edgeward.gateway.orders import OrderBook
 from edgeward.hl7 import er7
+from edgeward.hl7.acknowledgement import ACCEPTED, Answer, Code, write
 from edgeward.messages import OrdersQuery
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.keys import SiteKey
@@ -116,6 +118,37 @@ def test_an_update_needs_no_name_and_no_procedure_where_the_order_is_known(desk)
         assert (answer.outcome, answer.where) == ("AE", where), "an unknown order cannot be made of it"
     assert desk.take(placed("XO", "P9", obr="")).where == "OBR"
     assert len(desk.all()) == 1
+
+
+@pytest.mark.parametrize("told", ["soon", "2026-03-02 08:30", "20261332"])
+def test_an_order_whose_time_cannot_be_read_is_taken_with_a_warning(desk, told):
+    answer = desk.take(orm(scheduled=told))
+
+    assert (answer.outcome, answer.code, answer.where) == ("AA", "102", "TQ1-7")
+    assert told not in answer.text
+    first = desk.one()
+    assert first.scheduled, "it is due when it came"
+
+    assert desk.take(orm("XO", scheduled="20260304101500", at="20260301120100")) == ACCEPTED
+    assert desk.take(orm("XO", scheduled=told, at="20260301120200")).code == "102"
+    assert desk.one().scheduled == "20260304101500", "what was known stays"
+    [line] = [line for line in orm().split("\r") if line.startswith("MSH")]
+    assert desk.take(f"{line.replace('120000', '120600')}\rORC|XO|P1|||||^^^{told}\r").code == "102"
+    assert desk.take(orm("CA", scheduled="", at="20260301120700")) == ACCEPTED
+
+
+def test_the_warning_is_written_as_one():
+    message = er7.parse(orm())
+    warning = Answer(ACCEPTED.outcome, "the time cannot be read", Code.DATA_TYPE, "TQ1-7")
+
+    text = write(message, warning, "AA", dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
+
+    assert "\rMSA|AA|" in text
+    assert "\rERR||TQ1^1^7|102^Data type error^HL70357|W|" in text
+    older = er7.parse(orm(msh="|P|2.3.1"))
+    text = write(older, warning, "AA", dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
+    assert "\rERR" not in text, "an ERR segment of that version says that the message failed"
+    assert "the time cannot be read" in text
 
 
 @pytest.mark.parametrize(
@@ -266,6 +299,21 @@ def test_a_filler_number_does_not_replace_an_accession_number(desk, control):
     assert order.accession_number == "ACC7"
 
 
+def test_a_filler_number_that_is_too_long_for_an_accession_number_refuses_no_order(desk):
+    text = orm(accession="").replace("|P1||BUS", "|P1|" + "F" * 30 + "|BUS")
+
+    answer, _ = desk.take(text), desk.one()
+
+    assert answer == ACCEPTED
+    assert desk.one().accession_number == "P1"
+    assert [entry.filler_id for entry in desk.book.steps()] == ["F" * 30]
+
+
+def test_an_accession_number_that_is_too_long_is_refused_and_never_cut(desk):
+    assert desk.take(orm(accession="A" * 17)).where == "OBR-18"
+    assert not desk.all()
+
+
 def test_the_same_order_twice_is_one_order_with_the_same_study(desk):
     desk.take(orm())
     before = desk.one()
@@ -355,6 +403,18 @@ def test_order_control_and_status_lead_to_one_status(desk, messages, status):
 
     assert desk.one().status == status
     assert status in STATUSES
+
+
+@pytest.mark.parametrize("told", ["IP", "CM"])
+def test_a_cancellation_that_comes_too_late_is_answered_with_a_warning(desk, told):
+    desk.take(orm())
+    desk.take(orm("SC", status=told, at="20260301130000"))
+
+    answer = desk.take(orm("CA", at="20260301140000"))
+
+    assert (answer.outcome, answer.code, answer.where) == ("AA", Code.INTERNAL, "ORC-1")
+    assert "not cancelled" in answer.text
+    assert desk.take(orm("DC", at="20260301150000")) == ACCEPTED
 
 
 def test_a_cancelled_order_is_not_updated_silently(desk):
@@ -493,6 +553,7 @@ from tests.gateway.hl7_door import orm
 from edgeward.gateway.hl7_orders import Hl7Orders
 from edgeward.gateway.orders import OrderBook
 from edgeward.hl7 import er7
+from edgeward.hl7.acknowledgement import ACCEPTED, Answer, Code, write
 from edgeward.home import Home
 from edgeward.privacy.keys import SiteKey
 home = Home(Path(sys.argv[1]))

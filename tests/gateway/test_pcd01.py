@@ -167,6 +167,7 @@ def test_a_glucose_off_the_meters_scale_is_told(segment, value, bound):
         ("59408-5", "spo2"),
         ("SPO2^Saturation^L^150456^MDC_PULS_OXIM_SAT_O2^MDC", "spo2"),
         ("SPO2^Saturation^99VENDOR^59408-5^SpO2^LN", "spo2"),
+        ("8867-4^Heart rate^LN^149530^MDC_PULS_OXIM_PULS_RATE^MDC", "pulse_rate"),  # the more special one
         ("tt-0005-07^MDC_PULS_OXIM_SAT_O2^99VENDOR", "spo2"),
         ("150020^MDC_PRESS_CUFF_SYS^MDC", "nibp_systolic"),  # the number of a neighbour; the name is the vendor's word
     ],
@@ -183,6 +184,7 @@ def test_codes_by_number_name_loinc_and_alternate(code, parameter):
         "108^VENDOR_PAUSES^99VENDOR",
         "150388^MDC_TEMP_SKIN^MDC",
         "8480^x^LN",
+        "8867-4^Heart rate^LN^151562^MDC_RESP_RATE^MDC",  # two parameters: neither
         "^^",
         "\\X00\\^\\E\\",
     ],
@@ -212,6 +214,8 @@ def test_a_code_that_is_not_ours_is_counted_and_not_guessed(code):
         ("hr", 70, "MDC_DIM_BEAT_PER_MIN", 70),
         ("hr", 70, "265987^MDC_DIM_KILO_PASCAL^MDC", None),
         ("spo2", 97, "furlong", None),
+        ("sys", 16, "266016^kPa^MDC", None),  # two units: neither
+        ("temp", 98.6, "268192^MDC_DIM_DEGC^MDC^[degF]^degree Fahrenheit^UCUM", None),
     ],
 )
 def test_units_by_mdc_and_ucum_are_converted_and_a_foreign_one_is_no_value(what, value, unit, expected):
@@ -220,7 +224,10 @@ def test_units_by_mdc_and_ucum_are_converted_and_a_foreign_one_is_no_value(what,
     assert found.why == ("unit" if expected is None else "")
 
 
-@pytest.mark.parametrize(("kind", "value"), [("CWE", "LA17108-4^Voice^LN"), ("ST", "Voice"), ("CWE", "V"), ("NM", "2")])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("CWE", "LA17108-4^Voice^LN"), ("ST", "Voice"), ("CWE", "V"), ("NM", "2"), ("CWE", "300202002^^SCT")],
+)
 def test_consciousness_is_read(kind, value):
     assert vital(oru(obx("c", value, kind=kind, code="67775-7^Responsiveness^LN"))).value == 2
 
@@ -265,6 +272,12 @@ def test_of_several_channels_the_best_one_counts():
         ("202603011159+0000", -60),
         ("20260301115930", -30),  # no zone: the header's
         ("20260301", 0),  # a day is no time of a measurement: the request's
+        ("2026030111", -1e-9),  # that hour is over: at its end at the latest
+        ("20260228", -12 * 3600 - 1e-9),  # as is yesterday,
+        ("202602", -12 * 3600 - 1e-9),  # last month
+        ("2025", -(31 + 28) * 86400 - 12 * 3600 - 1e-9),  # and last year
+        ("2026-03-01T11:59:30Z", -30),  # not HL7, and can mean nothing else
+        ("2026-03-01T12:59+01:00", -60),
         ("yesterday", 0),
         ("20261399999999", 0),
         ("99991231235959", 0),
@@ -287,6 +300,11 @@ def test_without_any_time_there_is_none():
     assert (one.sent_ns, one.vitals[0].at_ns) == (0, 0)
 
 
+def test_without_a_time_of_sending_nothing_is_learnt_of_a_clock():
+    (one,) = numerics(oru(pid(), pv1(), "OBR|1", obx("spo2", 97, at="20250301120000+0000"), at=""))
+    assert (one.clock, one.sent_ns, one.vitals[0].at_ns) == ("site", 0, NOW - 365 * 86400 * S)
+
+
 # ---------------------------------------- places and patients
 
 
@@ -307,6 +325,25 @@ def test_many_beds_in_one_message_are_many_sources():
 def test_without_a_place_the_device_is_the_source():
     assert numerics(oru(pid(), "PV1||I|^^^", obr(), obx("hr", 70)))[0].source_id == "gw"
     assert numerics("\r".join([msh(), obr(), obx("hr", 70)]))[0].source_id == "gw"
+
+
+def test_a_place_that_stands_before_its_patient_is_his():
+    (found,) = numerics("\r".join([msh(), pv1(), pid(), obr(), obx("hr", 70)]))
+    assert (found.source_id, bool(found.patient)) == ("gw-ICU-1-2", True)
+    two = [pv1("ICU^1^2"), pid("1"), obr(), obx("hr", 61), pv1("ICU^1^3"), pid("2"), obr(), obx("hr", 62)]
+    found = numerics("\r".join([msh(), *two]))
+    assert [(one.source_id, one.vitals[0].value) for one in found] == [("gw-ICU-1-2", 61), ("gw-ICU-1-3", 62)]
+
+
+def test_a_patient_s_place_is_not_the_next_one_s():
+    with pytest.raises(Misread, match="several patients"):
+        numerics("\r".join([msh(), pid("1"), pv1(), pid("2"), obr(), obx("hr", 61)]))
+
+
+def test_a_place_that_comes_after_its_observations_is_not_guessed_at():
+    with pytest.raises(Misread) as refused:
+        numerics("\r".join([msh(), pid(), obr(), obx("hr", 70), pv1()]))
+    assert refused.value.where == "PV1"
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,7 @@ async def test_a_bad_waveform_is_a_clear_error_and_the_numerics_are_taken(door, 
     assert answer.outcome is Outcome.ERROR
     assert text in answer.text
     assert "everything else of the message was taken" in answer.text
+    assert answer.partly, "the system page must not say that nothing was kept"
     assert [vital.value for vital in door.numerics[0].vitals] == [70]
     assert door.raw == []
     assert (await door.send(*segments, obx("hr", 70))).outcome is Outcome.ERROR, "sent again it is the same"

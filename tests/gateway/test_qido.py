@@ -11,10 +11,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 from starlette.exceptions import HTTPException
-from tests.gateway.webdoor import Web, open_web
+from tests.gateway.webdoor import Web, open_web, parts_of
 from tests.support.imaging import breast_image
 
 from edgeward.gateway import qido as qido_module
+from edgeward.gateway.native_xml import from_native_xml
 from edgeward.gateway.qido import read_query
 
 STUDIES = [generate_uid(), generate_uid()]
@@ -214,12 +215,84 @@ async def test_too_many_parameters_are_refused() -> None:
         ("application/json", 200),
         ("*/*", 200),
         ("text/html, application/dicom+json;q=0.9", 200),
-        ('multipart/related; type="application/dicom+xml"', 406),
-        ("application/dicom+xml", 406),
+        ('multipart/related; type="application/dicom+xml"', 200),
+        ("application/dicom+xml", 200),
+        ("text/html", 406),
+        ("application/dicom+json;q=0", 406),
     ],
 )
-async def test_answers_are_json_only(web: Web, accept: str, status: int) -> None:
+async def test_answers_are_attributes_and_nothing_else(web: Web, accept: str, status: int) -> None:
     assert (await web.viewer().get("/studies", headers={"Accept": accept})).status_code == status
+
+
+async def test_xml_says_what_json_says(web: Web) -> None:
+    viewer = web.viewer()
+    listed = (await viewer.get("/studies", params={"includefield": "all"})).json()
+
+    wanted = {"includefield": "all", "accept": 'multipart/related; type="application/dicom+xml"'}
+    answer = await viewer.get("/studies", params=wanted)
+
+    assert answer.headers["content-type"].startswith('multipart/related; type="application/dicom+xml"; boundary=')
+    parts = parts_of(answer)
+    assert [head["content-type"] for head, _ in parts] == ["application/dicom+xml"] * 2
+    assert [from_native_xml(document) for _, document in parts] == listed
+
+
+STEP, OTHER = "00400275.00400009", "RequestAttributesSequence.RequestedProcedureID"
+
+
+@pytest.fixture
+async def requested(web: Web) -> str:
+    """Return the series of an image that fulfils two requests, and was made on 2 March 2026."""
+    image = breast_image(rows=16, columns=16, StudyInstanceUID=STUDIES[0], SeriesNumber="4", seed=5)
+    image.RequestAttributesSequence = [Dataset(), Dataset()]
+    for item, number in zip(image.RequestAttributesSequence, ("1", "2"), strict=True):
+        item.ScheduledProcedureStepID, item.RequestedProcedureID = f"STEP{number}", f"RP{number}"
+    image.PerformedProcedureStepStartDate, image.PerformedProcedureStepStartTime = "20260302", "083000"
+    await web.store(image)
+    return str(image.SeriesInstanceUID)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "matches"),
+    [
+        ({STEP: "STEP2"}, True),
+        ({"RequestAttributesSequence.ScheduledProcedureStepID": "STEP*", OTHER: "RP1"}, True),
+        ({STEP: "STEP1", OTHER: "RP2"}, False),  # in no single item
+        ({STEP: "STEP3"}, False),
+        ({"PerformedProcedureStepStartDate": "20260301-20260303"}, True),
+        ({"00400244": "20260303-"}, False),
+        ({"PerformedProcedureStepStartTime": "0830"}, True),
+        ({"Modality": "SR", STEP: "STEP1"}, False),
+    ],
+)
+async def test_series_are_found_by_their_request(
+    web: Web, requested: str, parameters: dict[str, str], matches: bool
+) -> None:
+    found = await find(web, "/series", **parameters)
+
+    assert [tag(one, "0020000E") for one in found] == ([requested] if matches else [])
+
+
+async def test_requests_are_told_where_they_are_asked_for(web: Web, requested: str) -> None:
+    (plain,) = await find(web, "/series", SeriesInstanceUID=requested)
+    (told,) = await find(web, "/series", SeriesInstanceUID=requested, includefield="RequestAttributesSequence")
+
+    assert "00400275" not in plain
+    assert [(tag(one, "00400009"), tag(one, "00401001")) for one in told["00400275"]["Value"]] == [
+        ("STEP1", "RP1"),
+        ("STEP2", "RP2"),
+    ]
+    assert tag(told, "00400244") == "20260302"
+
+
+async def test_what_cannot_be_read_fulfils_no_request(web: Web, requested: str) -> None:
+    for path in web.site.home.vault.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\0" * path.stat().st_size)
+
+    assert await find(web, "/series", **{STEP: "STEP1"}) == []
+    assert len(await find(web, "/series", SeriesInstanceUID=requested, includefield="all")) == 1
 
 
 async def test_what_was_erased_is_not_listed(web: Web) -> None:

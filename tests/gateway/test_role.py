@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from tests.gateway.door import AE_TITLE, ask, frame
 from tests.gateway.test_dispatch import EngineDouble, done
 from tests.support.site import TestSite
@@ -30,6 +31,8 @@ from edgeward.messages import (
     Verdict,
     WorkRequest,
 )
+from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.vault import FileVault
 
 
 @asynccontextmanager
@@ -151,3 +154,26 @@ def test_verdicts_that_make_no_sense_are_refused_with_a_reason() -> None:
         {"comment": "x" * 3000},
     ):
         assert objection(Verdict(**good | wrong)), wrong  # type: ignore[arg-type]
+
+
+async def test_a_full_disk_is_told_before_a_device_meets_it_and_its_end_too(
+    bus_site: TestSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(role, "ROOM_S", 0.01)
+    context = await bus_site.context("gateway")
+    context.ready()
+    vault = FileVault(bus_site.home.vault, SiteKey.load(bus_site.home), min_free_mb=1 << 40)
+    looking = asyncio.create_task(role.keep_looking_for_room(context, vault))
+
+    async def becomes(status: str) -> None:
+        async with asyncio.timeout(10):
+            while context.state().status != status:
+                await asyncio.sleep(0.01)
+
+    await becomes("degraded")
+    assert context.state().reason == "the disk is full: images are refused"
+    monkeypatch.setattr(vault, "check_room", lambda _: None)
+    await becomes("ready")
+
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)

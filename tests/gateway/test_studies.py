@@ -34,6 +34,7 @@ class Watch:
     studies: Studies | None = None
     task: asyncio.Task[None] | None = None
     count: int = 0
+    looked: list[str] = field(default_factory=list)
 
     async def publish(self, subject: str, state: StudyState) -> None:
         assert subject == subjects.STATE_STUDY
@@ -42,7 +43,9 @@ class Watch:
         self.told.append(state)
 
     def start(self, quiet_s: float = 60.0) -> None:
-        self.studies = Studies(self, self.journal, quiet_s, self.expected.get, lambda: self.now)  # type: ignore[arg-type]
+        self.studies = Studies(
+            self, self.journal, quiet_s, self.expected.get, lambda: self.now, looked=self.looked.append  # type: ignore[arg-type]
+        )  # fmt: skip
         self.task = asyncio.create_task(self.studies.keep_watching())
 
     async def stop(self) -> None:
@@ -103,6 +106,7 @@ async def test_a_study_begins_is_complete_after_quiet_and_grows_again(watch: Wat
     await watch.at(191)
     assert (watch.told[-1].complete, watch.told[-1].instances, watch.told[-1].why) == (True, 2, "quiet")
     assert watch.told[-1].complete_series == ["1.2.1"]
+    assert watch.looked == ["1.2", "1.2"], "when it begins and when it is complete, not each time it grows"
 
     watch.arrive(500)
     await watch.at(500)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.encaps import generate_frames
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -24,7 +26,9 @@ from tests.gateway.webdoor import Web, open_web, parts_of
 from tests.support.imaging import as_file, breast_image, test_file
 
 from edgeward.bus.client import NoAnswer
+from edgeward.gateway import wado
 from edgeward.gateway.frames import NoFrames, pixel_store
+from edgeward.gateway.native_xml import from_native_xml
 from edgeward.messages import Refused, Viewport
 
 
@@ -166,7 +170,7 @@ async def test_damage_in_the_middle_never_looks_whole(web: Web) -> None:
 # ---------------------------------------- metadata
 
 
-async def test_metadata_has_the_attributes_and_no_pixels(web: Web) -> None:
+async def test_metadata_has_the_attributes_and_the_address_of_the_pixels(web: Web) -> None:
     image = breast_image(rows=16, columns=16, PatientName="Müller^Änne")
     image.add_new(0x00091010, "OB", bytes(5000))
     image.add_new(0x00290010, "LO", "PRIVATE")
@@ -176,12 +180,46 @@ async def test_metadata_has_the_attributes_and_no_pixels(web: Web) -> None:
 
     assert answer.headers["content-type"] == "application/dicom+json"
     (found,) = answer.json()
-    assert not {"7FE00010", "00020010"} & set(found)
+    assert "00020010" not in found
+    pixels = await web.viewer().get(found["7FE00010"].pop("BulkDataURI"))
+    assert found.pop("7FE00010") == {"vr": "OW"}
+    assert parts_of(pixels)[0][1] == image.PixelData
     assert found["00080005"]["Value"] == ["ISO_IR 192"]
     assert found["00083002"]["Value"] == [ExplicitVRLittleEndian]
     got = Dataset.from_json(found)
     assert (got.PatientName, got.Rows, got.SOPInstanceUID) == ("Müller^Änne", 16, image.SOPInstanceUID)
     assert got.SequenceOfUltrasoundRegions[0].PhysicalDeltaX == image.SequenceOfUltrasoundRegions[0].PhysicalDeltaX
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+async def test_the_address_of_the_pixels_is_told_in_every_transfer_syntax(web: Web, syntax: str) -> None:
+    image = breast_image(rows=16, columns=16)
+    image.file_meta.TransferSyntaxUID = syntax
+    await web.store(image)
+
+    (found,) = (await web.viewer().get(path_of(image) + "/metadata")).json()
+    pixels = await web.viewer().get(found["7FE00010"]["BulkDataURI"], headers={"Accept": "application/octet-stream"})
+
+    assert pixels.content == image.PixelData
+
+
+async def test_a_value_that_breaks_the_rules_hides_nothing_else(web: Web, caplog: pytest.LogCaptureFixture) -> None:
+    image = breast_image(rows=16, columns=16, AccessionNumber="A-number-longer-than-SH-allows", StudyTime="25:61")
+    plan = Dataset()
+    plan.ReferencedSOPClassUID, plan.ReferencedSOPInstanceUID = "1.2.3", "1.2.0123.4"
+    image.ReferencedStudySequence = [plan]
+    image.add_new(0x00201206, "IS", 1)
+    data = as_file(image).replace(b"IS\x02\x001 ", b"IS\x02\x00x ")
+    before = pydicom.config.settings.reading_validation_mode
+    await web.store(data)
+
+    (found,) = (await web.viewer().get(path_of(image) + "/metadata")).json()
+
+    assert found["00080050"]["Value"] == ["A-number-longer-than-SH-allows"]
+    assert found["00081110"]["Value"][0]["00081155"]["Value"] == ["1.2.0123.4"]
+    assert found["00100010"]["Value"], "what follows is there"
+    assert pydicom.config.settings.reading_validation_mode == before
+    assert "0123" not in caplog.text
 
 
 async def test_metadata_of_a_study_is_one_array(web: Web) -> None:
@@ -191,8 +229,38 @@ async def test_metadata_of_a_study_is_one_array(web: Web) -> None:
     found = (await web.viewer().get(f"/studies/{study}/metadata")).json()
 
     assert len({one["00080018"]["Value"][0] for one in found}) == 3
-    refused = await web.viewer().get(f"/studies/{study}/metadata", headers={"Accept": "application/dicom+xml"})
-    assert refused.status_code == 406
+
+
+async def test_metadata_in_xml_is_a_document_per_object_that_says_the_same(web: Web) -> None:
+    study = generate_uid()
+    series = {"StudyInstanceUID": study, "SeriesInstanceUID": generate_uid()}
+    image = breast_image(rows=16, columns=16, SpecificCharacterSet="ISO_IR 192", **series)
+    image.PatientName = "Yamada^Tarou^M^Dr^Jr=山田^太郎=やまだ^たろう"
+    image.private_block(0x0009, "MAKER", create=True).add_new(0x01, "LO", ["mine", "", "<&>"])
+    image.add_new(0x00281201, "OW", bytes(2000))
+    image.add_new(0x00281221, "OW", b"few ")
+    image.StudyDescription = "with a \x0b in it"
+    await web.store(image, breast_image(rows=16, columns=16, seed=2, **series))
+    address = f"/studies/{study}/metadata"
+    told = (await web.viewer().get(address)).json()
+
+    answer = await web.viewer().get(address, headers={"Accept": "application/dicom+xml"})
+
+    assert answer.headers["content-type"].startswith('multipart/related; type="application/dicom+xml"; boundary=')
+    found = [from_native_xml(document) for _, document in parts_of(answer)]
+    assert len(found) == 2
+    assert found[0]["00081030"]["Value"] == ["with a \N{REPLACEMENT CHARACTER} in it"]
+    told[0]["00081030"], told[0]["00091001"] = found[0]["00081030"], {"vr": "LO", "Value": ["mine", "<&>"]}
+    assert [loosely(one) for one in found] == [loosely(one) for one in told]
+
+
+def loosely(value: Any) -> Any:
+    """Return a value of the JSON model as text where XML has only text."""
+    if isinstance(value, dict):
+        return {name: loosely(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [loosely(one) for one in value]
+    return float(value) if re.fullmatch(r"-?\d+(\.\d+)?", str(value)) else value
 
 
 async def test_values_that_json_does_not_have_are_left_out(web: Web) -> None:
@@ -244,7 +312,6 @@ async def test_bulk_data_is_had_under_the_address_that_metadata_gives(web: Web, 
     [
         ("00420011", "image/jpeg", 406),
         ("00100010", "*/*", 404),
-        ("7FE00010", "*/*", 404),
         ("00283010/3/00283006", "*/*", 404),
         ("00283010/2/00283010/1/00283006", "*/*", 404),
         ("00420011/1", "*/*", 404),
@@ -262,6 +329,37 @@ async def test_what_is_no_bulk_data_is_not_given_so(web: Web, path: str, accept:
 
 
 # ---------------------------------------- frames
+
+
+async def test_pixels_are_had_whole_or_frame_by_frame(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wado, "_PIECE", 64)
+    image = loop()
+    big = breast_image(rows=4, columns=6, seed=2, BitsAllocated=16, BitsStored=12, HighBit=11)
+    numbers = np.arange(24, dtype="<u2") * 100
+    big.PixelData = numbers.astype(">u2").tobytes()
+    big["PixelData"].VR = "OW"
+    big.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, big, enforce_file_format=True)
+    frames = [bytes([0xFF, 0xD8, number, 0xFF, 0xD9, 0]) for number in range(3)]
+    packed = breast_image(rows=8, columns=8, seed=3, NumberOfFrames=3)
+    packed.PixelData = encapsulate(frames)
+    packed["PixelData"].VR, packed["PixelData"].is_undefined_length = "OB", True
+    packed.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    assert (await web.store(image, buffer.getvalue(), as_file(packed))).status_code == 200
+    octets = {"Accept": "application/octet-stream"}
+
+    whole = await web.viewer().get(path_of(image) + "/bulkdata/7FE00010", headers=octets)
+    assert whole.content == image.PixelData
+    told = await web.viewer().get(path_of(big) + "/bulkdata/7fe00010", headers=octets)
+    assert told.content == numbers.tobytes()
+    found = (await web.viewer().get(path_of(packed) + "/metadata")).json()[0]
+    assert found["7FE00010"]["vr"] == "OB"
+    each = await web.viewer().get(found["7FE00010"]["BulkDataURI"])
+    assert [data for _, data in parts_of(each)] == frames
+    assert (await web.viewer().get(path_of(image) + "/bulkdata/7FE00008")).status_code == 404
+    refused = await web.viewer().get(path_of(image) + "/bulkdata/7FE00010", headers={"Accept": "image/jpeg"})
+    assert refused.status_code == 406
 
 
 async def test_frames_come_as_they_are_stored(web: Web) -> None:
@@ -517,3 +615,44 @@ async def test_without_a_picture_the_reason_is_told(web: Web, said: Any, status:
     assert answer.status_code == status
     assert ("retry-after" in answer.headers) is (status == 503)
     assert (await web.viewer().get(path_of(image) + "/frames/2/rendered")).status_code == 404
+
+
+async def test_of_a_study_there_is_a_picture_of_each_image(web: Web) -> None:
+    study = generate_uid()
+    images = [breast_image(rows=16, columns=16, seed=seed, StudyInstanceUID=study) for seed in range(3)]
+    report = breast_image(rows=8, columns=8, seed=9, StudyInstanceUID=study)
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(report, keyword)
+    await web.store(*images)
+
+    whole = await web.viewer().get(f"/studies/{study}/rendered?quality=50", headers={"Accept": "image/png"})
+    assert whole.status_code == 200
+    assert whole.headers["content-type"].startswith('multipart/related; type="image/png"')
+    parts = parts_of(whole)
+    assert [data for _, data in parts] == [b"picture"] * 3
+    assert {head["content-location"].partition("/dicomweb")[2] for head, _ in parts} == {
+        f"{path_of(image)}/rendered" for image in images
+    }
+    assert {request.quality for request in web.engine.asked} == {50}
+
+    await web.store(report)
+    series = f"/studies/{study}/series/{images[0].SeriesInstanceUID}/rendered"
+    kind = 'multipart/related; type="image/jpeg"'
+    assert len(parts_of(await web.viewer().get(series, headers={"Accept": kind}))) >= 1
+    part = await web.viewer().get(f"/studies/{study}/rendered", headers={"Accept": kind})
+    assert part.status_code == 206, "the report is not drawn"
+    assert len(parts_of(part)) == 3
+    wrong = {"Accept": 'multipart/related; type="application/dicom"'}
+    assert (await web.viewer().get(f"/studies/{study}/rendered", headers=wrong)).status_code == 406
+    assert (await web.viewer().get(f"/studies/{study}/rendered?quality=0")).status_code == 400
+
+
+async def test_pictures_that_cannot_be_drawn_are_left_out_and_none_is_said(web: Web) -> None:
+    study = generate_uid()
+    await web.store(*(breast_image(rows=8, columns=8, seed=seed, StudyInstanceUID=study) for seed in range(2)))
+
+    web.engine.answer = Refused(reason="the pixels cannot be decoded")
+    assert (await web.viewer().get(f"/studies/{study}/rendered")).status_code == 406
+    web.engine.answer = NoAnswer("nobody")
+    answer = await web.viewer().get(f"/studies/{study}/rendered")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")

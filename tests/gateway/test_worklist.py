@@ -195,6 +195,30 @@ def test_an_empty_sequence_asks_for_all_of_it_and_a_code_sequence_is_filled(desk
     assert again.dataset.ScheduledProcedureStepSequence[0].ScheduledStationAETitle == "US6"
 
 
+def test_who_gave_the_orders_numbers_is_on_the_worklist(desk):
+    line = "ORC|NW|P1^HIS^1.2.3^ISO|F1^RIS||||||||||"
+    desk.take("\r".join(line if one.startswith("ORC") else one for one in omi(steps=()).split("\r")))
+
+    identifier = query()
+    identifier.OrderPlacerIdentifierSequence, identifier.OrderFillerIdentifierSequence = [Dataset()], []
+    answer, done = find(desk, identifier)
+
+    assert (answer.status, done.status) == (0xFF00, 0x0000)
+    [placer], [filler] = answer.dataset.OrderPlacerIdentifierSequence, answer.dataset.OrderFillerIdentifierSequence
+    assert (placer.LocalNamespaceEntityID, placer.UniversalEntityID, placer.UniversalEntityIDType) == (
+        "HIS", "1.2.3", "ISO",
+    )  # fmt: skip
+    assert (filler.LocalNamespaceEntityID, "UniversalEntityID" in filler) == ("RIS", False)
+    other = omi("XO", steps=(), at="20260301120100").replace("|F1|", "|F2|")
+    desk.take(other)
+    changed, _ = find(desk, identifier)
+    assert changed.dataset.OrderFillerIdentifierSequence == [], "another number is not of whoever gave the one before"
+    assert changed.dataset.OrderPlacerIdentifierSequence[0].LocalNamespaceEntityID == "HIS"
+    identifier.OrderPlacerIdentifierSequence = [Dataset()]
+    identifier.OrderPlacerIdentifierSequence[0].LocalNamespaceEntityID = "OTHER"
+    assert [reply.status for reply in find(desk, identifier)] == [0x0000]
+
+
 def test_matching_within_a_code_sequence(desk):
     desk.take(orm())
     item = Dataset()

@@ -20,6 +20,7 @@ from edgeward.gateway.qido import Qido
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.reception import Reception
 from edgeward.gateway.rendering import Renderer
+from edgeward.gateway.requested import Details
 from edgeward.gateway.stow import Stow
 from edgeward.gateway.wado import Wado
 from edgeward.gateway.web import WebDoor
@@ -140,7 +141,7 @@ async def open_web(path: Path, min_free_mb: int = 0, **sections: dict[str, objec
         quarantine=quarantine,
         routes=dicomweb.routes(
             Stow(reception, quarantine, threads, lambda item, new: admitted.append((item, new))),
-            Qido(journal.catalogue, threads),
+            Qido(journal.catalogue, Details(journal.catalogue, vault), threads),
             Wado(journal.catalogue, vault, renderer, quarantine, threads),
             settings.web.max_body_mb << 20,
         ),

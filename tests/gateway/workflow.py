@@ -26,6 +26,7 @@ from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.registry import Registry
 from edgeward.privacy.vault import FileVault
+from edgeward.scu import steady
 
 
 @dataclass
@@ -57,13 +58,15 @@ class Workflow:
             uid, syntaxes = context if isinstance(context, tuple) else (context, None)
             ae.add_requested_context(uid, syntaxes)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 15
-        association = ae.associate(
-            "127.0.0.1",
-            self.port,
-            ae_title="EDGEWARD",
-            tls_args=(tls_of(folder), "localhost"),
-            evt_handlers=[(evt.EVT_N_EVENT_REPORT, handler) for handler in handlers],
-            ext_neg=list(roles),
+        association = steady(
+            ae.associate(
+                "127.0.0.1",
+                self.port,
+                ae_title="EDGEWARD",
+                tls_args=(tls_of(folder), "localhost"),
+                evt_handlers=[(evt.EVT_N_EVENT_REPORT, handler) for handler in handlers],
+                ext_neg=list(roles),
+            )
         )
         assert association.is_established
         return association

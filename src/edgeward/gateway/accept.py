@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -107,10 +108,23 @@ def accepted(request: Request) -> Accepted:
     )
 
 
-def accept_json(request: Request) -> None:
-    """Raise 406 unless the client takes DICOM JSON."""
-    if not accepted(request).any_of("application/dicom+json", "application/json"):
-        raise HTTPException(406, "the answer is application/dicom+json; XML is not offered")
+def model_wanted(request: Request) -> Literal["json", "xml"]:
+    """Return in which model a client takes attributes (PS3.18, 8.7.3.2 and F); JSON where it does not mind.
+
+    In XML there is one document per object, so its answer is a multipart, also for a client that names none.
+
+    Raises
+    ------
+    HTTPException
+        406 if it takes neither.
+    """
+    wanted = multipart_parts(accepted(request), "application/dicom+xml")
+    best = wanted.best_of("application/dicom+json", "application/json", "application/dicom+xml")
+    if best is None:
+        raise HTTPException(
+            406, 'the answer is application/dicom+json or multipart/related; type="application/dicom+xml"'
+        )
+    return "xml" if best.endswith("xml") else "json"
 
 
 def dicom_syntaxes(kinds: Accepted, *, single: bool) -> Syntaxes:
@@ -137,6 +151,28 @@ def dicom_syntaxes(kinds: Accepted, *, single: bool) -> Syntaxes:
     if not allowed:
         raise HTTPException(406, 'objects are given as multipart/related; type="application/dicom"')
     return Syntaxes(frozenset(allowed), alone)
+
+
+def multipart_parts(kinds: Accepted, usual: str = "*/*") -> Accepted:
+    """Return what a client accepts of what comes together in a multipart: the types of its parts.
+
+    Without a multipart in it, the types of the parts themselves count: several can only come so.
+
+    Parameters
+    ----------
+    usual
+        The type of the parts of a multipart that names none.
+    """
+
+    def inner(ranges: tuple[MediaType, ...]) -> tuple[MediaType, ...]:
+        return tuple(
+            MediaType(one.parameters.get("type", usual).lower(), one.parameters)
+            if one.name in ("multipart/related", "multipart/*")
+            else one
+            for one in ranges
+        )
+
+    return Accepted(inner(kinds.ranges), inner(kinds.refused))
 
 
 def frame_type(kinds: Accepted, transfer_syntax_uid: str, *, single: bool) -> FrameType | None:

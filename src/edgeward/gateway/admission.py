@@ -6,11 +6,11 @@ Responsible for the decision and for saying why not and what to do. Not responsi
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgeward.config import Dicom, LegacyDevice
+from edgeward.gateway.addresses import same_address
 from edgeward.privacy.identity import device_of, uri_of
 from edgeward.privacy.registry import Device, Registry
 
@@ -88,7 +88,7 @@ class Admission:
     def may_knock(self, door: Door, address: str) -> bool:
         """Return whether an address may connect to a door at all: legacy doors open for listed addresses only."""
         return door == "tls" or any(
-            entry.transport == door and _same_address(entry.address, address) for entry in self._settings.legacy
+            entry.transport == door and same_address(entry.address, address) for entry in self._settings.legacy
         )
 
     def _by_certificate(self, peer: Peer, calling: str) -> str:
@@ -155,16 +155,8 @@ def _matches(entry: LegacyDevice, peer: Peer, calling: str) -> bool:
     return (
         entry.transport == peer.door
         and entry.ae_title.strip() == calling.strip()
-        and _same_address(entry.address, peer.address)
+        and same_address(entry.address, peer.address)
     )
-
-
-def _same_address(wanted: str, given: str) -> bool:
-    try:
-        one, two = ipaddress.ip_address(wanted), ipaddress.ip_address(given.split("%", maxsplit=1)[0])
-    except ValueError:
-        return False
-    return (getattr(one, "ipv4_mapped", None) or one) == (getattr(two, "ipv4_mapped", None) or two)
 
 
 def _fingerprint(peer: Peer) -> str:

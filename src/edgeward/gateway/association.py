@@ -95,9 +95,6 @@ class Host(Protocol):
     def collect(self) -> None:
         """Take note of what was admitted by the compiled data path."""
 
-    def owes(self, slot: int, content: bytes) -> None:
-        """Take over what it admitted and could not write a file of."""
-
     def in_force(self, association: Association) -> bool:
         """Whether the device still may send."""
 

@@ -16,6 +16,8 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import dcmread
 from pydicom.uid import ExplicitVRBigEndian
 
+from edgeward.privacy.character_sets import declare
+
 BULK = 1024  # bytes: a longer binary value is bulk data
 LARGEST = 64 << 20  # bytes: a longer one is not read at all
 BINARY = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -32,7 +34,7 @@ class NoBulk(LookupError):
 
 def opened(file: Any) -> Dataset:
     """Return the data set of a DICOM file without pixels, and without what is too long to be read."""
-    dataset = dcmread(file, stop_before_pixels=True, defer_size=LARGEST)
+    dataset = declare(dcmread(file, stop_before_pixels=True, defer_size=LARGEST))
     for tag, element in list(dataset.items()):
         if isinstance(element, RawDataElement) and element.value is None and element.length:  # was not read
             del dataset[tag]

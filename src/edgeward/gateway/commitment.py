@@ -42,6 +42,7 @@ from edgeward.privacy.keys import WrongKey
 from edgeward.privacy.reading import open_object
 from edgeward.privacy.registry import Registry
 from edgeward.privacy.vault import Vault, VaultDamaged, VaultError
+from edgeward.scu import steady
 
 _log = logging.getLogger("edgeward.gateway.commitment")
 
@@ -275,12 +276,14 @@ class Commitment(DimseService):
         if modality.tls:
             context = self._tls()
             context.check_hostname = False  # a device's certificate names the device, not its address: see below
-        association = entity.associate(
-            modality.host,
-            modality.port,
-            ae_title=modality.ae_title,
-            ext_neg=[build_role(STORAGE_COMMITMENT, scp_role=True)],
-            tls_args=(context, modality.host) if context else None,
+        association = steady(
+            entity.associate(
+                modality.host,
+                modality.port,
+                ae_title=modality.ae_title,
+                ext_neg=[build_role(STORAGE_COMMITMENT, scp_role=True)],
+                tls_args=(context, modality.host) if context else None,
+            )
         )
         if not association.is_established:
             return None

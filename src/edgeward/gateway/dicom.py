@@ -92,6 +92,7 @@ class DicomDoor:
         self.idle_timeout_s, self.pdu_timeout_s = settings.dicom.idle_timeout_s, settings.dicom.pdu_timeout_s
         self.library = native.library()
         self._collector: threading.Thread | None = None
+        self._closed = threading.Event()
         self._live: set[Association] = set()
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
@@ -148,6 +149,7 @@ class DicomDoor:
             listener.stop()
         self._listeners.clear()
         self._abort(self._snapshot())
+        self._closed.set()
         self._reception.close_lane()
         collector, self._collector = self._collector, None
         if collector is not None:
@@ -187,7 +189,7 @@ class DicomDoor:
             except Exception as error:
                 # Only the type: the text of an unforeseen error may quote a data set.
                 _log.error("what was received could not be taken note of yet: %s", type(error).__name__)
-                time.sleep(_REFRESH_S)
+                self._closed.wait(_REFRESH_S)  # between two tries; whoever closes the door need not wait for it
 
     def _came(self, device_id: str, item: Item, is_new: bool) -> None:
         """Take note of an object that was admitted by the compiled data path."""
@@ -311,10 +313,6 @@ class DicomDoor:
     def collect(self) -> None:
         """See `Host.collect`."""
         self._reception.journal.drain()
-
-    def owes(self, slot: int, content: bytes) -> None:
-        """See `Host.owes`."""
-        self._reception.owes(slot, content)
 
     def _admit(self, device_id: str, item: Item, is_new: bool) -> None:
         if is_new and item.reason == CONFLICT:

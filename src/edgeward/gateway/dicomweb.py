@@ -43,10 +43,10 @@ def routes(stow: Stow, qido: Qido, wado: Wado, max_body: int) -> list[BaseRoute]
         inside += [
             reading(path, wado.retrieve, f"retrieve {what}"),
             reading(path + "/metadata", wado.metadata, f"retrieve metadata of {what}"),
+            reading(path + "/rendered", wado.rendered, f"retrieve pictures of {what}"),
             reading(path + "/thumbnail", wado.thumbnail, f"retrieve a thumbnail of {what}"),
         ]
     inside += [
-        reading(_INSTANCE + "/rendered", wado.rendered, "retrieve a picture"),
         reading(_INSTANCE + "/bulkdata/{path:path}", wado.bulkdata, "retrieve bulk data"),
         reading(_FRAMES, wado.frames, "retrieve frames"),
         reading(_FRAMES + "/rendered", wado.rendered, "retrieve a picture"),

@@ -103,7 +103,29 @@ class Doorstep:
                 )
         except OSError as error:
             client.close()
-            self._refused(address, f"no TLS 1.3 connection with a certificate of this site ({type(error).__name__})")
+            self._refused(address, f"no TLS 1.3 connection: {_told(error)}")
         except asyncio.CancelledError:
             client.close()
             raise
+
+
+_VERIFY = {9: "its certificate is not valid yet", 10: "its certificate has expired"}  # X509_V_ERR_* of OpenSSL
+_REASONS = {
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it has no certificate",
+    "UNSUPPORTED_PROTOCOL": "it offers no TLS 1.3",
+    "HTTP_REQUEST": "it speaks no TLS",
+    "WRONG_VERSION_NUMBER": "it speaks no TLS",
+}
+
+
+def certificate_fault(error: ssl.SSLCertVerificationError) -> str:
+    """Return what is wrong with the certificate of a peer that was turned away in the handshake."""
+    return _VERIFY.get(error.verify_code, "its certificate is not from this site")
+
+
+def _told(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return certificate_fault(error)
+    if isinstance(error, ssl.SSLError) and error.reason in _REASONS:
+        return _REASONS[error.reason]
+    return "it closed the connection, or the handshake failed"

@@ -1,10 +1,10 @@
 """C-STORE over a plain connection with the compiled data path (``native/``): one call for each unusual image.
 
-A small object that has nothing unusual about it is admitted within the call (``native/admission.c``), and the next one
-after it. Of another one the call keeps what arrived before, answers it, and takes the next message; between two of them
-it is decided on, encrypted and given its record here. Responsible for going back and forth between the two, and for
-handing whatever is not a plain C-STORE to the `Association`, which reads it from where the call stopped. Not
-responsible for what either does.
+An object that has nothing unusual about it is admitted within the call (``native/admission.c``, of more than a chunk
+``native/large.c``), and the next one after it. Of another one the call keeps what arrived before, answers it, and takes
+the next message; between two of them it is decided on, encrypted and given its record here. Responsible for going back
+and forth between the two, and for handing whatever is not a plain C-STORE to the `Association`, which reads it from
+where the call stopped. Not responsible for what either does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from edgeward import native
 from edgeward.gateway import command as dimse
@@ -24,10 +27,11 @@ from edgeward.gateway.wire import Gone, Interrupted, PlainWire, TooSlow
 from edgeward.native import Code
 from edgeward.privacy.header import WANTED
 from edgeward.privacy.plainrow import common
-from edgeward.privacy.vaultfile import CHUNK, HEADROOM, Buffers, pool
+from edgeward.privacy.vaultfile import CHUNK, HEADROOM, MAGIC, TAG, Buffers, bound, nonce, pool
 
 if TYPE_CHECKING:
     from edgeward.gateway.association import Association
+    from edgeward.privacy.lane import Lane
 
 _PATIENCE_MS = 3  # for the next message, while somebody waits to hear of the last one
 _LONGER_MS = 20  # while nobody does, and the buffers are kept for it
@@ -63,6 +67,8 @@ class Express:
         for context_id, context in association.contexts.items():
             conn.syntax[context_id] = _SYNTAX[encoding(context.transfer_syntax)]
         self._ciphers = self._kinds = None
+        self._seal: Any = None
+        self._large: native.Large | None = None  # what the call keeps of an object of more than a chunk
         self._admit_there()
 
     def _admit_there(self) -> None:
@@ -89,17 +95,28 @@ class Express:
         self._kinds, self._head = (native.Kind * len(kinds))(*kinds), native.Pages(_BLOCK)
         conn.kinds, conn.head = ctypes.addressof(self._kinds), self._head.address
         conn.store, conn.ciphers, conn.stop = lane.address, self._ciphers, ctypes.addressof(self._wire.stop)
-        conn.headroom, conn.small, conn.max_length = HEADROOM, SMALL, association.max_length
+        conn.headroom, conn.small, conn.max_length = HEADROOM, CHUNK, association.max_length
+        self._memory = ctypes.create_string_buffer(self._library.ew_layout(10))
+        self._large, self._root = native.Large.from_buffer(self._memory), str(lane.root).encode()
+        self._large.root, self._large.chunk, self._large.handle = self._root, CHUNK, -1
+        if self._library.lends:
+            self._seal = native.Seal(partial(self._lend, lane))
+            self._large.seal = ctypes.cast(self._seal, ctypes.c_void_p)
+        conn.large = ctypes.addressof(self._large)
 
     def close(self) -> None:
         """Leave nothing behind."""
         self._library.ew_ciphers_free(self._ciphers)
         self._conn.store = self._ciphers = None
-        self._association.host.collect()
+        self._drop()
+        self._seal = None
         prepared, self._prepared = self._prepared, None
-        if prepared is not None:
+        if prepared is not None:  # first: the same object may have come there too, and waits for this one
             self._association.host.not_stored(self._association, prepared, OSError(errno.ECANCELED, "cancelled"))
-        self._let_go()
+        try:
+            self._association.host.collect()
+        finally:
+            self._let_go()
 
     def turn(self) -> None:
         """Answer what there is to answer, and take the next message, or wait for it.
@@ -112,8 +129,10 @@ class Express:
         answered = self._request is not None
         code = self._exchange() if answered else self._take()
         if self._conn.admitted:
-            self._take_note(code)
-        if code == Code.MESSAGE:
+            self._association.host.collect()  # people hear of them before anything else comes
+        if code == Code.MESSAGE and self._large is not None and self._large.index:
+            self._store_large(code)
+        elif code == Code.MESSAGE:
             self._decide()
         elif code == Code.COMMAND:
             self._buffers = pool.take()
@@ -130,20 +149,12 @@ class Express:
                 self._association.left, self._conn.pdu_left = self._conn.pdu_left, 0
                 self._association.message()
                 self._conn.pdu_left = self._association.left
-        elif code not in (Code.NOT_KEPT, Code.OWED):
+        elif code != Code.NOT_KEPT:
             if self._conn.begun:
                 self._begin()  # whether it would have been refused is told even so
             raise self._why(code)
 
     # ------------------------------------------------------------ calls
-
-    def _take_note(self, code: int) -> None:
-        """See to it that people hear of what was admitted there, before anything else comes."""
-        conn, host = self._conn, self._association.host
-        if code == Code.OWED:
-            assert self._buffers is not None
-            host.owes(conn.slot, bytes(self._buffers.out.view[: conn.owed_size]))
-        host.collect()
 
     def _take(self) -> int:
         if self._wire.interrupted:
@@ -246,9 +257,13 @@ class Express:
         buffers, self._buffers = self._buffers, None
         try:
             if buffers is not None and arrival is not None:
-                arrival.adopt(buffers, conn.filled)
+                if self._large is not None and self._large.index:
+                    self._take_over(self._large, arrival, buffers)
+                else:
+                    arrival.adopt(buffers, conn.filled)
             elif buffers is not None:
                 pool.give(buffers)
+            self._drop()
             while code == Code.FULL:
                 code = self._fill(arrival)
             if code == Code.OTHER:
@@ -265,6 +280,45 @@ class Express:
         finally:
             if arrival is not None:
                 arrival.abort()
+
+    def _take_over(self, large: native.Large, arrival: Arrival, buffers: Buffers) -> None:
+        """Take in what the call took in of an object, before it came to something that it leaves to us."""
+        plain, out, cipher, start = buffers.plain, buffers.out.view, AESGCM(bytes(large.key)), large.meta
+        with open(large.path.decode(), "rb") as file:  # noqa: PTH123 - the call's own
+            for index in range(large.index):
+                at = len(MAGIC) + index * (CHUNK + TAG)
+                file.seek(at)
+                content = file.read(min(CHUNK + TAG, large.written - at))
+                content += out[: CHUNK + TAG - len(content)]  # whole blocks are written, the rest waits there
+                arrival.write(memoryview(cipher.decrypt(nonce(index), content, bound(index, final=False)))[start:])
+                start = 0
+        first = self._conn.room - plain.address
+        arrival.write(plain.view[first : first + self._conn.filled])
+        pool.give(buffers)
+
+    def _lend(self, lane: Lane, *chunk: int) -> int:
+        """Encrypt a chunk for the call: see ``ew_large`` in the source. It takes an error for 0."""
+        start, size, before, at, final = chunk
+        large, conn, buffers = self._large, self._conn, self._buffers
+        assert large is not None
+        assert buffers is not None
+        index, first = large.index, start - buffers.plain.address
+        if index == 0:
+            uid = conn.sop_instance[: conn.instance_size].decode("ascii")
+            self._cipher, self._mac = AESGCM(bytes(large.key)), lane.content_mac(uid)
+        data = buffers.plain.view[first : first + size]
+        sealed = buffers.out.view[at : at + size + TAG]
+        self._cipher.encrypt_into(nonce(index), data, bound(index, final=bool(final)), sealed)
+        if final:
+            large.digest[:] = self._mac.finish(data[before:])
+        else:
+            self._mac.update(data[before:])
+        return 1
+
+    def _drop(self) -> None:
+        """Leave no file of the call's behind."""
+        if self._large is not None:
+            self._library.ew_large_drop(ctypes.addressof(self._large))
 
     def _fill(self, arrival: Arrival | None) -> int:
         """Take the next bytes of a data set, up to a chunk."""

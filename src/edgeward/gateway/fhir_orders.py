@@ -14,17 +14,16 @@ identifier of a Device that is contained, in the Bundle, or named as ``performer
 
 from __future__ import annotations
 
-import datetime as dt
 import re
-from collections.abc import Iterable
 from typing import Any, Literal
 
-from edgeward.gateway.hl7_orders import modality
-from edgeward.gateway.order_entry import Action, Assigner, Change, Code, Entry, Status
+from edgeward.gateway import fhir_elements as fhir
+from edgeward.gateway.fhir_elements import DCM, FhirError
+from edgeward.gateway.order_entry import Action, Change, Entry, Status
+from edgeward.gateway.order_terms import modality
 from edgeward.hl7 import values
 from edgeward.messages import Order
 
-DCM = "http://dicom.nema.org/resources/ontology/DCM"
 _MOST_ENTRIES = 500
 ID = re.compile(r"^[A-Za-z0-9\-.]{1,64}$")
 _UID = re.compile(r"^(?=.{1,64}$)(0|[1-9]\d*)(\.(0|[1-9]\d*))*$")
@@ -43,24 +42,7 @@ _PRIORITIES: dict[str, Literal["routine", "urgent", "stat"]] = {
     "stat": "stat",
 }
 _SEXES = {"male": "M", "female": "F", "other": "O"}
-_SEVERAL: dict[str, Any] = {"resourceType": "several"}
 _INTENTS = ("order", "original-order", "reflex-order", "filler-order", "instance-order")
-
-
-class FhirError(ValueError):
-    """A resource cannot be used.
-
-    Attributes
-    ----------
-    code
-        Of the value set IssueType.
-    expression
-        FHIRPath of what is wrong; the text never quotes it.
-    """
-
-    def __init__(self, status: int, code: str, text: str, expression: str = "") -> None:
-        super().__init__(text)
-        self.status, self.code, self.expression = status, code, expression
 
 
 # ---------------------------------------- reading
@@ -88,7 +70,7 @@ def order_of(
     FhirError
         If it lacks what an order needs.
     """
-    status = _text(resource.get("status"), "ServiceRequest.status")
+    status = fhir.text(resource.get("status"), "ServiceRequest.status")
     if status not in _ACTIONS:
         raise FhirError(
             422,
@@ -99,21 +81,26 @@ def order_of(
     if resource.get("intent") not in _INTENTS:
         raise FhirError(422, "business-rule", "the intent must be an order", "ServiceRequest.intent")
     action, told = _ACTIONS[status]
-    here = around | named((f"#{one.get('id')}", one) for one in _rows(resource, "contained"))
+    here = around | fhir.named((f"#{one.get('id')}", one) for one in fhir.rows(resource, "contained"))
     patient = _patient(resource, here)
-    accession = _number(_value(_identifier(resource, "ACSN")), 16, "ServiceRequest.identifier")
+    accession = fhir.number(fhir.value(_identifier(resource, "ACSN")), 16, "ServiceRequest.identifier")
     placed = _identifier(resource, "PLAC") or _identifier(resource, "")
-    number = _value(placed) or accession
+    number = fhir.value(placed) or accession
     if not number and not resource_id:
         raise FhirError(422, "required", "an order needs an identifier", "ServiceRequest.identifier")
-    code = _coding(_codings(resource.get("code")))
+    code = fhir.coding(fhir.codings(resource.get("code")))
     detail = [
-        coding for name in ("orderDetail", "category") for one in _rows(resource, name) for coding in _codings(one)
+        coding
+        for name in ("orderDetail", "category")
+        for one in fhir.rows(resource, name)
+        for coding in fhir.codings(one)
     ]
-    dicom = [str(one.get("code", "")) for one in (*detail, *_codings(resource.get("code"))) if one.get("system") == DCM]
+    dicom = [
+        str(one.get("code", "")) for one in (*detail, *fhir.codings(resource.get("code"))) if one.get("system") == DCM
+    ]
     study = _study(resource)
     order = Order(
-        order_id=_number(number, 199, "ServiceRequest.identifier") or resource_id,
+        order_id=fhir.number(number, 199, "ServiceRequest.identifier") or resource_id,
         accession_number=accession,
         status="scheduled",
         patient_id=patient["id"],
@@ -123,10 +110,10 @@ def order_of(
         modality=modality(*dicom, *(str(one.get("code", "")) for one in detail)),
         station_ae_title=_station(resource, here),
         procedure_code=code.value,
-        procedure=values.clean(_concept(resource.get("code"))) or code.meaning or code.value,
+        procedure=values.clean(fhir.concept(resource.get("code"))) or code.meaning or code.value,
         study_instance_uid=study,
         scheduled=_scheduled(resource),
-        referring_physician=_person(resource.get("requester"), here),
+        referring_physician=fhir.person(resource.get("requester"), here),
         priority=_PRIORITIES.get(str(resource.get("priority", "routine")), "routine"),
         source=source,
     )
@@ -135,15 +122,19 @@ def order_of(
             422, "required", "the patient's identifier and name must come with the order", "ServiceRequest.subject"
         )
     # Never later than now, or a clock that is ahead would silence all others.
-    at = min(_moment(_table(resource.get("meta")).get("lastUpdated")) or received_ns, received_ns)
+    at = min(fhir.moment(fhir.table(resource.get("meta")).get("lastUpdated")) or received_ns, received_ns)
     entry = Entry(
         order=order,
-        placer=Assigner(universal_id=values.clean(str(placed.get("system", "")), 255).removeprefix("urn:oid:")),
+        placer=fhir.namespace(placed),
+        filler_id=fhir.number(fhir.value(_identifier(resource, "FILL")), 64, "ServiceRequest.identifier"),
+        filler=fhir.namespace(_identifier(resource, "FILL")),
         issuer_of_patient_id=patient["issuer"],
         procedure_code=code,
         requesting_physician=order.referring_physician,
-        reason=values.clean(next((text for one in _rows(resource, "reasonCode") if (text := _concept(one))), "")),
-        comments=values.clean(" ".join(str(one.get("text", "")) for one in _rows(resource, "note")), 1024),
+        reason=values.clean(
+            next((text for one in fhir.rows(resource, "reasonCode") if (text := fhir.concept(one))), "")
+        ),
+        comments=values.clean(" ".join(str(one.get("text", "")) for one in fhir.rows(resource, "note")), 1024),
         resource_id=resource_id,
         message_ns=at,
         patient_ns=at,
@@ -152,23 +143,23 @@ def order_of(
 
 
 def _patient(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[str, str]:
-    subject = _table(resource.get("subject"))
+    subject = fhir.table(resource.get("subject"))
     if not subject:
         raise FhirError(422, "required", "the order has no subject", "ServiceRequest.subject")
     patient = here.get(str(subject.get("reference", "")), {})
-    if patient is _SEVERAL:
+    if patient is fhir.SEVERAL:
         raise FhirError(
             422, "duplicate", "several resources have the id that the subject names", "ServiceRequest.subject"
         )
     if patient and patient.get("resourceType") != "Patient":
         raise FhirError(422, "value", "the subject is no Patient", "ServiceRequest.subject")
-    identifiers = _rows(patient, "identifier") or [_table(subject.get("identifier"))]
-    medical = [one for one in identifiers if "MR" in _kinds(one)]
+    identifiers = fhir.rows(patient, "identifier") or [fhir.table(subject.get("identifier"))]
+    medical = [one for one in identifiers if "MR" in fhir.kinds(one)]
     chosen = next((one for one in (*medical, *identifiers) if one.get("value")), {})
-    name = _human_name(_rows(patient, "name")) or _display_name(subject.get("display"))
+    name = fhir.human_name(fhir.rows(patient, "name")) or fhir.display_name(subject.get("display"))
     return {
-        "id": _number(str(chosen.get("value", "")), 64, "Patient.identifier"),
-        "issuer": _assigner(chosen),
+        "id": fhir.number(str(chosen.get("value", "")), 64, "Patient.identifier"),
+        "issuer": fhir.assigner(chosen),
         "name": name,
         "birth_date": values.date(str(patient.get("birthDate", "")).replace("-", "")),
         "sex": _SEXES.get(str(patient.get("gender", "")), ""),
@@ -176,77 +167,21 @@ def _patient(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[
 
 
 def _patient_ids(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> tuple[tuple[str, str], ...]:
-    subject = _table(resource.get("subject"))
+    subject = fhir.table(resource.get("subject"))
     patient = here.get(str(subject.get("reference", "")), {})
     return tuple(
-        (_value(one), _assigner(one))
-        for one in _rows(patient, "identifier") or [_table(subject.get("identifier"))]
-        if _value(one)
+        (fhir.value(one), fhir.assigner(one))
+        for one in fhir.rows(patient, "identifier") or [fhir.table(subject.get("identifier"))]
+        if fhir.value(one)
     )
 
 
-def _assigner(identifier: dict[str, Any]) -> str:
-    told = str(_table(identifier.get("assigner")).get("display", "")) or str(identifier.get("system", ""))
-    return values.clean(told)
-
-
-def named(resources: Iterable[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Return resources by what references name them by; a name that several different ones have leads to none."""
-    found: dict[str, dict[str, Any]] = {}
-    for name, resource in resources:
-        known = found.setdefault(name, resource)
-        found[name] = resource if known is resource or _same(known, resource) else _SEVERAL
-    return found
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    try:
-        return one == other
-    except RecursionError:
-        return False
-
-
-def _human_name(names: list[dict[str, Any]]) -> str:
-    """Return a HumanName as DICOM PN: the official one, or the usual one, or the first."""
-    order = {"official": 0, "usual": 1}
-    for name in sorted(names, key=lambda one: order.get(str(one.get("use", "")), 2)):
-        given = [_part(one) for one in _texts(name.get("given"))]
-        parts = [
-            _part(name.get("family", "")),
-            given[0] if given else "",
-            " ".join(given[1:]),
-            " ".join(_part(one) for one in _texts(name.get("prefix"))),
-            " ".join(_part(one) for one in _texts(name.get("suffix"))),
-        ]
-        if any(parts):
-            return "^".join(parts).rstrip("^")[:64]
-        if name.get("text"):
-            return _display_name(name["text"])
-    return ""
-
-
-def _display_name(text: Any) -> str:
-    """Return a name that is only a text as PN; "Family, Given" is told apart, anything else is one component."""
-    family, _, given = str(text or "").partition(",")
-    return "^".join(filter(None, (_part(family), _part(given))))[:64]
-
-
-def _part(text: Any) -> str:
-    return values.clean(str(text)).replace("^", " ").replace("=", " ")
-
-
-def _person(reference: Any, here: dict[str, dict[str, Any]]) -> str:
-    table = _table(reference)
-    found = here.get(str(table.get("reference", "")), {})
-    return _human_name(_rows(found, "name")) or _display_name(table.get("display"))
-
-
 def _station(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> str:
-    for performer in _rows(resource, "performer"):
+    for performer in fhir.rows(resource, "performer"):
         device = here.get(str(performer.get("reference", "")), {})
-        candidates = [*_rows(device, "identifier")] if device.get("resourceType") == "Device" else []
+        candidates = [*fhir.rows(device, "identifier")] if device.get("resourceType") == "Device" else []
         if performer.get("type") == "Device":
-            candidates.append(_table(performer.get("identifier")))
+            candidates.append(fhir.table(performer.get("identifier")))
         for one in candidates:
             value = str(one.get("value", "")).strip()
             if value and len(value) <= 16 and values.clean(value, 16) == value:
@@ -255,7 +190,7 @@ def _station(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> str:
 
 
 def _study(resource: dict[str, Any]) -> str:
-    for one in _rows(resource, "identifier"):
+    for one in fhir.rows(resource, "identifier"):
         if one.get("system") == "urn:dicom:uid":
             uid = str(one.get("value", "")).removeprefix("urn:oid:")
             if not _UID.match(uid):
@@ -266,95 +201,24 @@ def _study(resource: dict[str, Any]) -> str:
 
 def _identifier(resource: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return the identifier of a type (v2-0203); with an empty `kind`, the first that is no other's; else nothing."""
-    for one in _rows(resource, "identifier"):
-        kinds = _kinds(one)
+    for one in fhir.rows(resource, "identifier"):
+        kinds = fhir.kinds(one)
         wanted = kind in kinds if kind else one.get("system") != "urn:dicom:uid" and not kinds & {"ACSN", "FILL"}
-        if wanted and _value(one):
+        if wanted and fhir.value(one):
             return one
     return {}
 
 
-def _value(identifier: dict[str, Any]) -> str:
-    return str(identifier.get("value", "")).strip()
-
-
-def _kinds(identifier: dict[str, Any]) -> set[str]:
-    return {str(one.get("code", "")) for one in _codings(identifier.get("type"))}
-
-
 def _scheduled(resource: dict[str, Any]) -> str:
-    period, timing = _table(resource.get("occurrencePeriod")), _table(resource.get("occurrenceTiming"))
-    for text in (resource.get("occurrenceDateTime"), period.get("start"), *_texts(timing.get("event"))):
+    period, timing = fhir.table(resource.get("occurrencePeriod")), fhir.table(resource.get("occurrenceTiming"))
+    for text in (resource.get("occurrenceDateTime"), period.get("start"), *fhir.texts(timing.get("event"))):
         if text is None:
             continue
-        at = _datetime(str(text))
+        at = fhir.datetime(str(text))
         if at is None:
             raise FhirError(422, "value", "the time is not one", "ServiceRequest.occurrence[x]")
         return values.local(at)
     return ""
-
-
-def _datetime(text: str) -> dt.datetime | None:
-    if not re.fullmatch(r"\d{4}(-\d{2}(-\d{2}(T\d{2}:\d{2}(:\d{2}(\.\d+)?)?(Z|[+-]\d{2}:\d{2})?)?)?)?", text):
-        return None
-    try:
-        at = dt.datetime.fromisoformat(text + "-01" * (2 - text[:10].count("-")) if "T" not in text else text)
-        return at if at.tzinfo else at.astimezone()
-    except (ValueError, OverflowError):
-        return None
-
-
-def _moment(text: Any) -> int:
-    at = _datetime(str(text)) if text else None
-    return values.nanoseconds(at) if at else 0
-
-
-def _number(text: str, most: int, where: str) -> str:
-    text = text.strip()
-    if len(text) > most or values.clean(text, most) != text:
-        raise FhirError(422, "value", f"it is longer than {most} characters or holds characters DICOM lacks", where)
-    return text
-
-
-def _coding(codings: list[dict[str, Any]]) -> Code:
-    """Return a code as DICOM writes it: the first that is not a modality; its system in short (PS3.16, 8)."""
-    schemes = {"http://snomed.info/sct": "SCT", "http://loinc.org": "LN", DCM: "DCM", "http://www.radlex.org": "RADLEX"}
-    for one in sorted(codings, key=lambda coding: coding.get("system") == DCM):
-        value = values.clean(str(one.get("code", "")), 16)
-        if value:
-            scheme = schemes.get(str(one.get("system", "")), "L")
-            return Code(value=value, scheme=scheme, meaning=values.clean(str(one.get("display", ""))))
-    return Code()
-
-
-def _codings(concept: Any) -> list[dict[str, Any]]:
-    return _rows(_table(concept), "coding")
-
-
-def _concept(concept: Any) -> str:
-    table = _table(concept)
-    return str(table.get("text", "")) or next(
-        (str(one["display"]) for one in _codings(table) if one.get("display")), ""
-    )
-
-
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _rows(table: dict[str, Any], name: str) -> list[dict[str, Any]]:
-    value = table.get(name)
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _texts(value: Any) -> list[str]:
-    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise FhirError(422, "required", "it is missing", where)
-    return value
 
 
 # ---------------------------------------- Bundles
@@ -370,19 +234,19 @@ def changes_of(bundle: dict[str, Any], *, source: str, received_ns: int) -> list
     """
     if bundle.get("type") not in ("transaction", "collection", "batch", "message"):
         raise FhirError(422, "value", "the Bundle must be a transaction or a collection", "Bundle.type")
-    entries = _rows(bundle, "entry")
+    entries = fhir.rows(bundle, "entry")
     if len(entries) > _MOST_ENTRIES:
         raise FhirError(413, "too-costly", f"a Bundle may hold {_MOST_ENTRIES} entries", "Bundle.entry")
-    resources = [(entry, _table(entry.get("resource"))) for entry in entries]
+    resources = [(entry, fhir.table(entry.get("resource"))) for entry in entries]
     by_url = ((str(entry["fullUrl"]), one) for entry, one in resources if entry.get("fullUrl"))
     by_id = ((f"{one.get('resourceType')}/{one['id']}", one) for _, one in resources if one.get("id"))
-    around = named((*by_url, *by_id))
+    around = fhir.named((*by_url, *by_id))
     found = []
     for index, entry in enumerate(entries):
-        resource = _table(entry.get("resource"))
+        resource = fhir.table(entry.get("resource"))
         if resource.get("resourceType") != "ServiceRequest":
             continue
-        request = _table(entry.get("request"))
+        request = fhir.table(entry.get("request"))
         if str(request.get("method", "POST")) not in ("POST", "PUT"):
             raise FhirError(
                 422, "not-supported", "only POST and PUT are taken", f"Bundle.entry[{index}].request.method"

@@ -22,7 +22,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from edgeward import __version__
-from edgeward.gateway.fhir_orders import DCM, ID, FhirError, changes_of, order_of
+from edgeward.gateway.fhir_elements import DCM, FhirError
+from edgeward.gateway.fhir_orders import ID, changes_of, order_of
 from edgeward.gateway.order_entry import Assigner, Change, Entry, OrderError
 from edgeward.gateway.orders import OrderBook
 from edgeward.gateway.quarantine import Quarantine

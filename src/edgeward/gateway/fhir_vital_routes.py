@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +21,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from edgeward.bedside import Numerics
-from edgeward.gateway import fhir_vitals
-from edgeward.gateway.fhir_orders import FhirError
+from edgeward.gateway import fhir_vitals, fhir_waves
+from edgeward.gateway.fhir_elements import FhirError
 from edgeward.gateway.fhir_routes import answered, body_of, outcome, refusal, sender_of, telling
 from edgeward.gateway.handover import Handover, NotTaken
+from edgeward.gateway.pcd01_waves import Array, Streams, Unusable
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.web import guarded
 
 SENDERS = ("monitor", "wearable", "emr", "other")  # who may send vital signs
 _LARGEST = 4 << 20
 _MOST_ENTRIES = 1000
+_TAKEN = "the monitor has taken it"
+_UNKNOWN = "none of its codes is monitored here: nothing of it is used"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +44,35 @@ class _Entry:
     numerics: Numerics | None
     unknown: int
     condition: str  # of its creation (If-None-Exist); empty: none
+    named: bool  # it has an identifier of its own
+    waves: list[Array]
+
+
+@dataclass(frozen=True, slots=True)
+class _Waves:
+    source_id: str
+    arrays: list[Array]
 
 
 class VitalSigns:
-    """Takes Observations, alone and in Bundles."""
+    """Takes Observations, alone and in Bundles.
 
-    def __init__(self, handover: Handover, quarantine: Quarantine, pseudonym: Callable[[str], str]) -> None:
+    Parameters
+    ----------
+    publish
+        Sends a waveform packet of a source on its way. It raises `NotTaken` where that is not possible.
+    """
+
+    def __init__(
+        self,
+        handover: Handover,
+        quarantine: Quarantine,
+        pseudonym: Callable[[str], str],
+        publish: Callable[[str, bytes], Awaitable[None]],
+    ) -> None:
         self._handover, self._quarantine, self._pseudonym = handover, quarantine, pseudonym
+        self._publish = publish
+        self._streams = Streams()
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes, with their full path."""
@@ -65,7 +90,7 @@ class VitalSigns:
         entry = self._read(resource, sender_of(request), request.headers.get("if-none-exist", ""), 0)
         is_new = await self._give(entry, sender_of(request))
         location = {"Location": f"/fhir/Observation/{entry.resource_id}"}
-        return answered(_note("the monitor has taken it"), 201 if is_new else 200, location)
+        return answered(_note(_TAKEN if entry.numerics else _UNKNOWN), 201 if is_new else 200, location)
 
     async def bundle(self, bundle: dict[str, Any], device_id: str) -> Response:
         """Take the Observations of a Bundle: of a batch each by itself, of a transaction all or none.
@@ -103,10 +128,12 @@ class VitalSigns:
     async def _transacted(self, rows: list[Any], device_id: str, sent_ns: int) -> list[dict[str, Any]]:
         entries = [self._entry(row, index, device_id, sent_ns) for index, row in enumerate(_resolved(rows))]
         together = fhir_vitals.merged([entry.numerics for entry in entries if entry and entry.numerics])
-        whole = json.dumps([device_id, rows], sort_keys=True, default=str).encode()
+        arrivals = [_arrival(entry) for entry in entries if entry]
+        whole = json.dumps([device_id, rows, arrivals], sort_keys=True, default=str).encode()
 
         async def give() -> None:
             await self._handover.give(together)
+            await self._send([wave for entry in entries if entry for wave in _waves_of(entry)])
 
         is_new = await self._once(whole, give, sum(entry.unknown for entry in entries if entry))
         return [_created(entry, is_new) if entry else _passed_over() for entry in entries]
@@ -130,21 +157,56 @@ class VitalSigns:
         numerics, unknown = fhir_vitals.read(
             resource, device_id=device_id, received_ns=time.time_ns(), pseudonym=self._pseudonym, sent_ns=sent_ns
         )
+        waves, strange = fhir_waves.arrays(resource)
+        if numerics is not None and not numerics.vitals and not waves:
+            numerics = None  # a waveform of something else
         # By what tells it from others: its own identifier, or all of it.
         named = resource.get("identifier") or {key: value for key, value in resource.items() if key != "meta"}
         digest = hashlib.sha256(json.dumps([device_id, condition or named], sort_keys=True, default=str).encode())
-        return _Entry(digest.hexdigest()[:32], numerics, unknown, condition)
+        named_so = bool(resource.get("identifier"))
+        return _Entry(digest.hexdigest()[:32], numerics, unknown + strange, condition, named_so, waves)
+
+    async def _send(self, waves: list[_Waves]) -> None:
+        """Send waveforms on their way, those of one source and time together.
+
+        Raises
+        ------
+        FhirError
+            If some cannot be used; everything else was taken.
+        """
+        together: dict[tuple[int, str], list[Array]] = {}
+        for one in waves:
+            for array in one.arrays:
+                together.setdefault((array.at_ns, one.source_id), []).append(array)
+        unusable: Unusable | None = None
+        for (_, source), arrays in sorted(together.items()):
+            try:
+                packets, repeated = self._streams.packets(source, arrays)
+            except Unusable as error:
+                unusable = unusable or error
+                continue
+            if repeated:
+                self._handover.count("fhir_samples_repeated", repeated)
+            for packet in packets:
+                await self._publish(source, packet)
+        if unusable is not None:
+            text = f"{unusable}; everything else of it was taken"
+            raise FhirError(422, "value", text, "Observation.valueSampledData")
 
     async def _give(self, entry: _Entry, device_id: str) -> bool:
         """Hand one Observation over; return whether it is new."""
 
         async def give() -> None:
             await self._handover.give([entry.numerics] if entry.numerics else [])
+            await self._send(_waves_of(entry))
 
         # An identifier does not change when a result is corrected: without a condition all of it decides.
         key = [device_id, entry.condition or entry.resource_id]
+        if not entry.condition and entry.waves:
+            key += [hashlib.sha256(b"".join(wave.values.tobytes() for wave in entry.waves)).hexdigest()]
+            key += [str(wave.at_ns) for wave in entry.waves]
         if not entry.condition and entry.numerics:
-            key.append(repr(entry.numerics.vitals))
+            key += [repr(entry.numerics.vitals), _arrival(entry)]
         return await self._once("\0".join(key).encode(), give, entry.unknown)
 
     async def _once(self, key: bytes, give: Callable[[], Any], unknown: int) -> bool:
@@ -174,13 +236,25 @@ def _resource(row: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _waves_of(entry: _Entry) -> list[_Waves]:
+    return [_Waves(entry.numerics.source_id, entry.waves)] if entry.numerics and entry.waves else []
+
+
+def _arrival(entry: _Entry) -> str:
+    """Return when an Observation arrived that says neither what it is called nor when it was: the next may be alike."""
+    if entry.named or entry.condition or entry.numerics is None or all(one.at_ns for one in entry.numerics.vitals):
+        return ""
+    return str(entry.numerics.received_ns)
+
+
 def _created(entry: _Entry, is_new: bool) -> dict[str, Any]:
-    return {
-        "response": {
-            "status": "201 Created" if is_new else "200 OK",
-            "location": f"Observation/{entry.resource_id}",
-        }
+    response: dict[str, Any] = {
+        "status": "201 Created" if is_new else "200 OK",
+        "location": f"Observation/{entry.resource_id}",
     }
+    if entry.numerics is None:
+        response["outcome"] = _note(_UNKNOWN)
+    return {"response": response}
 
 
 def _passed_over() -> dict[str, Any]:

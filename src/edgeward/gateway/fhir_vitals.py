@@ -7,6 +7,10 @@ What is measured is ``Observation.code`` and the codes of its components, by LOI
 (``urn:iso:std:iso:11073:10101``). Where it was measured is ``Observation.device``, when a system speaks for several: by
 its identifier, reference or display; without one it is the enrolled device itself. Of the subject, only a keyed digest
 goes further.
+
+When it was measured is ``Observation.effective[x]``, else ``issued``. Neither is the time of sending: a record system
+sends results of yesterday, and to learn its clock from them would make them results of now. Only ``Bundle.timestamp``
+is compared with the arrival; without it the times are taken to be true.
 """
 
 from __future__ import annotations
@@ -16,16 +20,20 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from edgeward import codes
+from edgeward import codes, units
 from edgeward.bedside import Numerics, Vital
-from edgeward.gateway.fhir_orders import FhirError
+from edgeward.gateway.fhir_elements import FhirError
 from edgeward.gateway.handover import source_id
 from edgeward.hl7 import values
-from edgeward.measurement import SCALES, Bound, comparator, measured
+from edgeward.measurement import SCALES, Bound, comparator, is_level, measured
 
 LOINC = "http://loinc.org"
 MDC = "urn:iso:std:iso:11073:10101"
 UCUM = "http://unitsofmeasure.org"
+# Identifiers of code systems may be written as OIDs.
+LOINC_SYSTEMS = (LOINC, "urn:oid:2.16.840.1.113883.6.1")
+MDC_SYSTEMS = (MDC, "urn:oid:2.16.840.1.113883.6.24")
+SNOMED = "http://snomed.info/sct"
 _STATUSES = ("registered", "preliminary", "final", "amended", "corrected", "cancelled", "entered-in-error", "unknown")
 _ABSENT = frozenset({
     "unknown", "asked-unknown", "temp-unknown", "not-asked", "asked-declined", "masked", "not-applicable",
@@ -33,8 +41,13 @@ _ABSENT = frozenset({
     "not-permitted",
 })  # fmt: skip
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:\d{2})?", re.ASCII)
-_DAY = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?", re.ASCII)
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _MOST_COMPONENTS = 100
+_WITHOUT_RESULT = {"entered-in-error": "entered_in_error", "cancelled": "not_obtained", "registered": "pending"}
+_VALUES_READ = frozenset({
+    "valueQuantity", "valueInteger", "valueBoolean", "valueCodeableConcept", "valueString"
+})  # fmt: skip
+_HISTORY = re.compile(r"/_history/[^/]*$")
 _INFINITIES: dict[str, Bound] = {"negative-infinity": "below", "positive-infinity": "above"}
 
 
@@ -55,7 +68,7 @@ def read(
     pseudonym
         Returns the opaque digest of a patient identifier.
     sent_ns
-        When the Bundle around it was put together; ``Observation.issued`` counts first.
+        When the Bundle around it was put together; 0: nothing says so.
 
     Raises
     ------
@@ -67,14 +80,19 @@ def read(
         raise FhirError(422, "required", "the status is missing or not one", "Observation.status")
     if not _rows(resource.get("code"), "coding") and not _table(resource.get("code")).get("text"):
         raise FhirError(422, "required", "what was observed is missing", "Observation.code")
-    withdrawn = {"entered-in-error": "entered_in_error", "cancelled": "not_obtained"}.get(status, "")
+    _nothing_unsaid(resource)
+    withdrawn = _WITHOUT_RESULT.get(status, "")
     at_ns = _effective(resource)
     vitals: list[Vital] = []
     unknown = 0
+    waves = False
     components = _rows(resource, "component")
     if len(components) > _MOST_COMPONENTS:
         raise FhirError(413, "too-costly", f"more than {_MOST_COMPONENTS} components", "Observation.component")
     for part, where in [(resource, "Observation"), *((one, "Observation.component") for one in components)]:
+        if "valueSampledData" in part:
+            waves = True  # ``fhir_waves``
+            continue
         meaning, code = _meaning(part)
         if meaning is None:
             # A panel has components and no value; its own code need not be known.
@@ -83,7 +101,7 @@ def read(
         if part is resource and components and not _has_value(part):
             continue
         vitals.append(_vital(part, (meaning, code), at_ns, withdrawn, where))
-    if not vitals:
+    if not vitals and not waves:
         return None, unknown
     place, label = _place(resource)
     return (
@@ -93,7 +111,8 @@ def read(
             protocol="fhir",
             received_ns=received_ns,
             vitals=vitals,
-            sent_ns=_instant(resource.get("issued")) or sent_ns,
+            sent_ns=sent_ns,
+            clock="device" if sent_ns else "site",
             label=values.clean(label),
             patient=_patient(resource, pseudonym),
         ),
@@ -128,6 +147,7 @@ def merged(numerics: Sequence[Numerics]) -> list[Numerics]:
                 received_ns=first.received_ns,
                 vitals=[vital for row in rows for vital in row.vitals],
                 sent_ns=max(row.sent_ns for row in rows),
+                clock=first.clock,
                 label=next((row.label for row in rows if row.label), ""),
                 patient=next(iter(patients), ""),
             )
@@ -137,7 +157,7 @@ def merged(numerics: Sequence[Numerics]) -> list[Numerics]:
 
 def sent_of(bundle: dict[str, Any]) -> int:
     """Return when a Bundle says that it was put together; 0 if it does not."""
-    return _instant(bundle.get("timestamp"))
+    return instant(bundle.get("timestamp"))
 
 
 def resolved(resource: dict[str, Any], bundled: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -171,6 +191,21 @@ def resolved(resource: dict[str, Any], bundled: Mapping[str, dict[str, Any]]) ->
     return found
 
 
+def _nothing_unsaid(resource: dict[str, Any]) -> None:
+    """Refuse what says that it means something else than it seems to (R4, 2.4.1.3 and ``Resource.implicitRules``).
+
+    And what nobody would read: an answer that it is taken would end the sender's care for it.
+    """
+    rows = [("Observation", resource), *(("Observation.component", one) for one in _rows(resource, "component"))]
+    for where, row in rows:
+        if row.get("modifierExtension"):
+            raise FhirError(
+                422, "extension", "a modifierExtension is not understood here", f"{where}.modifierExtension"
+            )
+    if resource.get("implicitRules"):
+        raise FhirError(422, "not-supported", "implicitRules are not understood here", "Observation.implicitRules")
+
+
 # ---------------------------------------- one value
 
 
@@ -195,8 +230,11 @@ def _vital(part: dict[str, Any], coded_as: tuple[codes.Meaning, str], at_ns: int
         if sign := quantity.get("comparator"):
             bound = comparator(str(sign))
             why = why or ("" if bound else "comparator")
-        coded = quantity.get("system") in (UCUM, MDC, None)
-        unit = str((quantity.get("code") if coded else "") or quantity.get("unit") or "")
+        read = quantity.get("system") in (UCUM, *MDC_SYSTEMS, None)
+        code_of_unit, text_of_unit = str((quantity.get("code") if read else "") or ""), str(quantity.get("unit") or "")
+        unit = code_of_unit or text_of_unit
+        if units.differ((code_of_unit, text_of_unit)):
+            unit = "?"  # which of the two the number is in cannot be told
         # A Quantity without any unit is a pure number: nothing that a parameter with a unit could be.
         unit = unit or ("1" if parameter.unit == "1" else "?")
     elif "valueInteger" in part:
@@ -209,6 +247,10 @@ def _vital(part: dict[str, Any], coded_as: tuple[codes.Meaning, str], at_ns: int
         value = _words(part["valueCodeableConcept"])
     elif "valueString" in part:
         value = str(part["valueString"])
+    elif other := next((name for name in part if name.startswith("value") and name not in _VALUES_READ), ""):
+        raise FhirError(
+            422, "not-supported", f"a value of this type is not read for {parameter.name}", f"{where}.{_cut(other)}"
+        )
     return measured(parameter, value, unit, at_ns=at_ns, code=code, why=why, bound=bound)
 
 
@@ -232,10 +274,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _words(concept: Any) -> str:
-    """Return the first text of a concept; which one is a level of consciousness, ``measurement`` knows."""
+    """Return the level of consciousness that a concept stands for, else its first text."""
     table = _table(concept)
-    texts = [table.get("text"), *(one.get("display") for one in _rows(table, "coding"))]
-    return next((str(text) for text in texts if text), "")
+    codings = _rows(table, "coding")
+    known = [codes.LEVELS.get(str(one.get("code"))) for one in codings if one.get("system") == SNOMED]
+    found = [str(text) for text in (*known, table.get("text"), *(one.get("display") for one in codings)) if text]
+    return next((text for text in found if is_level(text)), found[0] if found else "")
 
 
 def _has_value(part: dict[str, Any]) -> bool:
@@ -243,16 +287,22 @@ def _has_value(part: dict[str, Any]) -> bool:
 
 
 def _meaning(part: dict[str, Any]) -> tuple[codes.Meaning | None, str]:
+    meanings: list[tuple[codes.Meaning, str]] = []
     for coding in _rows(part.get("code"), "coding"):
         code, system = str(coding.get("code", "")), coding.get("system")
         found = None
-        if system == LOINC:
+        if system in LOINC_SYSTEMS:
             found = codes.BY_LOINC.get(code)
-        elif system == MDC:
+        elif system in MDC_SYSTEMS:
             found = codes.mdc(code) or codes.BY_REFERENCE.get(code)
         if found is not None:
-            return found, code
-    return None, ""
+            meanings.append((found, code))
+    return codes.one_of(meanings) or (None, "")
+
+
+def _cut(name: str) -> str:
+    """Return the name of an element as it may be told: what a sender made up is not quoted."""
+    return name if re.fullmatch(r"value[A-Z][A-Za-z]{1,30}", name) else "value[x]"
 
 
 # ---------------------------------------- when, where, who
@@ -260,26 +310,45 @@ def _meaning(part: dict[str, Any]) -> tuple[codes.Meaning | None, str]:
 
 def _effective(resource: dict[str, Any]) -> int:
     period = _table(resource.get("effectivePeriod"))
+    events = _table(resource.get("effectiveTiming")).get("event")
     for text in (
         resource.get("effectiveDateTime"),
         resource.get("effectiveInstant"),
         period.get("end"),
         period.get("start"),
+        events[-1] if isinstance(events, list) and events else None,
     ):
         if text is None:
             continue
-        if not isinstance(text, str) or not (_TIME.fullmatch(text) or _DAY.fullmatch(text)):
+        if not isinstance(text, str):
             raise FhirError(422, "value", "the time is not one", "Observation.effective[x]")
-        return _instant(text)
-    return 0
+        at_ns = _day(text) if _DAY.fullmatch(text) else instant(text)
+        if not at_ns:
+            why = "the time is not one, or not known to the day"  # vs-1 of the vital signs profile
+            raise FhirError(422, "value", why, "Observation.effective[x]")
+        return at_ns
+    return instant(resource.get("issued"))
 
 
-def _instant(text: Any) -> int:
+def _day(text: str) -> int:
+    """Return the beginning of a day as nanoseconds, by the site's zone; 0 if there is none such.
+
+    It was measured at any time since: as what is of now it must not pass.
+    """
+    try:
+        at = dt.datetime.fromisoformat(text).astimezone()
+        return values.nanoseconds(at) if 1970 < at.year < 2200 else 0
+    except (ValueError, OverflowError, OSError):
+        return 0
+
+
+def instant(text: Any) -> int:
     """Return a dateTime as nanoseconds; 0 if it is none, or known to the day only."""
     if not isinstance(text, str) or not _TIME.fullmatch(text):
         return 0
     try:
-        at = dt.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+        # A leap second (:60) is allowed in FHIR, and none in Python.
+        at = dt.datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", re.sub(r"(T\d\d:\d\d):60", r"\1:59", text)))
         at = at if at.tzinfo else at.astimezone()
         return values.nanoseconds(at) if at.year < 2200 else 0
     except (ValueError, OverflowError, OSError):
@@ -295,21 +364,38 @@ def _place(resource: dict[str, Any]) -> tuple[str, str]:
         found = next((one for one in _rows(resource, "contained") if f"#{one.get('id')}" == reference), {})
         inner = next((str(one.get("value", "")) for one in _rows(found, "identifier")), "")
         names = next((str(one.get("name", "")) for one in _rows(found, "deviceName")), "")
-        return (identifier or inner or str(found.get("serialNumber", "")) or names)[:512], display or names
-    return (identifier or reference.removeprefix("Device/") or display)[:512], display
+        name = identifier or inner or str(found.get("serialNumber", "")) or display or names
+        if not name:  # it would be taken for the sender's own bed, and so would every other
+            raise FhirError(
+                422, "not-found", "the contained device is not there, or nothing identifies it", "Observation.device"
+            )
+        return name[:512], display or names
+    if reference.startswith("urn:uuid:") and not identifier and not display:
+        raise FhirError(422, "not-found", "the device is not in the Bundle, or has no identifier", "Observation.device")
+    reference = _HISTORY.sub("", reference.removeprefix("Device/"))
+    return (identifier or reference or display)[:512], display
 
 
 def _patient(resource: dict[str, Any], pseudonym: Callable[[str], str]) -> str:
     subject = _table(resource.get("subject"))
     identifier = _table(subject.get("identifier"))
+    reference = str(subject.get("reference", ""))
+    if reference.startswith("#") and not identifier:
+        found = next((one for one in _rows(resource, "contained") if f"#{one.get('id')}" == reference), {})
+        identifier = next((one for one in _rows(found, "identifier") if one.get("value")), {})
     if identifier.get("value"):
         return pseudonym(f"{identifier.get('system', '')}\0{identifier['value']}")
-    reference = str(subject.get("reference", ""))
+    reference = _HISTORY.sub("", reference)  # another version of a patient is no other patient
     return pseudonym(f"reference\0{reference}") if reference and not reference.startswith("#") else ""
 
 
 def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+def coded(table: Any, name: str) -> list[dict[str, Any]]:
+    """Return the rows of an element that may be anything."""
+    return _rows(table, name)
 
 
 def _rows(table: Any, name: str) -> list[dict[str, Any]]:

@@ -39,6 +39,7 @@ class PixelStore:
     transfer_syntax_uid: str
     start: int  # of the value of Pixel Data
     frames: int
+    tag: int = 0x7FE00010
 
     @property
     def encapsulated(self) -> bool:
@@ -62,7 +63,24 @@ class PixelStore:
             bits = get_expected_length(self.header, "pixels") // self.frames
             return self._bits(number * bits, bits)
         length = get_expected_length(self.header, "bytes") // self.frames
-        data = self._read(number * length, length)
+        return self._little(self._read(number * length, length))
+
+    @property
+    def length(self) -> int:
+        """Bytes of uncompressed pixel data, without padding."""
+        return int(get_expected_length(self.header, "bytes"))
+
+    def native(self, offset: int, count: int) -> bytes:
+        """Return so many bytes of uncompressed pixel data, in little-endian order; both a multiple of 8.
+
+        Raises
+        ------
+        NoFrames
+            If it is not there in full.
+        """
+        return self._little(self._read(offset, min(count, self.length - offset)))
+
+    def _little(self, data: bytes) -> bytes:
         width = int(self.header.BitsAllocated) // 8
         if self.transfer_syntax_uid == ExplicitVRBigEndian and width > 1:
             return np.frombuffer(data, f">u{width}").astype(f"<u{width}").tobytes()
@@ -110,7 +128,7 @@ def pixel_store(file: Any) -> PixelStore:
         syntax = str(header.file_meta.TransferSyntaxUID)
         if syntax == DeflatedExplicitVRLittleEndian:
             header, file = _inflated(file, header)
-        start = _value_of_pixel_data(file, syntax)
+        tag, start = value_of_pixel_data(file, syntax)
         frames = int(header.get("NumberOfFrames") or 1)
         int(header.Rows), int(header.Columns), int(header.BitsAllocated)
     except NoFrames:
@@ -119,7 +137,7 @@ def pixel_store(file: Any) -> PixelStore:
         raise NoFrames(f"the object has no pixels that can be read ({type(error).__name__})") from None
     if frames < 1:
         raise NoFrames("the object has no frames")
-    return PixelStore(file, header, syntax, start, frames)
+    return PixelStore(file, header, syntax, start, frames, tag)
 
 
 def _inflated(file: Any, header: Dataset) -> tuple[Dataset, Any]:
@@ -129,8 +147,16 @@ def _inflated(file: Any, header: Dataset) -> tuple[Dataset, Any]:
     return read_dataset(plain, False, True, stop_when=lambda tag, _vr, _length: tag >= _PIXELS), plain
 
 
-def _value_of_pixel_data(file: Any, syntax: str) -> int:
-    """Return where the value of Pixel Data begins; the file stands before it, or before Float Pixel Data."""
+def value_of_pixel_data(file: Any, syntax: str) -> tuple[int, int]:
+    """Return tag and start of the value of Pixel Data; the file stands before it, or before Float Pixel Data.
+
+    Raises
+    ------
+    NoFrames
+        If something else follows, or it is not encoded as the transfer syntax says.
+    struct.error
+        If nothing does.
+    """
     uid = UID(syntax)
     order = "<" if syntax == DeflatedExplicitVRLittleEndian or uid.is_little_endian else ">"
     group, number = struct.unpack(f"{order}HH", file.read(4))
@@ -141,4 +167,4 @@ def _value_of_pixel_data(file: Any, syntax: str) -> int:
     (length,) = struct.unpack(f"{order}L", file.read(4))
     if (length == _UNDEFINED) != bool(uid.is_encapsulated):
         raise NoFrames("its Pixel Data is not encoded as its transfer syntax says")
-    return int(file.tell())
+    return group << 16 | number, int(file.tell())

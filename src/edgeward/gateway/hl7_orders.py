@@ -7,7 +7,7 @@ Where things are looked for, the first that is filled in counts:
 
 =================== ==================================================================
 order number         ORC-2, OBR-2; else the accession number
-accession number     IPC-1, OBR-18, ORC-3, OBR-3
+accession number     IPC-1, OBR-18; else ORC-3, OBR-3 where it fits
 study instance UID   IPC-3, ZDS-1
 step, procedure id   IPC-4, OBR-20; IPC-2, OBR-19
 modality             IPC-5, OBR-24 (also table 0074: RUS, NMR ...), OBR-21
@@ -19,15 +19,16 @@ station AE title     IPC-9
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import structs
 
 from edgeward.gateway.mllp import Handler, Sender
-from edgeward.gateway.order_entry import Action, Assigner, Change, Code, Entry, OrderError, Status
+from edgeward.gateway.order_entry import Assigner, Change, Code, Entry, OrderError
+from edgeward.gateway.order_matching import told_apart
+from edgeward.gateway.order_terms import ACTIONS, STATUSES, modality, priority
 from edgeward.gateway.orders import OrderBook
 from edgeward.hl7 import er7, values
 from edgeward.hl7.acknowledgement import ACCEPTED, Answer, Outcome
@@ -39,31 +40,6 @@ ORDER_MESSAGES = ("ORM^O01", "OMI^O23", "OMG^O19")
 UPDATES = ("A01", "A02", "A03", "A04", "A05", "A06", "A07", "A08", "A10", "A11", "A12", "A13", "A28", "A31", "A38")
 MERGES = ("A18", "A34", "A39", "A40", "A47")
 
-# Table 0119, order control, as far as a placer or the department's system says it.
-_ACTIONS: dict[str, Action] = {
-    "NW": "new", "SN": "new", "RO": "new", "NA": "update", "XO": "update", "XX": "update", "RU": "update",
-    "CA": "cancel", "OC": "cancel", "DC": "status", "OD": "status", "RP": "cancel", "HD": "cancel",
-    "RL": "release", "SC": "status", "CN": "update", "PA": "new", "CH": "new", "OK": "update",
-}  # fmt: skip
-# Table 0038, order status (ORC-5).
-_STATUSES: dict[str, Status] = {
-    "CM": "completed", "CA": "cancelled", "DC": "discontinued", "IP": "started", "SC": "scheduled", "HD": "cancelled",
-    "RP": "cancelled", "A": "scheduled", "ER": "cancelled",
-}  # fmt: skip
-# Table 0074, diagnostic service section: what imaging is called there.
-_SECTIONS = {
-    "RUS": "US", "OUS": "US", "VUS": "US", "CUS": "US", "NMR": "MR", "NMS": "NM", "RX": "DX", "EC": "ECG",
-}  # fmt: skip
-# PS3.3, C.7.3.1.1.1: acquisition modalities, as far as they are scheduled.
-_DICOM = frozenset({
-    "AR", "BDUS", "BI", "BMD", "CR", "CT", "DG", "DX", "ECG", "EEG", "EMG", "EOG", "EPS", "ES", "GM", "HD", "IO",
-    "IVOCT", "IVUS", "LEN", "MG", "MR", "NM", "OAM", "OCT", "OP", "OPM", "OPT", "OPTBSV", "OPTENF", "OPV", "OSS", "OT",
-    "PT", "PX", "RF", "RG", "RTIMAGE", "SM", "TG", "US", "VA", "XA", "XC",
-})  # fmt: skip
-# Priority: table 0485 (TQ1-9, ORC-7.6, OBR-27.6), and the words that OBR-5 was used with.
-_PRIORITIES: dict[str, Literal["routine", "urgent", "stat"]] = {
-    "S": "stat", "STAT": "stat", "A": "urgent", "ASAP": "urgent", "T": "urgent", "P": "urgent", "U": "urgent",
-}  # fmt: skip
 # Where what the book complains of stands in a message.
 _PLACES = {"order": "ORC-2", "patient": "PID-3", "name": "PID-5", "procedure": "OBR", "control": "ORC-1"}
 _CONDITIONS = {
@@ -72,6 +48,17 @@ _CONDITIONS = {
     "conflict": Condition.DUPLICATE_KEY,
     "closed": Condition.INTERNAL,
 }
+# The patient has to be on the worklist, so the order is taken; but whoever wrote the time must learn that it was lost.
+_DUE_UNREAD = Answer(
+    Outcome.ACCEPTED,
+    "the scheduled time cannot be read: the order is due when it came, or as it was known",
+    Condition.DATA_TYPE,
+    "TQ1-7",
+)
+# The message is right, and the order stays: whoever sent it must not believe that nobody is examined.
+_NOT_CANCELLED = Answer(
+    Outcome.ACCEPTED, "the examination has begun or is done: it was not cancelled", Condition.INTERNAL, "ORC-1"
+)
 _UID = re.compile(r"^(0|[1-9]\d*)(\.(0|[1-9]\d*))+$")
 _MOST_STEPS = 200  # of one message: each is read with all that its order says, so that many would cost seconds
 
@@ -102,7 +89,12 @@ class Hl7Orders:
             if message.code == "ADT":
                 self._patient(message, received_ns)
             else:
-                self._book.apply(changes(message, source, received_ns))
+                wanted = changes(message, source, received_ns)
+                became = self._book.apply(wanted)
+                if any(_outlasts(change, steps) for change, steps in zip(wanted, became, strict=True)):
+                    return _NOT_CANCELLED
+                if _due_unread(message):
+                    return _DUE_UNREAD
         except Misread as error:
             return Answer(Outcome.ERROR, str(error), error.condition, error.where)
         except OrderError as error:
@@ -158,55 +150,32 @@ def _order(group: Sequence[Segment], patient: dict[str, Any], source: str, at: i
     control = orc.text(1).upper()
     if not control:
         raise Misread(Condition.FIELD_MISSING, "ORC-1", "the order control is missing")
-    action = _ACTIONS.get(control)
+    action = ACTIONS.get(control)
     if action is None:
         raise Misread(Condition.TABLE_VALUE, "ORC-1", "this order control is not supported")
-    status = _STATUSES.get(orc.text(5).upper()) if control == "SC" else None
+    status = STATUSES.get(orc.text(5).upper()) if control == "SC" else None
     if control in ("DC", "OD"):
         status = "discontinued"
     if control == "SC" and status is None:
         raise Misread(Condition.TABLE_VALUE, "ORC-5", "a change of status needs an order status that is known")
     if control in ("RU", "OK", "NA", "CN"):
         action = "update"
-    blank = Segment("OBR", ("OBR",), orc.delimiters)
     # An order may ask for several procedures (OBR), each of several steps (IPC).
     parts = _parts(group)
     found = []
-    for obr, rest in parts or [(blank, group)]:
-        steps = [segment for segment in rest if segment.name == "IPC"] or [Segment("IPC", ("IPC",), orc.delimiters)]
+    for obr, rest in parts or [(_blank("OBR", orc), group)]:
+        steps = [segment for segment in rest if segment.name == "IPC"] or [_blank("IPC", orc)]
         for ipc in steps:
             entry = _step(orc, obr, ipc, rest, patient=patient, source=source, at=at)
             if action == "new":
                 _require(entry, has_obr=bool(parts))
             found.append(Change(action=action, entry=entry, status=status, only_known=not parts))
-    return _told_apart(found) if len(found) > 1 else found
+    return told_apart(found)
 
 
-def _told_apart(changes: list[Change]) -> list[Change]:
-    """Return the changes of an order with several procedures or steps, each with a step id of its own.
-
-    Where the placer gives none it is made of what tells the procedures apart and stays: their codes, else their places
-    in the message (a filler number may come later). Otherwise the last would be taken for an update of the first.
-    """
-    entries = [change.entry for change in changes]
-    if all(entry.step_id_given for entry in entries):
-        return changes
-    names = [entry.procedure_code.value for entry in entries]
-    if len(set(names)) < len(names) or not all(names):
-        names = [str(number) for number in range(len(entries))]
-    return [
-        change
-        if change.entry.step_id_given
-        else structs.replace(
-            change, entry=structs.replace(change.entry, step_id=_made(change.entry, name), step_id_given=True)
-        )
-        for change, name in zip(changes, names, strict=True)
-    ]
-
-
-def _made(entry: Entry, name: str) -> str:
-    digest = hashlib.sha256(f"{entry.order.order_id}\0{name}".encode()).digest()
-    return f"S{int.from_bytes(digest[:8], 'big') % 10**12:012d}"
+def _blank(name: str, like: Segment) -> Segment:
+    """Return a segment that says nothing, in place of one that a message does not have."""
+    return Segment(name, (name,), like.delimiters)
 
 
 def _parts(group: Sequence[Segment]) -> list[tuple[Segment, Sequence[Segment]]]:
@@ -238,9 +207,11 @@ def _step(
     at: int,
 ) -> Entry:
     zds, tq1 = er7.find(group, "ZDS"), er7.find(group, "TQ1")
-    accession = _number(_first(ipc.text(1), obr.text(18), orc.text(3), obr.text(3)), 16, "OBR-18")
+    accession = _number(_first(ipc.text(1), obr.text(18)), 16, "IPC-1" if ipc.text(1) else "OBR-18")
+    accession = accession or _fitting(_first(orc.text(3), obr.text(3)), 16)
     number = _number(_first(orc.text(2), obr.text(2), accession), 199, "ORC-2")
     placed = next((segment for segment in (orc, obr) if segment.text(2)), None)
+    filled = next((segment for segment in (orc, obr) if segment.text(3)), None)
     if not number:
         raise Misread(
             Condition.FIELD_MISSING, "ORC-2", "neither a placer order number nor an accession number is given"
@@ -276,7 +247,7 @@ def _step(
         referring_physician=_first(
             values.person(obr, 16, clinician=True), values.person(orc, 12, clinician=True), patient.get("referring", "")
         ),
-        priority=_priority(tq1.text(9) if tq1 else "", orc.text(7, 6), obr.text(27, 6), obr.text(5)),
+        priority=priority(tq1.text(9) if tq1 else "", orc.text(7, 6), obr.text(27, 6), obr.text(5)),
         source=source,
     )
     observed = {name: value for one in group if one.name == "OBX" for name, value in _observed(one).items()}
@@ -284,11 +255,12 @@ def _step(
         patient | observed,
         at,
         order=order,
-        placer=_placer(placed) if placed else Assigner(),
+        placer=_assigner(placed, 2) if placed else Assigner(),
         step_id=step,
         step_id_given=bool(step),
         procedure_id=_number(_first(ipc.text(2), obr.text(19)), 16, "OBR-19"),
         filler_id=values.clean(_first(orc.text(3), obr.text(3))),
+        filler=_assigner(filled, 3) if filled else Assigner(),
         procedure_code=code,
         step_code=protocol,
         performing_physician=_technician(obr),
@@ -360,9 +332,13 @@ def _authority(segment: Segment, field: int, repetition: int) -> str:
     )
 
 
-def _placer(segment: Segment) -> Assigner:
-    """Return who gave the order number (ORC-2 or OBR-2, data type EI, components 2 and 3)."""
-    return Assigner(namespace=values.clean(segment.text(2, 2)), universal_id=values.clean(segment.text(2, 3)))
+def _assigner(segment: Segment, field: int) -> Assigner:
+    """Return who gave an order number (ORC-2 and 3, OBR-2 and 3: data type EI, components 2 to 4)."""
+    return Assigner(
+        namespace=values.clean(segment.text(field, 2)),
+        universal_id=values.clean(segment.text(field, 3)),
+        kind=values.clean(segment.text(field, 4), 16).upper(),
+    )
 
 
 def _observed(obx: Segment) -> dict[str, str]:
@@ -380,30 +356,31 @@ def _observed(obx: Segment) -> dict[str, str]:
     return {}
 
 
-def modality(*told: str) -> str:
-    """Return the first of these that is a DICOM modality, or a section (table 0074) that stands for one."""
-    for text in told:
-        word = text.strip().upper()
-        if word in _DICOM:
-            return word
-        if word in _SECTIONS:
-            return _SECTIONS[word]
-    return ""
+def _times(orc: Segment, obr: Segment, tq1: Segment | None) -> tuple[str, ...]:
+    """Return what is told of when a step is due, what counts most first."""
+    return tq1.text(7) if tq1 else "", orc.text(7, 4), obr.text(27, 4), obr.text(36), obr.text(6)
 
 
 def _scheduled(orc: Segment, obr: Segment, tq1: Segment | None) -> str:
-    texts = (tq1.text(7) if tq1 else "", orc.text(7, 4), obr.text(27, 4), obr.text(36), obr.text(6))
-    for text in texts:
+    for text in _times(orc, obr, tq1):
         if text and (at := values.time(text)):
             return values.local(at)
     return ""
 
 
-def _priority(*told: str) -> Literal["routine", "urgent", "stat"]:
-    for text in told:
-        if text:
-            return _PRIORITIES.get(text.strip().upper(), "routine")
-    return "routine"
+def _outlasts(change: Change, steps: Sequence[Entry]) -> bool:
+    """Whether a cancellation came too late for a step."""
+    return change.action == "cancel" and any(step.order.status in ("started", "completed") for step in steps)
+
+
+def _due_unread(message: Message) -> bool:
+    """Whether an order tells when it is due, and nothing of that can be read."""
+    for group in message.groups("ORC"):
+        tq1 = er7.find(group, "TQ1")
+        for obr, _ in _parts(group) or [(_blank("OBR", group[0]), group)]:
+            if any(_times(group[0], obr, tq1)) and not _scheduled(group[0], obr, tq1):
+                return True
+    return False
 
 
 def _technician(obr: Segment) -> str:
@@ -421,6 +398,11 @@ def _number(text: str, most: int, where: str) -> str:
             Condition.DATA_TYPE, where, f"it is longer than {most} characters or holds characters DICOM lacks"
         )
     return text
+
+
+def _fitting(text: str, most: int) -> str:
+    """Return an identifier that only stands in for another: nothing where it does not fit, for that is no mistake."""
+    return text if len(text) <= most and values.clean(text, most) == text else ""
 
 
 def _first(*texts: str) -> str:

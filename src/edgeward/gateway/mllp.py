@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import hashlib
-import ipaddress
 import logging
 import re
 import socket
@@ -24,6 +23,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from edgeward.config import Settings
+from edgeward.gateway.addresses import same_address
 from edgeward.gateway.doorstep import WAITING, Doorstep
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.hl7 import acknowledgement, charset, er7
@@ -190,7 +190,7 @@ class MllpDoor:
 
     def _plain(self, address: str) -> tuple[Sender, str] | None:
         for entry in self._settings.legacy:
-            if _same_address(entry.address, address):
+            if same_address(entry.address, address):
                 return Sender(entry.name, address), ""
         self._refuse(
             address,
@@ -294,14 +294,16 @@ class MllpDoor:
             self._refuse(sender.device_id, f"a message is not HL7 v2: {error}", "look at what the system sends")
             return acknowledgement.unreadable(str(error), _control_id(encoded), _now()).encode()
         answer = await self._answer(message, sender, received_ns)
-        if answer.outcome is not Outcome.ACCEPTED:
+        if answer.outcome is not Outcome.ACCEPTED or answer.code is not None:
             key = f"{message.code}^{message.event}"
             kind = key if key in self._handlers else "a message"
             where = f" ({answer.where})" if answer.where else ""
             self._refuse(
                 sender.device_id,
                 f"{kind} was answered {answer.outcome}: {answer.text}{where}",
-                "nothing of it was kept",
+                "look at what the system sends"
+                if answer.outcome is Outcome.ACCEPTED or answer.partly
+                else "nothing of it was kept",
             )
         code = acknowledgement.due(message, answer.outcome)
         if not code:
@@ -343,14 +345,6 @@ def _control_id(encoded: bytes) -> str:
     fields = line.split(line[3:4], 10) if line.startswith(b"MSH") and len(line) > 3 else []
     found = fields[9] if len(fields) > 9 else b""
     return found.decode("ascii") if _CONTROL_ID.fullmatch(found) else ""
-
-
-def _same_address(wanted: str, given: str) -> bool:
-    try:
-        one, two = ipaddress.ip_address(wanted), ipaddress.ip_address(given.split("%", maxsplit=1)[0])
-    except ValueError:
-        return False
-    return (getattr(one, "ipv4_mapped", None) or one) == (getattr(two, "ipv4_mapped", None) or two)
 
 
 def _now() -> dt.datetime:

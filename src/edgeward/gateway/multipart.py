@@ -163,7 +163,8 @@ class Splitter:
         if end < 0:
             return
         headers: dict[str, str] = {}
-        for line in bytes(self._held[2:end]).split(b"\r\n") if end else []:
+        # A line that begins with a blank goes on with the one before it (RFC 5322, 2.2.3).
+        for line in re.sub(rb"\r\n[ \t]+", b" ", bytes(self._held[2:end])).split(b"\r\n") if end else []:
             name, colon, value = line.partition(b":")
             if not colon or not name.strip():
                 raise MultipartError("a header of a part cannot be read")

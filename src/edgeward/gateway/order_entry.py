@@ -47,6 +47,7 @@ class Assigner(msgspec.Struct, frozen=True, kw_only=True):
 
     namespace: str = ""
     universal_id: str = ""
+    kind: str = ""  # of the universal identifier (table 0301): ISO, UUID, DNS, URI ...
 
     def __bool__(self) -> bool:
         return bool(self.namespace or self.universal_id)
@@ -69,6 +70,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     step_id_given: bool = False  # by the placer, so that it tells the steps of one order apart
     procedure_id: str = ""  # Requested Procedure ID
     filler_id: str = ""
+    filler: Assigner = Assigner()  # of the filler number
     issuer_of_patient_id: str = ""
     procedure_code: Code = Code()
     step_code: Code = Code()
@@ -153,4 +155,6 @@ def merged(old: Entry, new: Entry) -> Entry:
         for name in Entry.__struct_fields__
         if name not in kept and (value := getattr(new, name)) not in ("", 0, Code(), Assigner())
     }
+    if new.filler_id and new.filler_id != old.filler_id:
+        rest["filler"] = new.filler  # another number is not of whoever gave the one before
     return msgspec.structs.replace(old, order=msgspec.structs.replace(old.order, **order), **rest)

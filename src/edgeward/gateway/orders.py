@@ -3,7 +3,7 @@
 Responsible for durability (a change has reached the disk when a method returns), for idempotence (the same order again
 is the same row; of two updates the later one by the sender's clock counts), and for the queries that the worklist, the
 console and the performed procedure steps need. Not responsible for the protocols that orders come by (``hl7_orders``,
-``fhir_orders``) or are asked for by (``worklist``).
+``fhir_orders``) or are asked for by (``worklist``), or for which order a message means (``order_matching``).
 
 Identity is sealed with the site key; numbers that orders are found by are kept as keyed digests. All rows are held in
 memory as well, because a worklist query has to look at each.
@@ -12,7 +12,6 @@ memory as well, because a worklist query has to look at each.
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import sqlite3
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import Any
 import msgspec
 
 from edgeward.gateway.order_entry import OPEN, Change, Entry, OrderError, Status, merged, status_after
+from edgeward.gateway.order_matching import Row, other_authority, other_patient, placed_by, require, steps_meant
 from edgeward.messages import Order, Orders, OrdersQuery, decoder
 from edgeward.privacy.database import Database, DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
@@ -139,7 +139,7 @@ class OrderBook:
             If nothing could be written.
         """
 
-        def work(db: sqlite3.Connection) -> list[list[tuple[int, Entry]]]:
+        def work(db: sqlite3.Connection) -> list[list[Row]]:
             return [self._apply(db, change) for change in changes]
 
         changed = self.db.write(work)
@@ -153,12 +153,12 @@ class OrderBook:
         older message than the last one changes nothing.
         """
 
-        def work(db: sqlite3.Connection) -> list[tuple[int, Entry]]:
+        def work(db: sqlite3.Connection) -> list[Row]:
             changed = []
             for seq, old in self._where(db, "patient", self._digest("patient", prior_id)):
                 if old.order.status not in OPEN or now.patient_ns < old.patient_ns:
                     continue
-                if _other_authority(prior_issuer, old.issuer_of_patient_id):
+                if other_authority(prior_issuer, old.issuer_of_patient_id):
                     continue  # another authority's patient of the same number
                 new = merged(old, now)
                 new = msgspec.structs.replace(new, message_ns=old.message_ns)
@@ -169,9 +169,7 @@ class OrderBook:
         self.remember(changed)
         return [entry for _, entry in changed]
 
-    def progressed(
-        self, db: sqlite3.Connection, wanted: Callable[[Entry], bool], status: Status
-    ) -> list[tuple[int, Entry]]:
+    def progressed(self, db: sqlite3.Connection, wanted: Callable[[Entry], bool], status: Status) -> list[Row]:
         """Give the steps that are `wanted` a status, within a transaction of ``self.db``; `remember` them after it."""
         with self._lock:
             found = [(seq, entry) for seq, entry in self._entries.items() if wanted(entry)]
@@ -182,7 +180,7 @@ class OrderBook:
                 changed.append((seq, self._put(db, seq, msgspec.structs.replace(entry, order=order))))
         return changed
 
-    def remember(self, changed: Sequence[tuple[int, Entry]]) -> None:
+    def remember(self, changed: Sequence[Row]) -> None:
         """Take rows that a transaction has written into memory."""
         with self._lock:
             self._entries.update(changed)
@@ -218,6 +216,20 @@ class OrderBook:
         with self._lock:
             return self._entries.get(int(row[0])) if row else None
 
+    def of_study(self, study_instance_uid: str, accession_number: str = "") -> list[Entry]:
+        """Return the steps that a study belongs to: by its UID, else by its accession number."""
+        rows = self.db.all("SELECT seq FROM steps WHERE study_instance_uid = ?", (study_instance_uid,))
+        if not rows and accession_number:
+            digest = self._digest("accession", accession_number)
+            rows = self.db.all("SELECT seq FROM steps WHERE accession = ?", (digest,))
+        with self._lock:
+            return [entry for (seq,) in rows if (entry := self._entries.get(int(seq)))]
+
+    def wanted(self, wanted: Callable[[Entry], bool]) -> list[Entry]:
+        """Return the steps that are `wanted`."""
+        with self._lock:
+            return [entry for entry in self._entries.values() if wanted(entry)]
+
     def query(self, query: OrdersQuery) -> Orders:
         """Return orders for people, the ones due next first. At most 1,000, whatever the limit says."""
         text = query.text.casefold().strip()
@@ -247,32 +259,24 @@ class OrderBook:
 
     # ------------------------------------------------------------ within
 
-    def _apply(self, db: sqlite3.Connection, change: Change) -> list[tuple[int, Entry]]:
+    def _apply(self, db: sqlite3.Connection, change: Change) -> list[Row]:
         new = change.entry
         rows = self._known(db, new)
-        if any(_other_patient(old, change) for _, old in rows):
+        if any(other_patient(old, change) for _, old in rows):
             raise OrderError("patient", "conflict", "the order number belongs to another patient")
-        if new.step_id_given and rows:
-            same = [row for row in rows if row[1].step_id == new.step_id]
-            unnamed = [row for row in rows if not row[1].step_id_given]
-            if not same and unnamed:  # the step was known only by its order so far
-                seq, old = unnamed[0]
-                same = [(seq, msgspec.structs.replace(old, step_id=new.step_id, step_id_given=True))]
-            rows = same
-        elif len(rows) > 1:  # of several procedures the one that is meant, if the message tells
-            rows = _meant(rows, _filler, new) or _meant(rows, _code, new) or rows
+        rows = steps_meant(new, rows)
         if not rows:
             if change.action in ("new", "update"):
-                _require(new, change)
+                require(change)
             return [self._add(db, change)]
         return [(seq, self._put(db, seq, self._changed(old, change))) for seq, old in rows]
 
-    def _known(self, db: sqlite3.Connection, new: Entry) -> list[tuple[int, Entry]]:
+    def _known(self, db: sqlite3.Connection, new: Entry) -> list[Row]:
         if new.resource_id:
             rows = self._where(db, "resource", self._digest("resource", new.resource_id))
             if rows:
                 return rows
-        rows = _placed_by(new, self._where(db, "number", self._digest("number", new.order.order_id)))
+        rows = placed_by(new, self._where(db, "number", self._digest("number", new.order.order_id)))
         if not rows and new.order.order_id == new.order.accession_number:  # the placer gave no number of its own
             rows = self._where(db, "accession", self._digest("accession", new.order.accession_number))
         return rows
@@ -295,7 +299,7 @@ class OrderBook:
         )
         return msgspec.structs.replace(entry, order=order, step_id=old.step_id, step_id_given=old.step_id_given)
 
-    def _add(self, db: sqlite3.Connection, change: Change) -> tuple[int, Entry]:
+    def _add(self, db: sqlite3.Connection, change: Change) -> Row:
         new, now = change.entry, self._clock()
         key = f"{new.order.order_id}\0{new.step_id}"
         same_number = self._where(db, "number", self._digest("number", new.order.order_id))
@@ -349,7 +353,7 @@ class OrderBook:
             self._key.seal(msgspec.msgpack.encode(entry), b"order"),
         )
 
-    def _where(self, db: sqlite3.Connection, column: str, value: bytes) -> list[tuple[int, Entry]]:
+    def _where(self, db: sqlite3.Connection, column: str, value: bytes) -> list[Row]:
         rows = db.execute(f"SELECT seq, sealed FROM steps WHERE {column} = ? ORDER BY seq", (value,))  # noqa: S608 - ours
         return [(int(seq), self._opened(sealed)) for seq, sealed in rows.fetchall()]
 
@@ -367,85 +371,6 @@ class OrderBook:
         except (ValueError, OverflowError, OSError):
             scheduled = 0
         return max(entry.order.changed_ns, min(scheduled, entry.order.changed_ns + 3650 * _DAY_NS))
-
-
-def _placed_by(new: Entry, rows: list[tuple[int, Entry]]) -> list[tuple[int, Entry]]:
-    """Return which of the orders with a number a message means: two placers may use the same number.
-
-    Where it does not name the placer, its filler number, accession number or patient may tell.
-
-    Raises
-    ------
-    OrderError
-        If several placers have an order with this number, and nothing tells which is meant.
-    """
-    agreed = [(row, row[1].placer.agrees(new.placer)) for row in rows]
-    if any(known for _, known in agreed):
-        return [row for row, known in agreed if known]
-    left = [row for row, known in agreed if known is None]
-    if not _of_several(left):
-        return left
-    for key in (_filler, _accession, _patient):
-        meant = _meant(left, key, new)
-        if meant and not _of_several(meant):
-            return meant
-    raise OrderError("order", "conflict", "several placers have an order with this number; name the placer")
-
-
-def _of_several(rows: list[tuple[int, Entry]]) -> bool:
-    """Whether orders are certainly not all of one placer."""
-    return any(one[1].placer.agrees(other[1].placer) is False for one, other in itertools.combinations(rows, 2))
-
-
-def _require(new: Entry, change: Change) -> None:
-    """Refuse an order that is not known yet and comes without what a modality needs."""
-    if change.only_known:
-        raise OrderError("procedure", "missing", "the order is not known yet, and no procedure is told")
-    if not new.order.patient_id:
-        raise OrderError("patient", "missing", "the patient identifier is missing, and the order is not known yet")
-    if not new.order.patient_name:
-        raise OrderError("name", "missing", "the patient name is missing, and the order is not known yet")
-
-
-def _other_patient(old: Entry, change: Change) -> bool:
-    """Whether a message names a patient, and none of its numbers is the one that the order has."""
-    new, known = change.entry, old.order.patient_id
-    if not known or not new.order.patient_id:
-        return False
-    named = ((new.order.patient_id, new.issuer_of_patient_id), *change.patient_ids)
-    return not any(
-        number == known and not _other_authority(old.issuer_of_patient_id, authority) for number, authority in named
-    )
-
-
-def _other_authority(one: str, other: str) -> bool:
-    """Whether two assigning authorities of patient numbers are certainly not the same one.
-
-    A name and an OID may well be the same authority, and so may one that is not told.
-    """
-    one, other = one.removeprefix("urn:oid:").casefold(), other.removeprefix("urn:oid:").casefold()
-    universal = [":" in text or text.replace(".", "").isdigit() for text in (one, other)]
-    return bool(one and other and one != other and universal[0] == universal[1])
-
-
-def _meant(rows: list[tuple[int, Entry]], key: Callable[[Entry], str], new: Entry) -> list[tuple[int, Entry]]:
-    return [row for row in rows if key(new) and key(row[1]) == key(new)]
-
-
-def _filler(entry: Entry) -> str:
-    return entry.filler_id
-
-
-def _accession(entry: Entry) -> str:
-    return entry.order.accession_number
-
-
-def _patient(entry: Entry) -> str:
-    return entry.order.patient_id
-
-
-def _code(entry: Entry) -> str:
-    return entry.procedure_code.value
 
 
 def _due(entry: Entry) -> tuple[str, int]:

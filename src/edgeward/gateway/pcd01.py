@@ -9,7 +9,8 @@ Reference: IHE PCD (now DEV) TF-2, 3.1 and appendices A and B; HL7 v2.6, chapter
 parameter     OBX-3 by MDC number or reference identifier, else LOINC, in the code or its alternate
 value         OBX-5 of type NM, SN, ST or CWE (also CE, CNE, TX, IS, or no type)
 unit          OBX-6: MDC, UCUM, or a spelling that is known
-time          OBX-14, else OBR-7, else MSH-7; a time without a zone has MSH-7's, else the site's
+time          OBX-14, else OBR-7, else MSH-7; a time without a zone has MSH-7's, else the site's; one that is
+              known to the day or hour only counts as its end
 place         PV1-3 (unit, room, bed, facility): each place is a source of its own
 patient       PID-3, of which only a keyed digest goes further
 ============ =================================================================================================
@@ -57,6 +58,8 @@ _MARKS: dict[str, Validity] = {
 }
 _MINUTES = re.compile(r"^\d{12}")  # a day is no time of a measurement
 _ZONE = re.compile(r"[+-]\d{4}$")
+_COARSE = re.compile(r"(\d{4})(\d{2})?(\d{2})?(\d{2})?([+-]\d{4})?", re.ASCII)
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d(?::\d\d)?)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
 _MOST_PLACES = 500
 _LARGE = 200  # segments that are read beside the loop
 
@@ -135,6 +138,9 @@ class _Reader:
         self._patient = ""
         self._patients = 0  # PID segments so far
         self._placed = True  # the present patient has a place, or is the only one
+        self._named = False  # a PID came since the last observation
+        self._ahead: Segment | None = None  # a PV1 that came before its PID
+        self._nowhere = False  # an observation was taken for the device's own bed
         self._now: _Group | None = None
         self._at_ns = sent_ns
         self.validity: Validity = "valid"
@@ -148,21 +154,28 @@ class _Reader:
         self._patient = self._digest(pid)
         self._now, self._at_ns = None, self._sent_ns
         self._placed = self._patients == 1
+        self._named = True
+        if self._ahead is not None:  # some write them the other way round: it says where this patient is
+            self.visit(self._ahead)
 
     def visit(self, pv1: Segment) -> None:
         unit, room, bed = (_either(pv1, component) for component in (1, 2, 3))
         facility, building, floor = (_either(pv1, component) for component in (4, 7, 8))
+        self._ahead = None if self._named else pv1
         if any((unit, room, bed)):
+            if self._nowhere:
+                raise Misread(Code.SEGMENT_SEQUENCE, "PV1", "observations stand before the PV1 that says where")
             self._placed = True
             key = source_id(self._device_id, unit, room, bed, facility, building, floor)
             self._now = self._group(key, " ".join(part for part in (unit, room, bed) if part))
 
     def request(self, obr: Segment) -> None:
-        self._at_ns = _time(obr, 7, self._zone) or self._sent_ns
+        self._at_ns = self._when(obr, 7, self._sent_ns)
         self._about = f"{obr.text(4, 1)} {obr.text(4, 2)}"
 
     def observe(self, obx: Segment) -> None:
         self.observed += 1
+        self._named, self._ahead = False, None
         kind = obx.text(2).upper()
         if kind == ARRAY:
             self._wave(obx)
@@ -181,7 +194,7 @@ class _Reader:
             self.counts["hl7_types_unknown"] += 1
             return
         place = self._place()
-        at_ns = _time(obx, 14, self._zone) or self._at_ns
+        at_ns = self._when(obx, 14, self._at_ns)
         vital = _vital(obx, kind, meaning, code, at_ns, self.validity)
         if vital.value is None:
             self.counts["hl7_no_value"] += 1
@@ -199,6 +212,7 @@ class _Reader:
             )
         if self._now is None:
             self._now = self._group(self._device_id, "")
+            self._nowhere = True
         return self._now
 
     def _wave(self, obx: Segment) -> None:
@@ -212,10 +226,25 @@ class _Reader:
             self.counts["hl7_waveforms_no_value"] += 1  # no patient's: alarms must not come of it
             return
         try:
-            self._place().arrays.take(obx, _time(obx, 14, self._zone) or self._at_ns, self._about)
+            self._place().arrays.take(obx, self._when(obx, 14, self._at_ns), self._about)
             self.counts["hl7_waveforms"] += 1
         except Unusable as error:
             self.unusable = self.unusable or error
+
+    def _when(self, segment: Segment, number: int, otherwise_ns: int) -> int:
+        """Return when it was; `otherwise_ns` where the field does not say.
+
+        A result that is dated only (yesterday's, last year's) is not of now: it is taken for as late as it can be.
+        """
+        if at_ns := _time(segment, number, self._zone):
+            return at_ns
+        text = segment.text(number)
+        if not text:
+            return otherwise_ns
+        if latest_ns := _latest(text, self._zone):
+            return min(latest_ns, otherwise_ns) if otherwise_ns else latest_ns
+        self.counts["hl7_times_unreadable"] += 1
+        return otherwise_ns
 
     def waves(self) -> dict[str, list[Array]]:
         """Return the waveforms of each place."""
@@ -233,6 +262,9 @@ class _Reader:
                 sent_ns=self._sent_ns,
                 label=group.label,
                 patient=group.patient,
+                # Without MSH-7 nothing says how late it is: to learn a clock from when it was measured
+                # would make what is old a thing of now.
+                clock="device" if self._sent_ns else "site",
             )
             for group in self._groups.values()
             if group.vitals or group.arrays.found  # the monitor learns whose waveforms come
@@ -268,6 +300,7 @@ def _either(segment: Segment, component: int) -> str:
 
 def _meaning(obx: Segment) -> tuple[codes.Meaning | None, str]:
     """Return what OBX-3 stands for and the code by which that was found."""
+    meanings: list[tuple[codes.Meaning, str]] = []
     for first in (1, 4):
         code, text, system = (obx.text(3, first + place) for place in range(3))
         name = system.upper()
@@ -279,8 +312,8 @@ def _meaning(obx: Segment) -> tuple[codes.Meaning | None, str]:
             found = codes.BY_REFERENCE.get(text.upper()) or codes.BY_REFERENCE.get(code.upper())
             found = found or (codes.BY_LOINC.get(code) or codes.BY_NUMBER.get(code) if not system else None)
         if found is not None:
-            return found, text if text.upper() in codes.BY_REFERENCE else code
-    return None, ""
+            meanings.append((found, text if text.upper() in codes.BY_REFERENCE else code))
+    return codes.one_of(meanings) or (None, "")
 
 
 def _vital(  # noqa: PLR0917 - one observation and what holds for it
@@ -305,15 +338,17 @@ def _vital(  # noqa: PLR0917 - one observation and what holds for it
         elif separator:
             why = why or "not_a_number"  # a range or a ratio
     elif kind in ("CWE", "CE", "CNE") and meaning.parameter.name == "consciousness":
-        value = obx.text(5, 2) or value
+        value = codes.LEVELS.get(value) or obx.text(5, 2) or value
     return measured(
         meaning.parameter, value, _unit(obx), at_ns=at_ns, code=code, validity=validity, why=why, bound=bound
     )
 
 
 def _unit(obx: Segment) -> str:
-    """Return the first part of OBX-6 that is a unit we know, else whatever is there."""
+    """Return the first part of OBX-6 that is a unit we know, else whatever is there; two units are none."""
     parts = [obx.text(6, component) for component in (2, 1, 5, 4)]
+    if known_units.differ(parts):
+        return "?"
     return next(
         (part for part in parts if part and known_units.known(part)), next((part for part in parts if part), "")
     )
@@ -322,6 +357,10 @@ def _unit(obx: Segment) -> str:
 def _time(segment: Segment, number: int, zone: str = "") -> int:
     """Return a time as nanoseconds, or 0 if it is not one, or not known to the minute."""
     text = segment.text(number).replace(" ", "")
+    if iso := _ISO.fullmatch(text):  # some write it so, and it can mean nothing else
+        day, hour, fraction, its_zone = iso.groups(default="")
+        its_zone = "+0000" if its_zone == "Z" else its_zone.replace(":", "")
+        text = day.replace("-", "") + hour.replace(":", "") + fraction + its_zone
     if not _MINUTES.match(text):
         return 0
     if zone and not _ZONE.search(text):
@@ -330,6 +369,23 @@ def _time(segment: Segment, number: int, zone: str = "") -> int:
     if at is None or not dt.datetime(1970, 1, 2, tzinfo=dt.UTC) < at < dt.datetime(2200, 1, 1, tzinfo=dt.UTC):
         return 0
     return values.nanoseconds(at)
+
+
+def _latest(text: str, zone: str) -> int:
+    """Return the end of a year, month, day or hour as nanoseconds, or 0 if it is none."""
+    found = _COARSE.fullmatch(text)
+    if found is None:
+        return 0
+    year, month, day, hour, own_zone = found.groups(default="")
+    start = values.time(year + month + day + hour + (own_zone or zone))
+    if start is None:
+        return 0
+    if hour or day:
+        end = start + dt.timedelta(**{"hours" if hour else "days": 1})
+    else:
+        months = int(year) * 12 + (int(month) if month else 12)
+        end = start.replace(year=months // 12, month=months % 12 + 1)
+    return values.nanoseconds(end) - 1 if end.year > 1970 else 0
 
 
 class Pcd01:
@@ -378,7 +434,7 @@ class Pcd01:
         except Unusable as error:
             self._handover.count("hl7_waveforms_refused")
             text = f"{error}; everything else of the message was taken"
-            return Answer(Outcome.ERROR, text, error.code, error.where)
+            return Answer(Outcome.ERROR, text, error.code, error.where, partly=True)
         return ACCEPTED
 
     async def _waves(self, reading: Reading) -> None:

@@ -130,19 +130,25 @@ class Array:
 def channel_of(obx: Segment) -> tuple[str, Kind] | None:
     """Return name and kind of the channel that OBX-3 stands for; None if it is none of ours."""
     for first in (1, 4):
-        number, text = obx.text(3, first), obx.text(3, first + 1).upper()
-        for word in (text, number.upper()):
-            if found := _OTHERS.get(word):
-                return found[1], found[2]
-            if (lead := _LEAD.fullmatch(word)) and lead[1] in _LEAD_NAMES:
-                return _LEAD_NAMES[lead[1]], Kind.ECG
-            if word == "MDC_ECG_ELEC_POTL":
-                return "ECG", Kind.ECG
-        if not text and number.isascii() and number.isdigit() and len(number) < 10:
-            if name := _LEAD_NUMBERS.get(int(number)):
-                return name, Kind.ECG
-            if other := _OTHER_NUMBERS.get(int(number)):
-                return other
+        if found := channel_named(obx.text(3, first), obx.text(3, first + 1).upper()):
+            return found
+    return None
+
+
+def channel_named(number: str, reference: str) -> tuple[str, Kind] | None:
+    """Return name and kind of the channel of a code of IEEE 11073-10101; its number counts alone only."""
+    for word in (reference, number.upper()):
+        if found := _OTHERS.get(word):
+            return found[1], found[2]
+        if (lead := _LEAD.fullmatch(word)) and lead[1] in _LEAD_NAMES:
+            return _LEAD_NAMES[lead[1]], Kind.ECG
+        if word == "MDC_ECG_ELEC_POTL":
+            return "ECG", Kind.ECG
+    if not reference and number.isascii() and number.isdigit() and len(number) < 10:
+        if name := _LEAD_NUMBERS.get(int(number)):
+            return name, Kind.ECG
+        if other := _OTHER_NUMBERS.get(int(number)):
+            return other
     return None
 
 

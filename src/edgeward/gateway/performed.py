@@ -101,6 +101,8 @@ class PerformedSteps(DimseService):
     ----------
     changed
         Called with a study instance UID when what modalities say of that study changed; from the association's thread.
+    begun
+        Called when a step was begun: with the scheduled steps it belongs to, patient id, its issuer, and the device.
     """
 
     sop_classes = (PERFORMED_STEP,)
@@ -111,8 +113,9 @@ class PerformedSteps(DimseService):
         site_key: SiteKey,
         changed: Callable[[str], None] = lambda _: None,
         clock: Callable[[], int] = time.time_ns,
+        begun: Callable[[list[Entry], str, str, str], None] = lambda *_: None,
     ) -> None:
-        self._book, self._key, self._changed, self._clock = book, site_key, changed, clock
+        self._book, self._key, self._changed, self._clock, self._begun = book, site_key, changed, clock, begun
 
     def serve(self, request: DimseRequest) -> Iterator[Reply]:
         """See `DimseService.serve`."""
@@ -178,6 +181,8 @@ class PerformedSteps(DimseService):
             return self._book.progressed(db, _belongs(dataset), "started")
 
         self._book.remember(self._book.db.write(work))
+        patient, issuer = _text(dataset, "PatientID"), _text(dataset, "IssuerOfPatientID")
+        self._begun(self._book.wanted(_belongs(dataset)), patient, issuer, request.device_id)
         return Reply(status=SUCCESS, sop_instance_uid=uid), _studies(dataset)
 
     def _set(self, request: DimseRequest) -> tuple[Reply, list[str]]:

@@ -8,6 +8,7 @@ records that were not asked for.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -18,13 +19,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from edgeward.gateway.accept import accept_json
+from edgeward.gateway import requested
+from edgeward.gateway.accept import model_wanted
 from edgeward.gateway.matching import BadKey, Match, matcher
+from edgeward.gateway.multipart import body_end
+from edgeward.gateway.native_xml import xml_multipart, xml_part
+from edgeward.gateway.requested import Details, Requested
 from edgeward.privacy.catalogue import EXAMINED, Catalogue, Entry, Level
 
 MOST = 5000  # results in one answer
 _KEYS = 64  # of one query
-_PLAIN = ("limit", "offset", "fuzzymatching", "includefield", "emptyvaluematching", "multiplevaluematching")
+_PLAIN = ("accept", "limit", "offset", "fuzzymatching", "includefield", "emptyvaluematching", "multiplevaluematching")
 # Keys that the database answers by itself.
 _COLUMNS = {
     "StudyInstanceUID": "study_instance_uid",
@@ -113,6 +118,7 @@ class Query:
     level: Level
     uids: dict[str, list[str]] = field(default_factory=dict)
     matches: list[tuple[Attribute, Match]] = field(default_factory=list)
+    requested: Requested = field(default_factory=Requested)
     included: set[str] = field(default_factory=set)
     everything: bool = False
     limit: int = MOST
@@ -125,10 +131,18 @@ class Query:
 
 
 class Qido:
-    """Answers searches."""
+    """Answers searches.
 
-    def __init__(self, catalogue: Catalogue, threads: Executor) -> None:
-        self._catalogue, self._threads = catalogue, threads
+    Parameters
+    ----------
+    details
+        Reads what only the object itself says.
+    threads
+        Where blocking work is done.
+    """
+
+    def __init__(self, catalogue: Catalogue, details: Details, threads: Executor) -> None:
+        self._catalogue, self._details, self._threads = catalogue, details, threads
 
     async def studies(self, request: Request) -> Response:
         """Serve ``GET studies``."""
@@ -143,7 +157,7 @@ class Qido:
         return await self._search(request, "instance")
 
     async def _search(self, request: Request, level: Level) -> Response:
-        accept_json(request)
+        model = model_wanted(request)
         query = read_query(level, request.query_params.multi_items(), request.path_params)
         found, more = await asyncio.get_running_loop().run_in_executor(self._threads, self._look, query)
         root = f"{request.base_url}dicomweb"
@@ -154,25 +168,39 @@ class Qido:
             headers["Warning"] = ", ".join(f'299 {request.url.hostname}: "{text}"' for text in query.warnings)
         if not found:
             return Response(status_code=204, headers=headers)
-        body = [shown(entry, query, root, "study" in request.path_params) for entry in found]
-        return JSONResponse(body, headers=headers, media_type="application/dicom+json")
+        within = "study" in request.path_params
+        body = [dict(sorted((shown(entry, query, root, within) | said).items())) for entry, said in found]
+        if model == "json":
+            return JSONResponse(body, headers=headers, media_type="application/dicom+json")
+        boundary = secrets.token_hex(16)
+        parts = b"".join(xml_part(boundary, one) for one in body) + body_end(boundary)
+        return Response(parts, headers=headers, media_type=xml_multipart(boundary))
 
-    def _look(self, query: Query) -> tuple[list[Entry], bool]:
-        """Return the page that was asked for, and whether there is more."""
-        last = query.offset + query.limit
-        found: list[Entry] = []
-        matching = examined = 0
+    def _look(self, query: Query) -> tuple[list[tuple[Entry, dict[str, Any]]], bool]:
+        """Return the page that was asked for, with what only the objects say, and whether there is more."""
+        last, details = query.offset + query.limit, query.requested
+        found: list[tuple[Entry, dict[str, Any]]] = []
+        matching = examined = opened = 0
         # Without conditions on sealed values the database needs to give no more rows than the page has.
-        rows = EXAMINED if query.matches else last + 1
+        rows = EXAMINED if query.matches or details.asked else last + 1
         for entry in self._catalogue.search(query.level, query.uids, rows):
             examined += 1
             if not query.takes(entry):
                 continue
+            more: dict[str, Any] = {}
+            if details.asked or (details.told and matching >= query.offset):
+                if opened >= requested.MOST:
+                    return found, True
+                opened += 1
+                dataset = self._details.of(entry)
+                if not details.takes(dataset):
+                    continue
+                more = requested.shown(dataset)
             matching += 1
             if matching > last:
                 return found, True
             if matching > query.offset:
-                found.append(entry)
+                found.append((entry, more))
         return found, examined >= EXAMINED
 
 
@@ -193,12 +221,32 @@ def read_query(level: Level, parameters: list[tuple[str, str]], path: dict[str, 
     for name, value in parameters:
         if name in _PLAIN:
             _plain_parameter(query, name, value)
-        else:
+        elif not _requested(query, name, value):
             _key(query, name, value)
+    if query.level != "study" and (query.everything or query.included & {requested.SEQUENCE, *requested.PERFORMED}):
+        query.requested.told = True
     return query
 
 
+def _requested(query: Query, name: str, value: str) -> bool:
+    """Take a key that only the object itself answers; return whether it is one. A study has none of these."""
+    inner, plain = requested.key_in_sequence(name), _keyword(name)
+    keyword = inner or (plain if plain in requested.PERFORMED else "")
+    if not keyword or query.level == "study":
+        return False
+    try:
+        match = matcher(str(dictionary_VR(keyword)), value)
+    except BadKey as error:
+        raise HTTPException(400, f"{keyword}: {error}") from None
+    query.requested.told = True
+    if match is not None:
+        (query.requested.items if inner else query.requested.performed)[keyword] = match
+    return True
+
+
 def _plain_parameter(query: Query, name: str, value: str) -> None:
+    if name == "accept":  # a header as a parameter (PS3.18, 8.3.3): already read
+        return
     if name in ("limit", "offset"):
         if not value.isascii() or not value.isdigit() or len(value) > 9:
             raise HTTPException(400, f"{name} must be a whole number")
@@ -272,7 +320,7 @@ def shown(entry: Entry, query: Query, root: str, in_study: bool) -> dict[str, An
         result[attribute.tag] = _element(attribute.vr, attribute.value(entry))
     if query.level == "study" or entry.series_instance_uid:  # else there is no path to it
         result["00081190"] = {"vr": "UR", "Value": [_url(entry, query.level, root)]}
-    return dict(sorted(result.items()))
+    return result
 
 
 def _url(entry: Entry, level: Level, root: str) -> str:

@@ -14,6 +14,7 @@ import os
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from edgeward.config import Budgets
@@ -25,7 +26,7 @@ from edgeward.privacy.items import Item, NewItem
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.lane import Lane, Reason
-from edgeward.privacy.plainrow import object_id_of
+from edgeward.privacy.segments import CROWDED, Segments
 from edgeward.privacy.vault import Intake, StoredObject, Vault, VaultError
 from edgeward.privacy.vaultfile import CHUNK, HEADROOM, UNSYNCED_TO, Buffers, pool
 
@@ -50,8 +51,7 @@ class Reception:
         self.budget_ns = round(budgets.interactive_ms * 1e6)
         self._settling, self._owing_lock = threading.Lock(), threading.Lock()
         self._owed: list[tuple[str, bytes, Callable[[], None]]] = []
-        self._in_vain: list[str] = []  # objects that turned out to be here already
-        self._to_write: dict[str, bytes] = {}  # of the compiled admission, until it is known what they are
+        self._in_vain: deque[str] = deque()  # objects that turned out to be here already
         self._told: Callable[[str, Item, bool], None] = _to_nobody
         self._hurry: Callable[[], object] | None = None  # lets `keep_settling` settle now
         self._collected_s = 0.0
@@ -89,14 +89,39 @@ class Reception:
             If the disk fails: the journal keeps it.
         """
         with self._settling:
+            segments, full = self.vault.segments, None
+            if segments is not None:
+                try:
+                    segments.turn()
+                except (OSError, VaultError) as error:
+                    full = error  # no other one can be begun: they stay as they are
+                segments.await_rows(self.journal.drain)
             account = self.journal.turn()
             self._put_back()
-            while self._in_vain:
-                self.vault.erase(self._in_vain[-1])
-                self._in_vain.pop()
+            self._erase_in_vain()
             if account is not None:
                 self.vault.settle()
                 self.journal.forget(account)
+            if segments is not None:
+                self._retire(segments)
+            if full is not None:
+                raise VaultError(f"objects cannot be appended any more: {full}") from full
+
+    def _erase_in_vain(self) -> None:
+        while self._in_vain:
+            object_id = self._in_vain.popleft()  # at once: others may be added meanwhile
+            try:
+                self.vault.erase(object_id)
+            except BaseException:
+                self._in_vain.append(object_id)
+                raise
+
+    @staticmethod
+    def _retire(segments: Segments) -> None:
+        try:
+            segments.retire()
+        except OSError as error:
+            raise VaultError(f"the records of a segment cannot be forgotten yet: {error.strerror}") from error
 
     def owe(self, object_id: str, content: bytes, paid: Callable[[], None]) -> None:
         """Let the next `settle` that can write an object's file, which could not be written when it was admitted.
@@ -129,7 +154,7 @@ class Reception:
     # ------------------------------------------------------------ what is admitted without Python
 
     def open_lane(self, told: Callable[[str, Item, bool], None]) -> bool:
-        """Let small objects be admitted by the compiled data path; return whether they can be.
+        """Let objects be admitted by the compiled data path; return whether they can be.
 
         Parameters
         ----------
@@ -137,16 +162,30 @@ class Reception:
             Called for each that was: the device, the item, and whether it is new.
         """
         self._told = told
-        if self.vault.shards and self.journal.open_lane(self.vault.shards, self.budget_ns, self._came):
-            self.lane = self.journal.lane
-        return self.lane is not None
+        segments, lane = self.vault.segments, self.journal.lane
+        if segments is None or lane is None:
+            return False
+        try:
+            segments.open(lane, self.vault.check_room)
+        except (OSError, VaultError) as error:
+            _log.warning("objects are not admitted by the compiled data path: %s", error)
+            return False
+        self.journal.open_lane(self.budget_ns, CROWDED, self._came)
+        self.lane = lane
+        with contextlib.suppress(VaultError):  # it is looked at again for the first object
+            self.grant()
+        return True
 
     def close_lane(self) -> None:
         """Admit nothing there any more; of all that was, people are told on return."""
         lane, self.lane = self.lane, None
-        if lane is not None:
-            lane.close()
-            self.journal.drain()
+        segments = self.vault.segments
+        if lane is None or segments is None:
+            return
+        lane.close()
+        with self._settling:
+            segments.close(self.journal.drain)
+        self.relieve_now()
 
     def collect(self, *, enough: int, seconds: float, stream_s: float, alone_s: float) -> None:
         """Wait for what the compiled admission takes, and take note of it; let it take more.
@@ -161,19 +200,30 @@ class Reception:
             To wait for more: when others came just before, and else.
         """
         lane = self.lane
-        if lane is None or not lane.wait(1, seconds, 0):
+        came = lane.wait(1, seconds, 0) if lane is not None else 0
+        if lane is None or not came:
             return
         more_s = stream_s if time.monotonic() - self._collected_s < 2 * stream_s else alone_s
-        lane.wait(enough, 0, more_s)
+        if came > 0:
+            lane.wait(enough, 0, more_s)
         self._collected_s = time.monotonic()
-        try:
-            self.grant()
-            self.journal.make_room()
-        except (VaultError, DatabaseError) as error:
-            _log.debug("the next objects are looked at one by one: %s", error)
-        if self.journal.filling and self._hurry is not None:
-            self._hurry()
+        if starved := lane.starved:
+            self._see_to_room(lane, starved)
         self.journal.drain()
+        if not starved:
+            self._see_to_room(lane, 0)
+
+    def _see_to_room(self, lane: Lane, starved: int) -> None:
+        segments = self.vault.segments
+        assert segments is not None
+        try:
+            segments.make_room(starved)
+            self.grant()
+        except (OSError, VaultError) as error:
+            lane.grant(-1)
+            _log.debug("the next objects are looked at one by one: %s", error)
+        if segments.filling and self._hurry is not None:
+            self._hurry()
 
     def grant(self) -> None:
         """Let the compiled admission go on if there is room on the disk.
@@ -187,25 +237,11 @@ class Reception:
             self.vault.grant(_GRANTED)
             self.lane.grant(_GRANTED)
 
-    def owes(self, slot: int, content: bytes) -> None:
-        """Take over an object of the compiled admission whose file could not be written."""
-        lane = self.journal.lane
-        assert lane is not None
-        self._to_write[object_id_of(lane.owed(slot).row)] = content
-        lane.forbid(Reason.OWING)
-        lane.take_over(slot)
-
     def _came(self, one: Fresh) -> None:
         """Take note of what became of an object that was admitted there."""
         item = one.item or self.journal.item(one.item_id)
-        content = self._to_write.pop(one.object_id, None)
         if not one.is_new:
             self._in_vain.append(one.object_id)
-        elif content is not None:
-            reason = os.strerror(one.file_error)
-            _log.warning("the file of an object could not be written (%s): it is tried again", reason)
-            self.owe(one.object_id, content, lambda: self._told(one.device, item, True))
-            return
         self._told(one.device, item, one.is_new)
 
     def recover(self) -> None:
@@ -221,14 +257,24 @@ class Reception:
             self.vault.restore(object_id, self.journal.unsettled_content(object_id))
         if waiting:
             self.journal.settled(waiting)
+        segments = self.vault.segments
+        if segments is not None:
+            try:
+                segments.keep(self.journal.take_over(segments.found(), segments.file_of))
+            except OSError as error:
+                raise VaultError(f"what was appended before cannot be taken over: {error.strerror}") from error
 
     def relieve(self) -> None:
         """Settle now if the journal keeps much: whoever brings more waits for it."""
         if self.journal.crowded:
-            try:
-                self.settle()
-            except (VaultError, DatabaseError) as error:
-                _log.warning("small objects stay in the journal for now: %s", error)
+            self.relieve_now()
+
+    def relieve_now(self) -> None:
+        """Settle now, as far as the disk lets us."""
+        try:
+            self.settle()
+        except (VaultError, DatabaseError) as error:
+            _log.warning("small objects stay in the journal for now: %s", error)
 
     async def keep_settling(self) -> None:
         """Settle every second until cancelled, and before the log is so full that whoever brings more must wait."""

@@ -21,6 +21,7 @@ from edgeward.gateway.qido import Qido
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.reception import Reception
 from edgeward.gateway.rendering import Renderer
+from edgeward.gateway.requested import Details
 from edgeward.gateway.services import Services
 from edgeward.gateway.stow import Stow
 from edgeward.gateway.studies import Studies
@@ -31,10 +32,12 @@ from edgeward.privacy.items import Item
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.registry import Registry
-from edgeward.privacy.vault import FileVault
+from edgeward.privacy.vault import FileVault, VaultError
 
 _log = logging.getLogger("edgeward.gateway")
 _WEB_THREADS = 8
+ROOM_S = 2.0  # between two looks at the room on the disk
+FULL = "the disk is full: images are refused"
 
 
 async def run(context: RoleContext) -> None:
@@ -54,7 +57,10 @@ async def run(context: RoleContext) -> None:
         def expected(study: str) -> set[str] | None:
             return workflow.performed.expected(study)
 
-        studies = Studies(context.bus, journal, settings.imaging.study_quiet_s, expected)
+        def looked(study: str) -> None:
+            workflow.reconciliation.study(study)
+
+        studies = Studies(context.bus, journal, settings.imaging.study_quiet_s, expected, looked=looked)
         workflow = await asyncio.to_thread(
             Workflow,
             context,
@@ -88,7 +94,7 @@ async def run(context: RoleContext) -> None:
             quarantine=quarantine,
             routes=dicomweb.routes(
                 Stow(reception, quarantine, threads, admitted),
-                Qido(journal.catalogue, threads),
+                Qido(journal.catalogue, Details(journal.catalogue, vault), threads),
                 Wado(journal.catalogue, vault, renderer, quarantine, threads),
                 settings.web.max_body_mb << 20,
             )
@@ -134,6 +140,7 @@ async def run(context: RoleContext) -> None:
             _log.info("HTTPS door open", extra={"fields": {"port": web.port}})
             await context.bus.flush()  # ready means that the server knows where to send requests
             context.ready()
+            background.append(asyncio.create_task(keep_looking_for_room(context, vault)))
             await context.stopping.wait()
         finally:
             await web.close()
@@ -147,3 +154,18 @@ async def run(context: RoleContext) -> None:
             await asyncio.to_thread(quarantine.flush)
     finally:
         journal.close()
+
+
+async def keep_looking_for_room(context: RoleContext, vault: FileVault) -> None:
+    """Say that images are refused for want of room on the disk, while it is so, until cancelled.
+
+    A device that meets a full disk is told so and tries again; people must not have to wait for one to try.
+    """
+    while True:
+        await asyncio.sleep(ROOM_S)
+        try:
+            await asyncio.to_thread(vault.check_room, 0)
+        except (VaultError, OSError):
+            context.degraded(FULL)
+        else:
+            context.recovered()

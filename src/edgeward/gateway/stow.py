@@ -1,8 +1,9 @@
 """STOW-RS: objects come in over HTTPS (PS3.18, 10.5).
 
-Responsible for taking a multipart body apart while it arrives, handing each part to the same reception that C-STORE
-uses, and for the answer per instance. Not responsible for admission (``gateway.web``) or for the objects themselves
-(``gateway.reception``). Memory is bounded whatever the size of an object.
+Responsible for taking a body apart while it arrives, handing each object to the same reception that C-STORE uses, and
+for the answer per instance. Not responsible for admission (``gateway.web``), for putting metadata and bulk data
+together (``metadata_parts``), or for the objects (``gateway.reception``). Memory is bounded whatever the size of an
+object: DICOM files stream, and of metadata with bulk data only so much is taken, of few senders at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, Literal
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,7 +21,8 @@ from starlette.responses import JSONResponse, Response
 
 from edgeward.gateway.accept import accepted
 from edgeward.gateway.dataset import NotUnderstood
-from edgeward.gateway.multipart import MultipartError, PartBegin, PartData, PartEnd, Splitter, media_type
+from edgeward.gateway.metadata_parts import MOST, Composed, MetadataParts, TooMuch
+from edgeward.gateway.multipart import MediaType, MultipartError, PartBegin, PartData, PartEnd, Splitter, media_type
 from edgeward.gateway.native_xml import native_xml
 from edgeward.gateway.part10 import FileArrival
 from edgeward.gateway.quarantine import Quarantine
@@ -37,9 +39,19 @@ OUT_OF_RESOURCES = 0xA700
 PROCESSING_FAILURE = 0x0110
 CANNOT_UNDERSTAND = 0xC000
 _TYPES = ("application/dicom",)
+_GATHERED: dict[str, Literal["json", "xml"]] = {"application/dicom+json": "json", "application/dicom+xml": "xml"}
+_GATHERED_AT_ONCE = 2 * MOST  # bytes of metadata with bulk data, of all requests together
 _JSON, _XML = "application/dicom+json", "application/dicom+xml"
+_TAKEN = (
+    'the body must be multipart/related; type="application/dicom" (DICOM files), or "application/dicom+json" or '
+    '"application/dicom+xml" (metadata, then bulk data); a single object may also come without the multipart'
+)
 _PARTS = 100_000  # of one request
 _AT_ONCE = 1 << 20  # bytes handed to the disk in one piece
+
+
+class _NoRoom(Exception):
+    """Too much is held for other requests."""
 
 
 class Stow:
@@ -62,6 +74,7 @@ class Stow:
     ) -> None:
         self._reception, self._quarantine = reception, quarantine
         self._threads, self._admitted = threads, admitted
+        self._gathered = 0
 
     async def store(self, request: Request) -> Response:
         """Serve ``POST studies`` and ``POST studies/{study}``."""
@@ -70,9 +83,82 @@ class Stow:
             raise HTTPException(406, "the answer is application/dicom+json or application/dicom+xml")
         if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
             raise HTTPException(415, "the body must not be compressed", {"Accept-Encoding": "identity"})
-        splitter = _splitter(request)
+        content = _content_type(request)
+        splitter = _splitter(content)
         outcome = _Outcome(f"{request.base_url}dicomweb", request.path_params.get("study", ""))
         peer: WebPeer = request.scope["state"]["peer"]
+        inner = _inner(content)
+        if inner in _GATHERED:
+            await self._store_gathered(request, splitter, _GATHERED[inner], outcome, peer)
+        elif splitter is not None:
+            await self._store_parts(request, splitter, outcome, peer)
+        else:
+            await self._store_one(request, outcome, peer)
+        if not outcome.known:
+            raise HTTPException(400, "there is no object in the request")
+        return outcome.response(_XML if kind == _XML else _JSON)
+
+    async def _store_one(self, request: Request, outcome: _Outcome, peer: WebPeer) -> None:
+        """Take one DICOM file that is the whole body."""
+        part: _Part | None = _Part(self._reception, peer.device_id, PartBegin({}), self._threads)
+        assert part is not None
+        try:
+            async for chunk in request.stream():
+                await part.write(chunk)
+            ended, part = part, None
+            await self._end(ended, outcome, peer)
+        finally:
+            if part is not None:
+                await part.abort()
+
+    async def _store_gathered(
+        self,
+        request: Request,
+        splitter: Splitter | None,
+        kind: Literal["json", "xml"],
+        outcome: _Outcome,
+        peer: WebPeer,
+    ) -> None:
+        """Take metadata with bulk data: each object is put together when the whole request is there."""
+        mine = 0
+        try:
+            parts = MetadataParts(kind, str(request.url))
+            try:
+                if splitter is None:
+                    parts.begin({})
+                async for chunk in request.stream():
+                    if self._gathered + len(chunk) > _GATHERED_AT_ONCE:
+                        raise _NoRoom
+                    mine, self._gathered = mine + len(chunk), self._gathered + len(chunk)
+                    for event in splitter.feed(chunk) if splitter is not None else (PartData(chunk),):
+                        if isinstance(event, PartBegin):
+                            parts.begin(event.headers)
+                        elif isinstance(event, PartData):
+                            parts.write(event.data)
+                        else:
+                            parts.end()
+                if splitter is None:
+                    parts.end()
+                else:
+                    splitter.finish()
+            except (TooMuch, _NoRoom) as error:
+                async for _ in request.stream():  # a client that still sends would not see the answer
+                    pass
+                if isinstance(error, TooMuch):
+                    raise HTTPException(413, str(error)) from None
+                said = "others send metadata with bulk data: try again"
+                raise HTTPException(503, said, {"Retry-After": "2"}) from None
+            except MultipartError as error:
+                raise HTTPException(400, str(error), {"Connection": "close"}) from None
+            received_ns = time.time_ns()
+            loop, objects = asyncio.get_running_loop(), parts.objects()
+            while (one := await loop.run_in_executor(self._threads, next, objects, None)) is not None:
+                await self._end(_Whole(self._reception, peer.device_id, one, received_ns, self._threads), outcome, peer)
+        finally:
+            self._gathered -= mine
+
+    async def _store_parts(self, request: Request, splitter: Splitter, outcome: _Outcome, peer: WebPeer) -> None:
+        """Take one DICOM file per part."""
         part: _Part | None = None
         parts = 0
         try:
@@ -97,11 +183,8 @@ class Stow:
         finally:
             if part is not None:
                 await part.abort()
-        if not outcome.known:
-            raise HTTPException(400, "there is no object in the request")
-        return outcome.response(_XML if kind == _XML else _JSON)
 
-    async def _end(self, part: _Part, outcome: _Outcome, peer: WebPeer) -> None:
+    async def _end(self, part: _Part | _Whole, outcome: _Outcome, peer: WebPeer) -> None:
         """Admit the object of a part that is complete, and note how that went."""
         try:
             item, is_new = await part.finish(outcome.study)
@@ -179,6 +262,36 @@ class _Part:
         await self._loop.run_in_executor(self._threads, self._arrival.write, data)
 
 
+class _Whole:
+    """One object that is there already, or why it is not."""
+
+    def __init__(
+        self, reception: Reception, device: str, one: Composed | NotUnderstood, received_ns: int, threads: Executor
+    ) -> None:
+        self._reception, self._device, self._one = reception, device, one
+        self._received_ns, self._threads = received_ns, threads
+        self.sop_class_uid = one.sop_class_uid if isinstance(one, Composed) else ""
+        self.sop_instance_uid = one.sop_instance_uid if isinstance(one, Composed) else ""
+
+    async def finish(self, study: str) -> tuple[Item, bool]:
+        one = self._one
+        if isinstance(one, NotUnderstood):
+            raise one
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._stored, one, study)
+
+    def _stored(self, one: Composed, study: str) -> tuple[Item, bool]:
+        arrival = self._reception.begin(
+            device=self._device,
+            calling="",
+            sop_class_uid=one.sop_class_uid,
+            sop_instance_uid=one.sop_instance_uid,
+            transfer_syntax_uid=one.transfer_syntax_uid,
+        )
+        arrival.write(one.data)
+        arrival.study_instance_uid = study
+        return arrival.finish(self._received_ns)
+
+
 class _Outcome:
     """The answer as it grows: DICOM JSON of the Store Instances Response Module (PS3.18, I.2)."""
 
@@ -237,19 +350,28 @@ def _reference(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
     }
 
 
-def _splitter(request: Request) -> Splitter:
+def _content_type(request: Request) -> MediaType:
     try:
-        kind = media_type(request.headers.get("content-type", ""))
+        return media_type(request.headers.get("content-type", ""))
     except MultipartError:
-        raise HTTPException(415, 'the body must be multipart/related; type="application/dicom"') from None
-    inner = kind.parameters.get("type", "application/dicom").lower()
-    if kind.name != "multipart/related" or inner not in _TYPES:
-        raise HTTPException(
-            415,
-            'the body must be multipart/related; type="application/dicom": objects as DICOM files. Metadata with bulk '
-            "data (application/dicom+json, application/dicom+xml) is not taken.",
-        )
+        raise HTTPException(415, _TAKEN) from None
+
+
+def _inner(content: MediaType) -> str:
+    """Return what a body is made of; 415 if that is nothing that is taken."""
+    multipart = content.name == "multipart/related"
+    inner = content.parameters.get("type", "application/dicom").lower() if multipart else content.name
+    inner = inner.partition(";")[0].strip()  # some put the parts' own parameters in: "application/dicom; ..."
+    if inner not in (*_TYPES, *_GATHERED):
+        raise HTTPException(415, _TAKEN)
+    return inner
+
+
+def _splitter(content: MediaType) -> Splitter | None:
+    """Return what takes a multipart body apart; None if the body is a single part."""
+    if content.name != "multipart/related":
+        return None
     try:
-        return Splitter(kind.parameters.get("boundary", ""))
+        return Splitter(content.parameters.get("boundary", ""))
     except MultipartError as error:
         raise HTTPException(400, str(error)) from None

@@ -41,6 +41,8 @@ class Studies:
         are completed; None if it did not say, or is not done. Called in a thread.
     clock
         Nanoseconds since the epoch.
+    looked
+        Called with a study that begins, and when it is complete. Called in a thread.
     """
 
     def __init__(
@@ -50,8 +52,11 @@ class Studies:
         quiet_s: float,
         expected: Expected = lambda _: None,
         clock: Callable[[], int] = time.time_ns,
+        *,
+        looked: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._bus, self._journal, self._expected, self._clock = bus, journal, expected, clock
+        self._looked = looked
         self._quiet_ns = round(quiet_s * 1e9)
         self._loop = asyncio.get_running_loop()
         self._due: dict[str, int] = {}  # growing studies: when to look next
@@ -105,6 +110,8 @@ class Studies:
         if state is None:
             return
         new = study not in self._told
+        if new or state.complete:
+            await asyncio.to_thread(self._looked, study)
         if state.complete:
             self._told.pop(study, None)
         else:

@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from edgeward.gateway.admission import Door, Peer
+from edgeward.gateway.doorstep import certificate_fault
 from edgeward.gateway.wire import PlainWire, TlsWire, Wire
 
 _log = logging.getLogger("edgeward.gateway.dicom")
@@ -196,10 +197,6 @@ def _shut(client: socket.socket) -> None:
 
 _TLS_REASONS = {
     "PEER_DID_NOT_RETURN_A_CERTIFICATE": ("it has no certificate", "enrol the device and install its certificate"),
-    "CERTIFICATE_VERIFY_FAILED": (
-        "its certificate is not from this site, or has expired",
-        "enrol the device and install the certificate of that enrolment",
-    ),
     "UNSUPPORTED_PROTOCOL": (
         "it offers no TLS 1.3",
         "update the device, or list it under [[dicom.legacy]] with transport tls1.2",
@@ -213,6 +210,8 @@ def _why(error: Exception) -> tuple[str, str]:
     """Return reason and what to do for a connection that did not come as far as an association."""
     if isinstance(error, TimeoutError):
         return "it connected and said nothing", "look for a scanner or a wrong port"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return certificate_fault(error), "enrol the device and install the certificate of that enrolment"
     if isinstance(error, ssl.SSLError) and error.reason in _TLS_REASONS:
         return _TLS_REASONS[error.reason]
     if isinstance(error, ssl.SSLError) and error.reason and "UNEXPECTED_EOF" not in error.reason:

@@ -1,7 +1,7 @@
 """WADO-RS: objects, their metadata, frames and pictures go out over HTTPS (PS3.18, 10.4).
 
 Responsible for what the client accepts and for streaming objects from the vault piece by piece. Objects leave as they
-are stored: nothing is decoded or transcoded here; pictures are drawn by an engine (``gateway.rendering``). Not
+are stored: nothing is decoded or transcoded here; pictures are drawn by an engine (``gateway.pictures``). Not
 responsible for who may ask (``gateway.web``).
 """
 
@@ -13,26 +13,26 @@ import json
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeVar
 
-from msgspec import structs
 from pydicom.uid import ExplicitVRLittleEndian
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from edgeward.gateway.accept import accepted, dicom_syntaxes, frame_type
+from edgeward.gateway.accept import accepted, dicom_syntaxes, frame_type, model_wanted
 from edgeward.gateway.bulkdata import NoBulk, bulk_value, place_of
 from edgeward.gateway.frames import NoFrames, PixelStore, pixel_store
 from edgeward.gateway.metadata import metadata
 from edgeward.gateway.multipart import body_end, part_head
+from edgeward.gateway.native_xml import xml_multipart, xml_part
+from edgeward.gateway.paths import address_of, frame_list
+from edgeward.gateway.pictures import Pictures
 from edgeward.gateway.quarantine import Quarantine
-from edgeward.gateway.rendered import PICTURES, asks_for, wishes
-from edgeward.gateway.rendering import NoPicture, Renderer
-from edgeward.messages import FrameQuery
+from edgeward.gateway.rendering import Renderer
 from edgeward.privacy.catalogue import Catalogue, Held
 from edgeward.privacy.keys import WrongKey
 from edgeward.privacy.reading import open_object
@@ -44,8 +44,7 @@ T = TypeVar("T")
 # Also what is no UID by the standard: some that make objects anonymous write hashes, and they are stored as they are.
 _UID = re.compile(r"[0-9A-Za-z._-]{1,1024}")
 _PIECE = 1 << 20
-_FRAMES = 10_000  # in one request
-_THUMBNAIL = 128  # columns
+_PIXELS = ((0x7FE00010,), (0x7FE00009,), (0x7FE00008,))
 
 
 class Wado:
@@ -60,8 +59,10 @@ class Wado:
     def __init__(
         self, catalogue: Catalogue, vault: Vault, renderer: Renderer, quarantine: Quarantine, threads: Executor
     ) -> None:
-        self._catalogue, self._vault, self._renderer = catalogue, vault, renderer
+        self._catalogue, self._vault = catalogue, vault
         self._quarantine, self._threads = quarantine, threads
+        pictures = Pictures(renderer, self._held)
+        self.rendered, self.thumbnail = pictures.rendered, pictures.thumbnail
 
     async def retrieve(self, request: Request) -> Response:
         """Serve ``GET`` of a study, a series or an instance: the objects as they are stored."""
@@ -86,21 +87,25 @@ class Wado:
         return StreamingResponse(self._objects(giving, first, boundary), status, media_type=kind)
 
     async def metadata(self, request: Request) -> Response:
-        """Serve ``GET .../metadata``: all attributes but bulk data, as DICOM JSON."""
-        if not accepted(request).any_of("application/dicom+json", "application/json"):
-            raise HTTPException(406, "metadata is application/dicom+json; XML is not offered")
+        """Serve ``GET .../metadata``: all attributes but bulk data, as DICOM JSON or XML."""
+        model = model_wanted(request)
         held = await self._held(request)
         root = f"{request.base_url}dicomweb"
         first = await self._described(held[0], root)
-        return StreamingResponse(self._descriptions(first, held[1:], root), media_type="application/dicom+json")
+        if model == "json":
+            return StreamingResponse(self._descriptions(first, held[1:], root), media_type="application/dicom+json")
+        boundary = secrets.token_hex(16)
+        return StreamingResponse(self._documents(first, held[1:], root, boundary), media_type=xml_multipart(boundary))
 
     async def bulkdata(self, request: Request) -> Response:
         """Serve ``GET .../bulkdata/{path}``: one long binary value, under the address that metadata gives."""
-        kind = frame_type(accepted(request), str(ExplicitVRLittleEndian), single=True)
-        if kind is None:
-            raise HTTPException(406, "bulk data is application/octet-stream")
         try:
             place = place_of(request.path_params["path"])
+            if place in _PIXELS:
+                return await self._pixels(request)
+            kind = frame_type(accepted(request), str(ExplicitVRLittleEndian), single=True)
+            if kind is None:
+                raise HTTPException(406, "bulk data is application/octet-stream")
             (held,) = await self._held(request)
             opened = await self._open(held)
             async with contextlib.aclosing(opened):
@@ -118,7 +123,51 @@ class Wado:
 
     async def frames(self, request: Request) -> Response:
         """Serve ``GET .../frames/{list}``: single frames as they are stored."""
-        numbers = _frame_list(request.path_params["frames"])
+        return await self._given(request, frame_list(request.path_params["frames"]))
+
+    async def _pixels(self, request: Request) -> Response:
+        """Serve pixel data under the address that metadata gives: uncompressed as one value, else frame by frame."""
+        (held,) = await self._held(request)
+        opened = await self._open(held)
+        kind = None
+        try:
+            store = await self._in_thread(lambda: pixel_store(opened.file))
+            if f"{store.tag:08X}" != request.path_params["path"].upper():
+                raise HTTPException(404, "the object has its pixels under another tag")
+            if not store.encapsulated:
+                kind = frame_type(accepted(request), str(ExplicitVRLittleEndian), single=True)
+                if kind is None:
+                    raise HTTPException(406, "pixels are given as they are stored: ask for application/octet-stream")
+                first = await self._in_thread(lambda: store.native(0, _PIECE))
+        except NoFrames as error:
+            await opened.close()
+            raise HTTPException(404, str(error)) from None
+        except BaseException:
+            await opened.close()
+            raise
+        if kind is None:
+            await opened.close()
+            return await self._given(request, range(1, store.frames + 1))
+        boundary = "" if kind.single else secrets.token_hex(16)
+        whole = f'multipart/related; type="application/octet-stream"; boundary={boundary}'
+        return StreamingResponse(
+            self._value(opened, store, first, boundary, kind.name), media_type=kind.name if kind.single else whole
+        )
+
+    async def _value(
+        self, opened: _Opened, store: PixelStore, first: bytes, boundary: str, kind: str
+    ) -> AsyncIterator[bytes]:
+        async with contextlib.aclosing(opened):
+            if boundary:
+                yield part_head(boundary, {"Content-Type": kind, "Content-Length": str(store.length)})
+            yield first
+            for offset in range(_PIECE, store.length, _PIECE):
+                yield await self._in_thread(partial(store.native, offset, _PIECE))
+            if boundary:
+                yield body_end(boundary)
+
+    async def _given(self, request: Request, numbers: Sequence[int]) -> Response:
+        """Answer with frames, counted from 1."""
         (held,) = await self._held(request)
         opened = await self._open(held)
         try:
@@ -145,42 +194,6 @@ class Wado:
             self._frames(opened, self._in_turn(store, first, numbers[1:]), boundary, kind.name),
             media_type=f'multipart/related; type="{inner}"; boundary={boundary}',
         )
-
-    async def rendered(self, request: Request) -> Response:
-        """Serve ``GET .../rendered`` and ``.../frames/{number}/rendered``: a picture (PS3.18, 8.3.5)."""
-        (held,) = await self._held(request)
-        number = request.path_params.get("frames", "1")
-        (frame,) = _frame_list(number, most=1)
-        return await self._picture(request, held, wishes(request, FrameQuery(item_id=held.item_id, frame=frame - 1)))
-
-    async def thumbnail(self, request: Request) -> Response:
-        """Serve ``GET .../thumbnail`` of anything: a small picture of its first image."""
-        held = next((one for one in await self._held(request) if one.rows), None)
-        if held is None:
-            raise HTTPException(404, "there is no image in it")
-        (frame,) = _frame_list(request.path_params.get("frames", "1"), most=1)
-        query = FrameQuery(item_id=held.item_id, frame=frame - 1, max_width=_THUMBNAIL)
-        return await self._picture(request, held, wishes(request, query))
-
-    # ------------------------------------------------------------ pictures
-
-    async def _picture(self, request: Request, held: Held, query: FrameQuery) -> Response:
-        if held.frames > 0 and query.frame >= held.frames:
-            raise HTTPException(404, f"the object has {held.frames} frames")
-        kind = accepted(request).best_of(*PICTURES)
-        if kind is None:
-            raise HTTPException(406, "pictures are image/jpeg, image/png or image/gif")
-        query = structs.replace(query, media_type=kind)
-        try:
-            picture = await self._renderer.of_item(query)
-        except NoPicture as error:
-            raise HTTPException(
-                503 if error.again else 406, str(error), {"Retry-After": "2"} if error.again else None
-            ) from None
-        headers = {"Cache-Control": "no-store"}
-        if passed_over := ", ".join(name for name in ("annotation", "iccprofile") if asks_for(request, name)):
-            headers["Warning"] = f'299 {request.url.netloc} "the picture is drawn without: {passed_over}"'
-        return Response(picture.data, media_type=picture.media_type, headers=headers)
 
     # ------------------------------------------------------------ objects
 
@@ -245,25 +258,30 @@ class Wado:
                 yield part_head(boundary, {"Content-Type": kind, "Content-Length": str(len(data))}) + data
             yield body_end(boundary)
 
-    async def _in_turn(self, store: PixelStore, first: bytes, numbers: list[int]) -> AsyncIterator[bytes]:
+    async def _in_turn(self, store: PixelStore, first: bytes, numbers: Sequence[int]) -> AsyncIterator[bytes]:
         yield first
         for number in numbers:
             yield await self._in_thread(partial(store.frame, number - 1))
 
-    async def _descriptions(self, first: bytes, held: list[Held], root: str) -> AsyncIterator[bytes]:
-        yield b"[" + first
+    async def _descriptions(self, first: dict[str, Any], held: list[Held], root: str) -> AsyncIterator[bytes]:
+        yield b"[" + _json(first)
         for one in held:
-            yield b"," + await self._described(one, root)
+            yield b"," + _json(await self._described(one, root))
         yield b"]"
 
-    async def _described(self, held: Held, root: str) -> bytes:
+    async def _documents(
+        self, first: dict[str, Any], held: list[Held], root: str, boundary: str
+    ) -> AsyncIterator[bytes]:
+        yield xml_part(boundary, first)
+        for one in held:
+            yield xml_part(boundary, await self._described(one, root))
+        yield body_end(boundary)
+
+    async def _described(self, held: Held, root: str) -> dict[str, Any]:
         opened = await self._open(held)
-        uids = held.study_instance_uid, held.series_instance_uid, held.sop_instance_uid
-        address = "{}/studies/{}/series/{}/instances/{}".format(root, *uids)
+        address = address_of(root, held)
         async with contextlib.aclosing(opened):
-            return json.dumps(
-                await self._in_thread(lambda: metadata(opened.file, held, address)), allow_nan=False
-            ).encode()
+            return await self._in_thread(lambda: metadata(opened.file, held, address))
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -286,16 +304,9 @@ class _Opened:
     aclose = close
 
 
+def _json(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, allow_nan=False).encode()
+
+
 def _dicom(held: Held) -> str:
     return f"application/dicom; transfer-syntax={held.transfer_syntax_uid}"
-
-
-def _frame_list(text: str, most: int = _FRAMES) -> list[int]:
-    """Return frame numbers, counted from 1 (PS3.18, 10.4.1.1.4)."""
-    parts = text.split(",")
-    if len(parts) > most or not all(part.isascii() and part.isdigit() and 0 < len(part) < 10 for part in parts):
-        raise HTTPException(400, f"frames are numbers from 1, with commas between, at most {most}")
-    numbers = [int(part) for part in parts]
-    if min(numbers) < 1:
-        raise HTTPException(400, "frames are counted from 1")
-    return numbers

@@ -25,6 +25,7 @@ from edgeward.gateway.mllp import MllpDoor
 from edgeward.gateway.orders import OrderBook
 from edgeward.gateway.performed import PerformedSteps
 from edgeward.gateway.quarantine import Quarantine
+from edgeward.gateway.reconciliation import Reconciliation
 from edgeward.gateway.worklist import Worklist
 from edgeward.messages import Message, OrdersQuery
 from edgeward.privacy.database import DatabaseError
@@ -66,7 +67,8 @@ class Workflow:
         home, settings = context.home, context.settings
         self._context = context
         self.book = OrderBook(home.db("orders"), key, settings.imaging.orders_keep_days)
-        self.performed = PerformedSteps(self.book, key, performed)
+        self.reconciliation = Reconciliation(self.book, journal, quarantine)
+        self.performed = PerformedSteps(self.book, key, performed, begun=self.reconciliation.step)
         self._commitment = Commitment(
             self.book,
             journal,
@@ -91,7 +93,7 @@ class Workflow:
             count=context.stats.count,
         )
         self.services: tuple[DimseService, ...] = (Worklist(self.book), self.performed, self._commitment)
-        vitals = VitalSigns(handover, quarantine, pseudonym)
+        vitals = VitalSigns(handover, quarantine, pseudonym, handover.wave)
         self.routes: list[BaseRoute] = [
             *vitals.routes(),
             *fhir_routes.routes(self.book, quarantine, vitals, SENDERS),

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from edgeward.gateway.order_entry import Code, Entry
+from edgeward.gateway.order_entry import Assigner, Code, Entry
 from edgeward.messages import Order
 
 
@@ -45,6 +45,8 @@ def entry_dataset(entry: Entry) -> Dataset:
     answer.RequestingService = entry.requesting_service
     answer.PlacerOrderNumberImagingServiceRequest = order.order_id[:64]
     answer.FillerOrderNumberImagingServiceRequest = entry.filler_id
+    answer.OrderPlacerIdentifierSequence = _assigner(entry.placer)
+    answer.OrderFillerIdentifierSequence = _assigner(entry.filler)
     answer.ReasonForTheImagingServiceRequest = entry.reason
     answer.ImagingServiceRequestComments = ""
     # Visit
@@ -91,6 +93,26 @@ def _step(entry: Entry) -> Dataset:
     return step
 
 
+def _assigner(assigner: Assigner) -> Sequence:
+    """Return who gave a number (PS3.3, table 10-17, HL7v2 Hierarchic Designator)."""
+    if not assigner:
+        return Sequence()
+    item = Dataset()
+    if assigner.namespace:
+        item.LocalNamespaceEntityID = assigner.namespace
+    if assigner.universal_id:
+        item.UniversalEntityID = assigner.universal_id
+        item.UniversalEntityIDType = assigner.kind or _kind(assigner.universal_id)  # type 1C: with the identifier
+    return Sequence([item])
+
+
+def _kind(universal_id: str) -> str:
+    """Return what an identifier looks like where nobody said (table 0301)."""
+    if universal_id.replace(".", "").isdigit():
+        return "ISO"
+    return "URI" if ":" in universal_id else "DNS"
+
+
 def _codes(code: Code) -> Sequence:
     if not code.value:
         return Sequence()
@@ -123,4 +145,5 @@ def example() -> Dataset:
     """Return an entry in which every sequence has an item: to look up which attributes there are."""
     code = Code(value="1", scheme="L", meaning="1")
     order = Order(order_id="", accession_number="", status="scheduled", patient_id="", patient_name="")
-    return entry_dataset(Entry(order=order, procedure_code=code, step_code=code))
+    someone = Assigner(namespace="1", universal_id="1")
+    return entry_dataset(Entry(order=order, procedure_code=code, step_code=code, placer=someone, filler=someone))

@@ -54,12 +54,16 @@ _MEANING = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of a message. `where` is a place such as ``PID-3`` or ``MSH``; `text` must not quote identity."""
+    """What became of a message. `where` is a place such as ``PID-3`` or ``MSH``; `text` must not quote identity.
+
+    One that was accepted and has a `code` carries a warning. `partly`: an error, but the rest of the message was taken.
+    """
 
     outcome: Outcome
     text: str = ""
     code: Code | None = None
     where: str = ""
+    partly: bool = False
 
 
 ACCEPTED = Answer(Outcome.ACCEPTED)
@@ -123,9 +127,17 @@ def write(message: Message, answer: Answer, code: str, now: dt.datetime) -> str:
         if newer:
             location: tuple[str, ...] = (place, "1", field) if place else ()
             lines.append(
-                segment("ERR", "", location, (str(answer.code), meaning, "HL70357"), "E", "", "", "", answer.text[:250])
+                segment(
+                    "ERR",
+                    "",
+                    location,
+                    (str(answer.code), meaning, "HL70357"),
+                    "W" if answer.outcome is Outcome.ACCEPTED else "E",  # table 0516: a warning, it was taken
+                    *("", "", ""),
+                    answer.text[:250],
+                )
             )
-        else:
+        elif answer.outcome is not Outcome.ACCEPTED:  # ERR-1 knows no warnings
             # ERR-1 is of type ELD: segment, sequence, field, code (a coded value, its parts as subcomponents).
             lines.append(f"ERR|{place}^1^{field}^{answer.code}&{meaning}&HL70357")
     return join(lines)
