@@ -1,11 +1,15 @@
 """The whole pure part on the shipped weights: phantoms, real objects of other kinds, and real frames when present."""
 
 import itertools
+import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import RLELossless
 from tests.support.imaging import test_file
 from tests.support.objects import dataset, region, to_bytes
 
@@ -23,6 +27,13 @@ SEEDS = range(900, 906)
 @pytest.fixture(scope="module")
 def analyser():
     return load_analyser()
+
+
+@pytest.fixture(scope="module")
+def helped():
+    made = load_analyser(helpers=2)
+    yield made
+    made.close()
 
 
 def clock():
@@ -342,6 +353,61 @@ def test_a_loop_that_is_late_already_has_its_middle_frame_analysed(analyser):
     )
 
     assert [f.frame for f in finding.frame_findings] == [2]
+
+
+def test_helpers_change_nothing_of_what_is_found(analyser, helped):
+    kinds = ["", "malignant", "benign", "normal", "malignant", "", "benign", "benign", "malignant", "normal"]
+    objects = [to_bytes(dataset(loop_of(*kinds))), to_bytes(dataset(phantom(SEEDS[1], kind="malignant").image))]
+
+    for data in objects:
+        alone, together = (
+            one.analyse(data, clock(), cine_frames=8).finding(finding_id="f", item_id="i", created_ns=1)
+            for one in (analyser, helped)
+        )
+        assert msgspec.structs.replace(together, stages=[]) == msgspec.structs.replace(alone, stages=[])
+        assert together.lesions
+
+
+def test_a_damaged_frame_ends_a_loop_with_helpers_as_it_does_without(analyser, helped):
+    data = dataset(loop_of(*["benign"] * 6))
+    data.compress(RLELossless)
+    frames = list(generate_frames(data.PixelData, number_of_frames=6))
+    data.PixelData = encapsulate([b"\xff" * 70 if n == 4 else frame for n, frame in enumerate(frames)])
+    damaged = to_bytes(data)
+
+    for one in (analyser, helped):
+        with pytest.raises(DecodeError):
+            one.analyse(damaged, clock(), cine_frames=6)
+        assert analyse(one, phantom(SEEDS[0], kind="benign").image).assessment.lesions  # and it serves on
+
+
+def test_a_loop_is_analysed_in_steps_that_say_how_much_is_left_and_a_frame_in_one(analyser, helped):
+    loop, frame = to_bytes(dataset(loop_of(*["benign"] * 6))), to_bytes(dataset(loop_of("benign")[0]))
+
+    for one in (analyser, helped):
+        needs = list(one.steps(loop, time.perf_counter, cine_frames=6))
+
+        assert len(needs) >= 5
+        assert min(needs) > 0
+        assert list(one.steps(frame, time.perf_counter, cine_frames=6)) == []
+
+
+def test_loops_by_turns_share_helpers_and_get_their_own_findings(analyser, helped):
+    loops = [to_bytes(dataset(loop_of(*[kind] * 3))) for kind in ("benign", "malignant", "normal")]
+    steps = [helped.steps(data, clock(), cine_frames=3) for data in loops]
+    results = [None] * len(loops)
+
+    while None in results:  # by turns, as the engine has them
+        for n, one in enumerate(steps):
+            try:
+                next(one)
+            except StopIteration as end:
+                results[n] = results[n] or end.value
+
+    for data, result in zip(loops, results, strict=True):
+        alone = analyser.analyse(data, clock(), cine_frames=3)
+        assert result.looked == alone.looked
+        assert result.assessment == alone.assessment
 
 
 def test_a_single_frame_has_no_list_of_frames(analyser):

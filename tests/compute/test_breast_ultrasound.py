@@ -70,6 +70,16 @@ def test_letterbox_fits_any_size_and_keeps_the_aspect_ratio(size):
     assert placement.scale[0] == pytest.approx(placement.scale[1], rel=0.02)
 
 
+@pytest.mark.parametrize("aspect", [0.5, 1.5, 2.0])
+def test_the_network_sees_pixels_that_are_not_square_in_their_true_shape(aspect):
+    rows, columns = 300, 400
+    _, placement = model.letterbox(RNG.integers(0, 255, (rows, columns), dtype=np.uint8), 224, 256, aspect=aspect)
+
+    assert placement.scale[1] / placement.scale[0] == pytest.approx(aspect, rel=0.02)
+    assert placement.scale[0] * columns <= 256 + 1e-6
+    assert placement.scale[1] * rows <= 224 + 1e-6
+
+
 def test_placement_maps_there_and_back():
     _, placement = model.letterbox(np.pad(SPECKLE, ((10, 30), (50, 20))), 224, 256)
     points = np.array([[50.0, 10.0], [449.0, 309.0], [200.5, 100.25]])
@@ -199,6 +209,16 @@ def test_sizes_are_in_millimetres_when_the_spacing_is_known_also_if_it_is_not_sq
     assert lesion.long_axis == pytest.approx(2 * 62.5 * 0.2, rel=0.02)
     assert lesion.short_axis == pytest.approx(2 * 62.5 * 0.1, rel=0.02)
     assert lesion.area == pytest.approx(np.pi * 62.5**2 * 0.02, rel=0.02)
+
+
+def test_without_millimetres_sizes_are_in_widths_of_a_pixel():
+    (lesion,) = assess(prediction(), source=frame(pixel_aspect=2.0)).lesions
+
+    assert lesion.unit == "px"
+    assert lesion.long_axis == pytest.approx(2 * 62.5 * 2.0, rel=0.02)
+    assert lesion.short_axis == pytest.approx(2 * 62.5, rel=0.02)
+    assert frame(spacing_mm=(0.2, 0.1), pixel_aspect=3.0).aspect == 2.0, "the spacing counts more"
+    assert frame(spacing_mm=(9.0, 0.1)).aspect == 1.0, "that is no shape of a pixel"
 
 
 def test_the_place_of_the_analysed_region_is_added():

@@ -205,6 +205,15 @@ def test_the_scanners_calibration_comes_before_pixel_spacing():
     assert frame.region == (5, 4, 75, 54)
 
 
+@pytest.mark.parametrize(
+    ("told", "aspect"), [([1, 1], 1.0), ([6, 5], 1.2), ([1, 0], 1.0), (["0", "0"], 1.0), (None, 1.0)]
+)
+def test_the_shape_of_a_pixel_is_known_without_millimetres(told, aspect):
+    frame = decode_frame(to_bytes(dataset(GREY, **({"PixelAspectRatio": told} if told else {}))))
+
+    assert (frame.spacing_mm, frame.aspect) == (None, aspect)
+
+
 def test_without_calibration_there_is_no_spacing():
     frame = decode_frame(to_bytes(dataset(GREY)))
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,17 +17,20 @@ import msgspec
 import numpy as np
 import pytest
 from pydicom.data import get_testdata_file
+from tests.support.objects import dataset, to_bytes
 from tests.support.site import TestSite
 
 from edgeward.bus import subjects
 from edgeward.compute import engine as engine_module
 from edgeward.compute import isolated
-from edgeward.compute.analyser import AnalysisResult
+from edgeward.compute.analyser import AnalysisResult, load_analyser
 from edgeward.compute.breast_ultrasound import Assessment
 from edgeward.compute.decode import DecodeError, Frame
 from edgeward.compute.engine import Engine, EngineHung
 from edgeward.compute.runtime import RuntimeFailure
 from edgeward.config import Engine as EngineSettings
+from edgeward.device.phantom import phantom
+from edgeward.gateway.engines import Engines, Lost
 from edgeward.messages import ServiceClass, StageTime, WorkBusy, WorkDone, WorkFailed, WorkReply, WorkRequest
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.vault import FileVault, read
@@ -53,21 +60,26 @@ def result() -> AnalysisResult:
 class AnalyserDouble:
     """Analyses as the test says, in the engine's threads."""
 
-    def __init__(self, act: Callable[[bytes], AnalysisResult | None] = lambda _: None) -> None:
-        self.act = act
+    def __init__(
+        self,
+        act: Callable[[bytes], AnalysisResult | None] = lambda _: None,
+        needs: Callable[[bytes], Iterable[float]] = lambda _: (),
+    ) -> None:
+        self.act, self.needs = act, needs  # what it yields before it acts: a loop's steps
         self.seen: list[bytes] = []
 
-    def analyse(
+    def steps(
         self,
         source: BinaryIO,
         clock: Callable[[], float],
         *,
         cine_frames: int,
         left_s: Callable[[], float] | None,
-    ) -> AnalysisResult:
+    ) -> Generator[float, None, AnalysisResult]:
         data = source.read()
         self.seen.append(data)
         self.left_s, self.cine_frames = left_s, cine_frames
+        yield from self.needs(data)
         return self.act(data) or result()
 
 
@@ -228,6 +240,128 @@ async def test_two_are_analysed_at_once_when_so_configured(bus_site: TestSite) -
     assert all(isinstance(answer, WorkDone) for answer in answers)
 
 
+class Loops:
+    """Steps of loops as a test lets them go on: each waits at the end of a step until it is told."""
+
+    def __init__(self, needs_s: float) -> None:
+        self.needs_s = needs_s
+        self.order: list[bytes] = []  # of the steps
+        self.go = threading.Semaphore(0)
+
+    def __call__(self, data: bytes) -> Iterator[float]:
+        for _ in range(4 if data.startswith(b"loop") else 0):
+            self.order.append(data)
+            self.go.acquire(timeout=20)
+            yield self.needs_s
+
+    def act(self, data: bytes) -> None:
+        self.order.append(data + b" done")
+
+
+async def waiting(bench: Bench, count: int) -> None:
+    """Wait until the engine has so many requests."""
+    while len(bench.engine._present) < count:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_frame_behind_a_loop_has_its_turn_after_the_loops_next_step(bus_site: TestSite) -> None:
+    loops = Loops(needs_s=0.3)
+    bench = await Bench(bus_site, AnalyserDouble(loops.act, loops)).start()
+    loop = asyncio.create_task(bench.ask(bench.request(b"loop")))
+    while not loops.order:
+        await asyncio.sleep(0.01)
+    frames = [asyncio.create_task(bench.ask(bench.request(data))) for data in (b"frame",)]
+    await waiting(bench, 2)
+
+    loops.go.release()
+    answers = await asyncio.gather(*frames)
+
+    assert not loop.done()
+    assert loops.order[:2] == [b"loop", b"frame done"]
+    loops.go.release(10)
+    assert all(isinstance(answer, WorkDone) for answer in [*answers, await loop])
+    assert loops.order[-1] == b"loop done"
+
+
+async def test_a_loop_whose_time_is_needed_for_its_own_frames_goes_first(bus_site: TestSite) -> None:
+    loops = Loops(needs_s=30.0)
+    bench = await Bench(bus_site, AnalyserDouble(loops.act, loops)).start()
+    loop = asyncio.create_task(bench.ask(bench.request(b"loop", budget_ms=20_000)))
+    while not loops.order:
+        await asyncio.sleep(0.01)
+    frame = asyncio.create_task(bench.ask(bench.request(b"frame")))
+    await waiting(bench, 2)
+
+    loops.go.release(10)
+    await asyncio.gather(loop, frame)
+
+    assert loops.order == [b"loop"] * 4 + [b"loop done", b"frame done"]
+
+
+async def test_of_two_loops_the_first_is_finished_first_and_the_second_has_begun(bus_site: TestSite) -> None:
+    loops = Loops(needs_s=0.3)
+    bench = await Bench(bus_site, AnalyserDouble(loops.act, loops)).start()
+    first = asyncio.create_task(bench.ask(bench.request(b"loop 1")))
+    while not loops.order:
+        await asyncio.sleep(0.01)
+    second = asyncio.create_task(bench.ask(bench.request(b"loop 2")))
+    await waiting(bench, 2)
+
+    loops.go.release(20)
+    await asyncio.gather(first, second)
+
+    assert loops.order == [b"loop 1", b"loop 2"] + [b"loop 1"] * 3 + [b"loop 1 done"] + [b"loop 2"] * 3 + [
+        b"loop 2 done"
+    ]
+
+
+async def test_a_loop_that_fails_between_two_steps_is_answered_with_why_and_others_go_on(bus_site: TestSite) -> None:
+    def steps(data: bytes) -> Iterator[float]:
+        if data == b"broken":
+            yield 0.1
+            raise DecodeError("the frame is damaged")
+
+    bench = await Bench(bus_site, AnalyserDouble(needs=steps)).start()
+
+    broken, whole = await asyncio.gather(*(bench.ask(bench.request(data)) for data in (b"broken", b"whole")))
+
+    assert broken == WorkFailed(reason="the frame is damaged", retryable=False)
+    assert isinstance(whole, WorkDone)
+
+
+async def test_a_loop_is_finished_when_the_engine_stops_in_the_middle_of_it(bus_site: TestSite) -> None:
+    loops = Loops(needs_s=0.3)
+    bench = await Bench(bus_site, AnalyserDouble(loops.act, loops)).start()
+    loop = asyncio.create_task(bench.ask(bench.request(b"loop")))
+    while not loops.order:
+        await asyncio.sleep(0.01)
+
+    stopping = asyncio.create_task(bench.engine.stop())
+    loops.go.release(10)
+
+    await stopping
+    assert isinstance(await loop, WorkDone)
+
+
+async def test_a_loop_that_gave_others_their_turn_for_long_does_not_count_as_hung(
+    bus_site: TestSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "_LOOK_S", 0.01)
+    loops = Loops(needs_s=0.3)
+    bench = await Bench(bus_site, AnalyserDouble(loops.act, loops)).start()
+    loop = asyncio.create_task(bench.ask(bench.request(b"loop")))
+    while not loops.order:
+        await asyncio.sleep(0.01)
+    (job,) = bench.engine._present
+    job.started -= 1000.0
+
+    with pytest.raises(TimeoutError):  # it looked many times, and let it be
+        await asyncio.wait_for(bench.engine.watch(), 0.2)
+
+    loops.go.release(10)
+    assert isinstance(await loop, WorkDone)
+
+
 async def test_an_analysis_that_never_ends_ends_the_process(bus_site: TestSite, monkeypatch) -> None:
     monkeypatch.setattr(engine_module, "HUNG_S", 0.2)
     monkeypatch.setattr(engine_module, "_LOOK_S", 0.05)
@@ -318,3 +452,76 @@ async def test_a_suspect_is_analysed_apart_and_its_crash_is_the_objects_end(bus_
     assert isinstance(other, WorkDone)
     assert apart == [b"harmless", b"poison"]
     assert bench.analyser.seen == [b"other"]
+
+
+# ---------------------------------------- with the model that ships, in processes of their own
+
+_STALLS_IN_A_LOOP = """
+import sys, time
+from edgeward.cli import main
+from edgeward.compute.analyser import Analyser
+
+assessed, frames = Analyser._assessed, []
+
+def stalling(self, looks, times):
+    if len(frames) == 3:
+        print("in the middle", flush=True)
+        time.sleep(600)
+    frames.append(looks)
+    return assessed(self, looks, times)
+
+Analyser._assessed = stalling
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@asynccontextmanager
+async def engine_process(site: TestSite, *how: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *how, "_role", "engine", "--home", str(site.home.path),
+        env={**os.environ, "EDGEWARD_BUS__PORT": str(site.settings.bus.port)},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        while json.loads(await process.stderr.readline())["message"] != "ready":
+            pass
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_an_engine_killed_in_the_middle_of_a_loop_costs_time_and_changes_nothing(bus_site: TestSite) -> None:
+    frames = np.stack([phantom(seed, kind="malignant").image for seed in (900, 901, 902, 903, 904)])
+    objects = [to_bytes(dataset(frames)), to_bytes(dataset(frames[1]))]
+    analyser = load_analyser()
+    expected = [analyser.analyse(data, time.perf_counter, cine_frames=8) for data in objects]
+    bench = Bench(bus_site, AnalyserDouble())
+    bench.gateway = await bus_site.bus("gateway")
+    engines = Engines(bench.gateway)
+    await engines.start()
+    requests = [bench.request(data) for data in objects]
+
+    async with engine_process(bus_site, "-c", _STALLS_IN_A_LOOP) as doomed:
+        while not engines._known:  # its heartbeat
+            await asyncio.sleep(0.01)
+        asked = [asyncio.create_task(engines.ask(subjects.work_image("node1"), one)) for one in requests]
+        assert doomed.stdout is not None
+        assert (await doomed.stdout.readline()).strip() == b"in the middle"
+        doomed.kill()
+    async with engine_process(bus_site, "-m", "edgeward.cli"):
+        lost = await asyncio.gather(*asked)
+        again = [msgspec.structs.replace(one, attempt=2, isolate=n == 0) for n, one in enumerate(requests)]
+        answers = [await engines.ask(subjects.work_image("node1"), one) for one in again]
+
+    assert isinstance(lost[0], Lost)
+    assert isinstance(lost[1], Lost | WorkDone)  # the single frame may have had its turn before
+    for request, answer, known in zip(requests, answers, expected, strict=True):
+        assert isinstance(answer, WorkDone)
+        found = known.finding(
+            finding_id=answer.finding.finding_id, item_id=request.item_id, created_ns=answer.finding.created_ns
+        )
+        assert msgspec.structs.replace(answer.finding, stages=[]) == msgspec.structs.replace(found, stages=[])
+        assert answer.preview == known.preview

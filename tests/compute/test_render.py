@@ -171,6 +171,27 @@ def test_a_width_is_kept_to_and_never_exceeded_by_enlarging():
     assert small.spacing_mm == pytest.approx((0.2, 0.1))
 
 
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ({"delta_cm": (0.01, 0.02)}, []),
+        ({"delta_cm": (0.02, 0.04)}, [(0.2, 0.1), (0.4, 0.2)]),
+        ({"RegionSpatialFormat": 3, "PhysicalUnitsXDirection": 4, "PhysicalUnitsYDirection": 7}, [(0.2, 0.1), None]),
+        ({"PhysicalUnitsXDirection": 0, "PhysicalUnitsYDirection": 0}, []),
+    ],
+)
+def test_regions_of_other_scales_are_told_with_their_scale(second, told):
+    """Two pictures side by side, or one above a spectrum: one spacing for both would be wrong millimetres for one."""
+    first = region((0, 0, 399, 599))
+    both = Sequence([first[0], region((400, 0, 799, 599), **second)[0]])
+
+    shown = ask(to_bytes(dataset(np.tile(GREY, (10, 10)), SequenceOfUltrasoundRegions=both)))
+
+    assert shown.spacing_mm == pytest.approx((0.2, 0.1))
+    assert [one.spacing_mm and pytest.approx(one.spacing_mm) for one in shown.scales] == told
+    assert [one.box for one in shown.scales] == [(0, 0, 400, 600), (400, 0, 800, 600)][: len(told)]
+
+
 def test_thin_lines_survive_reduction():
     picture = np.zeros((800, 1600), np.uint8)
     picture[::100] = 255

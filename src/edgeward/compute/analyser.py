@@ -7,7 +7,8 @@ themselves, for processes, or for the bus (see ``engine.py``).
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -20,11 +21,14 @@ from edgeward.compute import breast_ultrasound as model
 from edgeward.compute import cine
 from edgeward.compute.decode import Frame, ImageObject, frame_of
 from edgeward.compute.package import SHIPPED, Package, PackageError, load_package
+from edgeward.compute.rows import Batch, Rows
 from edgeward.messages import Finding, FrameFinding, StageTime
 
 PREVIEW_WIDTH = 1024
 PREVIEW_QUALITY = 85
 _OUTPUTS = ("mask", "classes", "domain", "features")
+
+YIELDED = "yielded"  # the stage of a loop in which other objects had their turn
 
 Clock = Callable[[], float]  # seconds, monotonic
 
@@ -37,7 +41,7 @@ class AnalysisResult:
     ----------
     preview : JPEG of the whole analysed frame, at most `PREVIEW_WIDTH` wide
     preview_scale : preview pixels per source pixel
-    stages : time per stage in milliseconds, in order; of a loop, summed over its frames
+    stages : time per stage in milliseconds, in order, without overlap; of a loop, summed over its frames
     looked : the sampled frames of a loop and what was found in each, in the loop's order; empty for a single frame
     in_scope : by its attributes, the object is of the kind that the model is for
     note : what a reader must know although the object was analysed
@@ -72,6 +76,7 @@ class AnalysisResult:
             columns=columns,
             spacing_mm=self.frame.spacing_mm,
             spacing_source=self.frame.spacing_source,
+            pixel_aspect=self.frame.aspect,
             lesions=outcome.lesions,
             label=outcome.label,
             probabilities=outcome.probabilities or {},
@@ -101,10 +106,27 @@ def _frame_finding(index: int, outcome: model.Assessment) -> FrameFinding:
     )
 
 
-class Analyser:
-    """A verified model, ready to analyse; safe to call from several threads."""
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One view of a frame on its way through the network."""
 
-    def __init__(self, package: Package) -> None:
+    view: Frame
+    placement: model.Placement
+    origin: tuple[float, float]
+    coloured: float
+    batch: Batch
+
+
+class Analyser:
+    """A verified model, ready to analyse; safe to call from several threads.
+
+    Parameters
+    ----------
+    package : the model
+    helpers : threads of low priority that compute inferences beside the callers' (``rows.Rows``)
+    """
+
+    def __init__(self, package: Package, helpers: int = 0) -> None:
         shape = package.runtime.inputs.get("image")
         if shape is None or len(shape) != 4 or not isinstance(shape[2], int) or not isinstance(shape[3], int):
             raise PackageError(f"package {package.name}: the model has no input 'image' of fixed size, but {shape}")
@@ -113,6 +135,11 @@ class Analyser:
             raise PackageError(f"package {package.name}: the model lacks the outputs {missing}")
         self.package = package
         self.rows, self.columns = shape[2], shape[3]
+        self._rows = Rows(package.runtime, helpers)
+
+    def close(self) -> None:
+        """Let the helpers end."""
+        self._rows.close()
 
     def analyse(
         self,
@@ -122,10 +149,28 @@ class Analyser:
         cine_frames: int = 1,
         left_s: Callable[[], float] | None = None,
     ) -> AnalysisResult:
-        """Analyse one DICOM object.
+        """Analyse one DICOM object at a stretch; see `steps`."""
+        steps = self.steps(source, clock, cine_frames=cine_frames, left_s=left_s)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: AnalysisResult = end.value
+                return result
+
+    def steps(
+        self,
+        source: bytes | BinaryIO,
+        clock: Clock,
+        *,
+        cine_frames: int = 1,
+        left_s: Callable[[], float] | None = None,
+    ) -> Generator[float, None, AnalysisResult]:
+        """Analyse one DICOM object, a loop in steps, between which the caller may do something else.
 
         Of a loop, `cine_frames` frames are analysed, the middle one first, and the best one (``cine.best``) stands for
         all. When the time that is left does not suffice for the next one, the rest is left out and the result says so.
+        A single frame is done in one step.
 
         Parameters
         ----------
@@ -133,6 +178,11 @@ class Analyser:
         clock : returns monotonic seconds
         cine_frames : frames of a loop to look at, at most
         left_s : returns the seconds that the analysis may still take; None for as long as it needs
+
+        Yields
+        ------
+        float
+            After the middle frame, and after each further step: the seconds that the rest will take, without helpers.
 
         Raises
         ------
@@ -152,7 +202,7 @@ class Analyser:
         if refusal:
             outcomes, wanted = {middle: model.Assessment(refusal, [])}, 1
         else:
-            outcomes, wanted = self._sampled(image, frame, times, cine_frames, left_s)
+            outcomes, wanted = yield from self._sampled(image, frame, times, cine_frames, left_s)
         order = sorted(outcomes)
         position = cine.best([outcomes[index] for index in order], order, middle)
         chosen = order[position]
@@ -177,22 +227,44 @@ class Analyser:
 
     def _sampled(
         self, image: ImageObject, frame: Frame, times: _Stages, wanted: int, left_s: Callable[[], float] | None
-    ) -> tuple[dict[int, model.Assessment], int]:
-        """Look at the middle frame and at as many others as there is time for."""
-        began = times.last
+    ) -> Generator[float, None, tuple[dict[int, model.Assessment], int]]:
+        """Look at the middle frame and at as many others as there is time for.
+
+        With helpers, frames are prepared ahead of this thread's own inferences, so that they always find a row.
+        """
+        # Nothing else can be done meanwhile: a helper that is slow here would only be overtaken, and rest.
         outcomes = {frame.index: self._look(frame, times)}
-        slowest = times.last - began + times.of("decode") / 1000.0
+        spent = slowest = times.worked_s
         if image.frames == 1 or wanted == 1:
             return outcomes, 1
         chosen = cine.sample(cine.frame_times(image.dataset, image.frames), wanted)
-        for index in cine.spread(chosen, frame.index)[1:]:
-            if left_s is not None and left_s() < slowest:
-                break
-            began = times.last
-            other = frame_of(image, index)
-            times.end("decode")
-            outcomes[index] = self._look(other, times)
-            slowest = max(slowest, times.last - began)
+        left = deque(cine.spread(chosen, frame.index)[1:])
+        under_way: deque[tuple[int, list[_Look]]] = deque()
+        try:
+            while left or under_way:
+                yield slowest * (len(left) + len(under_way))
+                times.end(YIELDED)
+                if left and (not under_way or self._rows.hungry):
+                    if left_s is not None and left_s() < slowest * (1 + len(under_way)):
+                        left.clear()
+                        continue
+                    index = left.popleft()
+                    other = frame_of(image, index)
+                    times.end("decode")
+                    under_way.append((index, self._prepared(other, times, offered=True)))
+                    if self._rows.helpers:
+                        continue
+                batches = [look.batch for _, looks in under_way for look in looks]
+                if self._rows.helpers and not all(look.batch.ready for look in under_way[0][1]):
+                    self._rows.advance(batches)
+                    times.end("infer")
+                    continue
+                index, looks = under_way.popleft()
+                outcomes[index] = self._assessed(looks, times)
+                spent, before = times.worked_s, spent
+                slowest = max(slowest, spent - before)
+        finally:
+            self._rows.drop([look.batch for _, looks in under_way for look in looks])
         return outcomes, len(chosen)
 
     def assess_frame(self, frame: Frame, clock: Clock) -> model.Assessment:
@@ -204,12 +276,20 @@ class Analyser:
         """Run the network on RGB pixels (rows, columns, 3), before any decision."""
         colour = rgb if model.coloured_fraction(rgb) else None
         canvas, placement = model.letterbox(model.to_grey(rgb), self.rows, self.columns, colour)
-        outputs = self.package.runtime.run({"image": model.views(canvas)})
+        outputs = self._rows.run(self._rows.submit({"image": model.views(canvas)}, offered=False))
         return model.combine(outputs, self.package.domain), placement
 
     def _look(self, frame: Frame, times: _Stages) -> model.Assessment:
-        """Analyse each view of the frame; see `breast_ultrasound.views_of`."""
-        outcomes = []
+        """Analyse a frame now, in this thread alone."""
+        return self._assessed(self._prepared(frame, times, offered=False), times)
+
+    def _prepared(self, frame: Frame, times: _Stages, *, offered: bool) -> list[_Look]:
+        """Bring each view of the frame (`breast_ultrasound.views_of`) on its way through the network.
+
+        A single frame is not offered to helpers: it gains a little where the machine is idle, and loses as much where
+        it is not.
+        """
+        looks = []
         for view in model.views_of(frame):
             rows, columns = view.pixels.shape[:2]
             x0, y0, x1, y1 = view.region or (0, 0, columns, rows)
@@ -218,15 +298,29 @@ class Analyser:
             else:
                 part = np.ascontiguousarray(view.pixels[y0:y1, x0:x1])
                 grey, coloured = model.to_grey(part), model.coloured_fraction(part)
-            canvas, placement = model.letterbox(grey, self.rows, self.columns, part if coloured else None)
-            batch = model.views(canvas)
+            canvas, placement = model.letterbox(
+                grey, self.rows, self.columns, part if coloured else None, aspect=view.aspect
+            )
+            batch = self._rows.submit({"image": model.views(canvas)}, offered=offered)
+            looks.append(_Look(view, placement, (float(x0), float(y0)), coloured, batch))
             times.end("preprocess")
-            outputs = self.package.runtime.run({"image": batch})
+        return looks
+
+    def _assessed(self, looks: list[_Look], times: _Stages) -> model.Assessment:
+        """Judge a frame by what the network says of its views."""
+        outcomes = []
+        for look in looks:
+            outputs = self._rows.run(look.batch)
             times.end("infer")
             prediction = model.combine(outputs, self.package.domain)
             outcomes.append(
                 model.assess(
-                    self.package, prediction, placement, frame=view, origin=(float(x0), float(y0)), coloured=coloured
+                    self.package,
+                    prediction,
+                    look.placement,
+                    frame=look.view,
+                    origin=look.origin,
+                    coloured=look.coloured,
                 )
             )
             times.end("postprocess")
@@ -242,37 +336,35 @@ class _Stages:
         self._ms: dict[str, float] = {}
 
     @property
-    def last(self) -> float:
-        """When the last stage ended, in seconds of the caller's clock."""
-        return self._last
+    def worked_s(self) -> float:
+        """The time so far without that in which others had their turn, seconds."""
+        return sum(ms for name, ms in self._ms.items() if name != YIELDED) / 1000.0
 
     def end(self, name: str) -> None:
         now = self._clock()
         self._ms[name] = self._ms.get(name, 0.0) + (now - self._last) * 1000.0
         self._last = now
 
-    def of(self, name: str) -> float:
-        return self._ms.get(name, 0.0)
-
     @property
     def stages(self) -> list[StageTime]:
         return [StageTime(name=name, ms=ms) for name, ms in self._ms.items()]
 
 
-def load_analyser(threads: int = 1, folder: Path | str = "") -> Analyser:
+def load_analyser(threads: int = 1, folder: Path | str = "", *, helpers: int = 0) -> Analyser:
     """Load, verify and self-test a model package and return its analyser.
 
     Parameters
     ----------
     threads : threads inside one inference
     folder : a package's folder; empty for the one that ships
+    helpers : as for `Analyser`
 
     Raises
     ------
     PackageError
         If the package must not serve.
     """
-    return Analyser(load_package(Path(folder) if folder else SHIPPED, threads=threads))
+    return Analyser(load_package(Path(folder) if folder else SHIPPED, threads=threads), helpers)
 
 
 def render_preview(frame: Frame) -> tuple[bytes, float]:

@@ -206,15 +206,21 @@ def content_box(grey: NDArray[np.uint8]) -> tuple[int, int, int, int]:
 
 
 def letterbox(
-    grey: NDArray[np.uint8], rows: int, columns: int, rgb: NDArray[np.uint8] | None = None
+    grey: NDArray[np.uint8],
+    rows: int,
+    columns: int,
+    rgb: NDArray[np.uint8] | None = None,
+    *,
+    aspect: float = 1.0,
 ) -> tuple[NDArray[np.float32], Placement]:
-    """Fit the image content into the network's input, keeping its aspect ratio.
+    """Fit the image content into the network's input, in true proportions.
 
     Parameters
     ----------
     grey : uint8 array (any rows, any columns)
     rows, columns : the network's input size
     rgb : the same in colour (rows, columns, 3) if there is any, to tell coloured calipers
+    aspect : height of a pixel of the image by its width; the network's are square
 
     Calipers, text and the like that were drawn over the content are left out (``annotation.strokes``).
 
@@ -224,8 +230,8 @@ def letterbox(
     """
     x0, y0, x1, y1 = content_box(grey)
     width, height = x1 - x0, y1 - y0
-    fit = min(columns / width, rows / height)
-    new_width, new_height = min(columns, max(1, round(width * fit))), min(rows, max(1, round(height * fit)))
+    fit = min(columns / width, rows / (height * aspect))
+    new_width, new_height = min(columns, max(1, round(width * fit))), min(rows, max(1, round(height * aspect * fit)))
     # Pillow's bilinear filter widens with the reduction, so that fine speckle does not alias.
     content = np.ascontiguousarray(grey[y0:y1, x0:x1])
     drawn = strokes(content, None if rgb is None else rgb[y0:y1, x0:x1])
@@ -369,7 +375,8 @@ def _measured(points: Points, frame: Frame, probability: float) -> Lesion:
     rows, columns = frame.pixels.shape[:2]
     points = np.column_stack([points[:, 0].clip(-0.5, columns - 0.5), points[:, 1].clip(-0.5, rows - 0.5)])
     spacing = frame.spacing_mm
-    scaled = points * (spacing[1], spacing[0]) if spacing else points
+    # Without millimetres the unit is the width of a pixel; one that is taller counts for as much more.
+    scaled = points * (spacing[1], spacing[0]) if spacing else points * (1.0, frame.aspect)
     long_axis, short_axis = axes(scaled)
     return Lesion(
         contour=[(round(float(x), 2), round(float(y), 2)) for x, y in points],

@@ -19,6 +19,7 @@ from edgeward.compute.colour import apply_palette, to_rgb
 from edgeward.compute.greyscale import Shown, attribute, show
 from edgeward.compute.image import MAX_FRAME_PIXELS, MAX_FRAMES, ImageObject, Stored, told
 from edgeward.compute.regions import Region, read_regions
+from edgeward.compute.viewport import FLATTEST, pixel_aspect
 
 __all__ = [
     "CALIBRATED",
@@ -46,6 +47,7 @@ class Frame:
     index, frames : which frame, counted from zero, of how many
     spacing_mm : distance between pixel centres as (row, column) in millimetres, or None
     spacing_source : the attribute the spacing came from, empty if there is none
+    pixel_aspect : height of a pixel by its width as the object tells it without millimetres (PS3.3 C.7.6.3.1.7)
     modality, sop_class_uid, sop_instance_uid, body_part : as in the object, empty if absent
     region : the part of the frame that shows the image, x0, y0, x1, y1 (exclusive), in pixels
     regions : all ultrasound regions of the object
@@ -64,6 +66,13 @@ class Frame:
     region: tuple[int, int, int, int] | None = None
     regions: tuple[Region, ...] = field(default=())
     grey: NDArray[np.uint8] | None = None
+    pixel_aspect: float = 1.0
+
+    @property
+    def aspect(self) -> float:
+        """Height of a pixel by its width: by its spacing where that is known."""
+        ratio = self.spacing_mm[0] / self.spacing_mm[1] if self.spacing_mm else self.pixel_aspect
+        return ratio if 1 / FLATTEST <= ratio <= FLATTEST else 1.0
 
 
 def decode_frame(source: bytes | bytearray | memoryview | BinaryIO, index: int | None = None) -> Frame:
@@ -114,6 +123,7 @@ def frame_of(image: ImageObject, index: int) -> Frame:
             region=region.box if region else None,
             regions=regions,
             grey=grey,
+            pixel_aspect=pixel_aspect(image.dataset, index),
         )
 
 

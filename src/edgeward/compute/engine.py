@@ -1,8 +1,12 @@
 """The role `engine`: takes image work from the bus, first come first served, and answers in time or says busy.
 
-Responsible for admission by predicted finish, for the threads that analyse, and for never answering less than the
-truth: a finding, busy, or why not. Not responsible for the analysis itself (``compute.analyser``) or for retrying (the
-journal's owner does).
+Responsible for admission by predicted finish, for the threads that analyse and whose turn it is there, and for never
+answering less than the truth: a finding, busy, or why not. Not responsible for the analysis itself
+(``compute.analyser``) or for retrying (the journal's owner does).
+
+A loop is analysed in steps, and whatever comes meanwhile has its turn between two of them: a single frame is done at
+once, of another loop the middle frame. The loop's own deadline sets the limit: when what is left of its time is needed
+for its own frames, it goes first. Loops finish in the order in which they came.
 
 It serves only after its model package was verified and reproduced its golden vectors on this machine; otherwise it
 stays up, degraded, and says why.
@@ -18,7 +22,8 @@ import queue
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import BinaryIO, Protocol
@@ -63,15 +68,15 @@ _DRAIN_S = 2.0
 class CanAnalyse(Protocol):
     """What the engine needs of an analyser."""
 
-    def analyse(
+    def steps(
         self,
         source: BinaryIO,
         clock: Callable[[], float],
         *,
         cine_frames: int,
         left_s: Callable[[], float] | None,
-    ) -> AnalysisResult:
-        """Analyse one DICOM object; see `Analyser.analyse`."""
+    ) -> Generator[float, None, AnalysisResult]:
+        """Analyse one DICOM object; see `Analyser.steps`."""
         ...
 
 
@@ -85,7 +90,23 @@ class _Job:
     answer: asyncio.Future[WorkReply]
     queued: float
     started: float = 0.0
+    stepping: float = 0.0  # since when its present step runs; 0 between two steps
+    worked_s: float = 0.0  # its steps so far
     stages: list[StageTime] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Begun:
+    """A job in the hands of a thread, between two steps."""
+
+    job: _Job
+    steps: Generator[float, None, WorkReply]
+    left_s: Callable[[], float] | None
+    needs_s: float = 0.0  # to its end
+
+    def pressed(self, a_turn_s: float) -> bool:
+        """Whether it would be late if another had a turn now."""
+        return self.left_s is not None and self.left_s() < self.needs_s + a_turn_s
 
 
 class Engine:
@@ -126,7 +147,7 @@ class Engine:
         while True:
             await asyncio.sleep(_LOOK_S)
             now = time.monotonic()
-            if any(job.started and now - job.started > HUNG_S for job in self._present):
+            if any(job.stepping and now - job.stepping > HUNG_S for job in self._present):
                 raise EngineHung(f"an analysis did not come back within {HUNG_S:g} s")
 
     async def take(self, request: WorkRequest) -> Message:
@@ -171,20 +192,51 @@ class Engine:
             _log.warning("not analysed: %s", reply.reason)
         if job.request.isolate:
             return  # loading the model anew says nothing about the next one
-        took_ms = (time.monotonic() - job.started) * 1e3
-        self._typical_ms += _SMOOTHING * (took_ms - self._typical_ms)
+        self._typical_ms += _SMOOTHING * (job.worked_s * 1e3 - self._typical_ms)
 
     # ------------------------------------------------------------ in the analysis threads
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job.started = time.monotonic()
-            reply = self._answer(job)
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
-                self._loop.call_soon_threadsafe(_set, job.answer, reply)
+        begun: deque[_Begun] = deque()  # loops, in the order in which they came
+        ending = False
+        while begun or not ending:
+            one = None
+            if not ending and not (begun and begun[0].pressed(self._typical_ms / 1e3)):
+                with contextlib.suppress(queue.Empty):
+                    job = self._jobs.get(block=not begun)
+                    ending = job is None
+                    one = None if job is None else self._begin(job)
+            if one is not None:
+                if not self._step(one):
+                    begun.append(one)
+            elif begun and self._step(begun[0]):
+                begun.popleft()
 
-    def _answer(self, job: _Job) -> WorkReply:
+    def _begin(self, job: _Job) -> _Begun:
+        job.started = time.monotonic()
+        return _Begun(job, self._answer(job), _left(job.request))
+
+    def _step(self, one: _Begun) -> bool:
+        """Have a job do its next step, and answer if that was the last: then return True."""
+        job = one.job
         log.trace_id.set(job.request.trace_id)
+        job.stepping = began = time.monotonic()
+        try:
+            one.needs_s = next(one.steps)
+        except StopIteration as end:
+            reply: WorkReply | None = end.value
+        else:
+            reply = None
+        job.stepping = 0.0
+        job.worked_s += time.monotonic() - began
+        if reply is None:
+            return False
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits for it any more
+            self._loop.call_soon_threadsafe(_set, job.answer, reply)
+        return True
+
+    def _answer(self, job: _Job) -> Generator[float, None, WorkReply]:
+        """Analyse in steps (`Analyser.steps`); what goes wrong is an answer as well."""
         reference = job.request.object
         try:
             if job.request.isolate:
@@ -193,7 +245,7 @@ class Engine:
             else:
                 with open_object(reference.path, reference.data_key) as file:
                     read_ms = (time.monotonic() - job.started) * 1e3
-                    result = self._analyser.analyse(
+                    result = yield from self._analyser.steps(
                         file, time.perf_counter, cine_frames=self._cine_frames, left_s=_left(job.request)
                     )
         except (DecodeError, VaultDamaged, isolated.AnalysisCrashed) as error:
@@ -249,7 +301,7 @@ async def run(context: RoleContext) -> None:
 
 async def _run(context: RoleContext, settings: EngineSettings) -> None:
     try:
-        analyser = await asyncio.to_thread(load_analyser, settings.threads, settings.model)
+        analyser = await asyncio.to_thread(load_analyser, settings.threads, settings.model, helpers=settings.helpers)
     except PackageError as error:
         context.degraded(str(error))
         await context.stopping.wait()
@@ -267,3 +319,4 @@ async def _run(context: RoleContext, settings: EngineSettings) -> None:
         watching.cancel()
         stopping.cancel()
         await engine.stop()
+        analyser.close()

@@ -46,6 +46,7 @@ _KEYWORDS = (
     "SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns "
     "BitsAllocated BitsStored HighBit PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit "
     "PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing PixelAspectRatio SequenceOfUltrasoundRegions "
+    "ImageOrientationPatient ImagePositionPatient FrameOfReferenceUID "
     "FrameTime FrameTimeVector CineRate RecommendedDisplayFrameRate FrameIncrementPointer "
     "WindowCenter WindowWidth VOILUTFunction VOILUTSequence RescaleSlope RescaleIntercept ModalityLUTSequence "
     "RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor "

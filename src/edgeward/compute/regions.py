@@ -9,10 +9,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from edgeward.messages import RegionScale
+
 _CENTIMETRES = 3  # PhysicalUnitsXDirection (0018,6024)
 _TWO_DIMENSIONAL = 1  # RegionSpatialFormat (0018,6012)
 _TISSUE, _COLOUR_FLOW = 1, 2  # RegionDataType (0018,6014)
 _SMALLEST, _LARGEST = 0.001, 10.0  # millimetres per pixel that any scanner could mean
+_ROUNDING = 0.002  # by which two calibrations may differ that mean the same
+_MOST_SCALES = 16
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,24 @@ def read_regions(dataset: Any, rows: int, columns: int) -> tuple[Region, ...]:
         box = x0, y0, min(x1, columns), min(y1, rows)
         found.append(Region(box, kind[0], kind[1], _spacing(item), _other_units(item)))
     return tuple(found)
+
+
+def scales(regions: tuple[Region, ...], spacing_mm: tuple[float, float] | None) -> tuple[RegionScale, ...]:
+    """Return the scale of each region if the frame's own does not hold for all of them, else nothing.
+
+    A region that states no calibration at all is taken to have the frame's. At most `_MOST_SCALES` are returned.
+    """
+    found = tuple(
+        RegionScale(box=r.box, spacing_mm=r.spacing_mm if r.spacing_mm or r.other_units else spacing_mm)
+        for r in regions[:_MOST_SCALES]
+    )
+    return found if any(not _alike(one.spacing_mm, spacing_mm) for one in found) else ()
+
+
+def _alike(one: tuple[float, float] | None, other: tuple[float, float] | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return all(math.isclose(a, b, rel_tol=_ROUNDING) for a, b in zip(one, other, strict=True))
 
 
 def _other_units(item: Any) -> bool:

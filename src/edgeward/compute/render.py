@@ -20,7 +20,8 @@ from edgeward.compute.codestream import DecodeError
 from edgeward.compute.colour import apply_palette, to_rgb
 from edgeward.compute.decode import shown, spacing_of
 from edgeward.compute.image import ImageObject, told
-from edgeward.compute.regions import read_regions
+from edgeward.compute.plane import plane_of
+from edgeward.compute.regions import read_regions, scales
 from edgeward.compute.viewport import fitted, pixel_aspect, proportioned, reduced
 from edgeward.messages import Rendered, RenderRequest
 
@@ -63,11 +64,8 @@ def render(source: bytes | BinaryIO, request: RenderRequest) -> Rendered:
             if center is None and not grey.by_table:  # the window that does the same
                 center, width = (lowest + highest + 1) / 2, highest - lowest + 1
         data, size = _encode(_placed(pixels, image, request), request)
-        region = max(
-            (r for r in read_regions(image.dataset, image.rows, image.columns) if r.is_tissue),
-            key=lambda r: r.area,
-            default=None,
-        )
+        regions = read_regions(image.dataset, image.rows, image.columns)
+        region = max((r for r in regions if r.is_tissue), key=lambda r: r.area, default=None)
         spacing, source_of_spacing = spacing_of(image, request.frame, region)
     return Rendered(
         data=data,
@@ -87,6 +85,10 @@ def render(source: bytes | BinaryIO, request: RenderRequest) -> Rendered:
         inverted=stored.photometric == "MONOCHROME1",
         spacing_mm=spacing,
         spacing_source=source_of_spacing,
+        scales=scales(regions, spacing),
+        plane=plane_of(image.dataset, request.frame),
+        frame_of_reference=image.text("FrameOfReferenceUID")[:64],
+        pixel_aspect=1.0 if request.square_pixels else pixel_aspect(image.dataset, request.frame),
     )
 
 

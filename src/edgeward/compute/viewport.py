@@ -17,7 +17,7 @@ from edgeward.compute.greyscale import attribute
 from edgeward.messages import Viewport
 
 LARGEST = 1 << 25  # pixels of a picture that is enlarged
-_FLATTEST = 16.0  # ratio of height and width of a pixel; beyond it the attribute says something else
+FLATTEST = 16.0  # ratio of height and width of a pixel; beyond it the attribute says something else
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 
@@ -39,7 +39,7 @@ def _ratio(pair: Any) -> float | None:
         ratio = vertical / horizontal
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return ratio if math.isfinite(ratio) and 1 / _FLATTEST <= ratio <= _FLATTEST else None
+    return ratio if math.isfinite(ratio) and 1 / FLATTEST <= ratio <= FLATTEST else None
 
 
 def proportioned(picture: Image.Image, aspect: float) -> Image.Image:

@@ -6,11 +6,14 @@ import io
 import math
 from datetime import UTC
 
+import msgspec
 import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
 from tests.support.imaging import breast_image, finding_for, pixels_of
+from tests.support.objects import region
 
 from edgeward.clinic.imaging.capture import build_capture, scale, size_text
 from edgeward.clinic.imaging.source import read_source
@@ -87,6 +90,20 @@ def test_spacing_follows_the_enlargement():
     capture = capture_of(image, finding_for(image))
 
     assert [float(v) for v in capture.PixelSpacing] == pytest.approx([0.1 / 6, 0.1 / 6])
+
+
+@pytest.mark.parametrize(("column", "proportions"), [(0.1, None), (0.05, [2000, 1000])])
+def test_regions_of_several_scales_give_no_spacing_that_would_be_wrong_for_one(column, proportions):
+    """A viewer measures the whole picture with one Pixel Spacing."""
+    image = breast_image(spacing_mm=None)
+    sides = [region((0, 0, 199, 299), (column / 10, 0.01)), region((200, 0, 399, 299), (column / 5, 0.02))]
+    image.SequenceOfUltrasoundRegions = Sequence([one[0] for one in sides])
+    finding = msgspec.structs.replace(finding_for(image), spacing_mm=(0.1, column))
+
+    capture = capture_of(image, finding)
+
+    assert "PixelSpacing" not in capture
+    assert capture.get("PixelAspectRatio") == proportions
 
 
 def test_without_spacing_none_is_claimed():

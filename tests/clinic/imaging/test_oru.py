@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom.dataset import Dataset
 from tests.clinic.imaging.test_fhir_bundle import request, unscaled
 from tests.support.hl7 import read
 from tests.support.imaging import breast_image, finding_for, not_analysed
@@ -64,6 +65,34 @@ def test_numbers_of_placer_and_filler_are_the_images_where_it_has_them():
     order = read(written(image=image)).oru_r01_patient_result.oru_r01_order_observation
 
     assert (order.obr.obr_2.to_er7(), order.obr.obr_3.to_er7(), order.obr.obr_18.value) == ("PL7", "FI8", "A123")
+
+
+def designator(local="", universal="", kind=""):
+    item = Dataset()
+    item.LocalNamespaceEntityID = local
+    if universal:
+        item.UniversalEntityID, item.UniversalEntityIDType = universal, kind
+    return [item]
+
+
+@pytest.mark.parametrize(
+    ("placer", "expected"),
+    [
+        (designator("HIS"), "PL7^HIS"),
+        (designator("HIS", "1.2.3", "ISO"), "PL7^HIS^1.2.3^ISO"),
+        (designator("", "1.2.3", "ISO"), "PL7^^1.2.3^ISO"),
+        (designator("A^B|C"), r"PL7^A\S\B\F\C"),
+        (designator("x" * 200), "PL7"),
+        ([], "PL7"),
+    ],
+)
+def test_the_placers_number_goes_back_with_the_name_of_the_placer(placer, expected):
+    image = breast_image(PlacerOrderNumberImagingServiceRequest="PL7")
+    image.OrderPlacerIdentifierSequence = placer
+
+    order = read(written(image=image)).oru_r01_patient_result.oru_r01_order_observation
+
+    assert (order.orc.orc_2.to_er7(), order.obr.obr_2.to_er7()) == (expected, expected)
 
 
 def test_the_preliminary_result_says_what_the_model_said():

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_windowing
+from pydicom.sequence import Sequence
 from pydicom.uid import (
     ColorSoftcopyPresentationStateStorage,
     ExplicitVRLittleEndian,
@@ -18,6 +19,7 @@ from pydicom.uid import (
 )
 from tests.clinic.imaging.test_segmentation import LOOP, lesion, loop_finding
 from tests.support.imaging import as_file, breast_image, finding_for, not_analysed
+from tests.support.objects import region
 
 from edgeward.clinic.imaging.colour import srgb_profile
 from edgeward.clinic.imaging.header import encode_dataset
@@ -110,6 +112,18 @@ def test_the_whole_image_is_displayed_with_its_own_proportions():
     assert list(area.DisplayedAreaBottomRightHandCorner) == [400, 300]
     assert [float(v) for v in area.PresentationPixelSpacing] == [0.1, 0.1]
     assert list(other.PresentationPixelAspectRatio) == [4, 3]
+
+
+def test_a_frame_of_several_scales_is_displayed_without_a_spacing():
+    image = breast_image(spacing_mm=0.1)
+    image.SequenceOfUltrasoundRegions = Sequence(
+        [region((0, 0, 199, 299), (0.01, 0.01))[0], region((200, 0, 399, 299), (0.02, 0.02))[0]]
+    )
+
+    area = state_of(image, finding_for(image)).DisplayedAreaSelectionSequence[0]
+
+    assert "PresentationPixelSpacing" not in area
+    assert list(area.PresentationPixelAspectRatio) == [1, 1]
 
 
 def test_a_light_on_dark_image_is_not_turned_over():

@@ -7,7 +7,9 @@ import logging
 import os
 import signal
 import threading
+from pathlib import Path
 
+import msgspec
 import pytest
 from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 from tests.support.deliver import Gateway, accepted, child, start, until
@@ -21,6 +23,7 @@ from edgeward.bus import subjects
 from edgeward.clinic.imaging import results
 from edgeward.clinic.imaging.ledger import Ledger, LedgerError
 from edgeward.messages import Ask, Destinations, Message, Ok, Refused, ReportText, Resend, Resent
+from edgeward.privacy.vaultfile import SEGMENT
 
 
 async def test_an_item_reaches_the_pacs_and_the_gateway_hears_of_it(bus_site):
@@ -411,6 +414,36 @@ async def test_the_key_of_an_erased_image_is_forgotten_with_its_dead_letter(bus_
                 await until(lambda: len(gateway.reports) > 1)
                 gateway.reports.pop()
         await deliver.stop()
+
+
+async def test_the_dead_letter_of_an_image_in_a_segment_can_be_sent_again_after_a_restart(bus_site, monkeypatch):
+    monkeypatch.setattr("edgeward.clinic.imaging.destination.FIRST_PAUSE_S", 0.01)
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+    status = [0xC000]
+    with scripted_pacs(answer=lambda dataset, n: status[0]) as pacs:
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        request = in_a_segment(gateway.request("item-1"))
+        await gateway.hand_over(request)
+        await until(lambda: bool(gateway.reports) and gateway.reports[-1].state == "failed")
+        await deliver.stop()
+        status[0] = OK
+
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        answer = await console.request(subjects.DELIVER_RESEND, Resend(by="x"), Resent | Refused, 10)
+
+        assert answer == Resent(count=1)
+        await until(lambda: gateway.reports[-1].state == "delivered")
+        await deliver.stop()
+
+
+def in_a_segment(request):
+    """Return the request with its object as the second of a file that many share."""
+    alone = Path(request.object.path).read_bytes()
+    shared = Path(request.object.path).with_suffix(SEGMENT)
+    shared.write_bytes(bytes(4096) + alone)
+    place = f"{shared}@4096+{len(alone)}"
+    return msgspec.structs.replace(request, object=msgspec.structs.replace(request.object, path=place))
 
 
 # ---------------------------------------- kill -9

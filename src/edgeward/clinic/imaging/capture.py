@@ -93,7 +93,7 @@ def build_capture(finding: Finding, source: Source, pixels: NDArray[np.uint8], z
     if source.frames > 1:
         reference.ReferencedFrameNumber = finding.frame + 1
     result.SourceImageSequence = [reference]
-    if finding.spacing_mm is not None and all(0 < value < 100 for value in finding.spacing_mm):
+    if source.one_scale and finding.spacing_mm is not None and all(0 < value < 100 for value in finding.spacing_mm):
         result.PixelSpacing = [f"{value / factor:.10g}" for value in finding.spacing_mm]
     elif source.aspect[0] != source.aspect[1]:  # or a viewer would show it in other proportions than the image
         result.PixelAspectRatio = list(source.aspect)

@@ -40,6 +40,7 @@ _JSON = "application/fhir+json"
 _WAIT = {429, 503}  # may say when to come back (RFC 9110 10.2.3)
 _IN_THE_WAY = {502, 504}  # a proxy speaks, not the server
 _TRANSIENT = {408, 409, 423, 425}
+_NOT_THERE = {404, 410}  # nothing takes transactions at this address (now): no word about the message
 _ENTRY = re.compile(r"2\d\d\b")
 
 
@@ -96,7 +97,7 @@ class FhirSink(Sink):
         status, headers, body = await self._ask("POST", self._base, content=result.data)
         stored_ns = time.time_ns()
         if status in (200, 201):
-            return _judge_transaction(body, stored_ns)
+            return _judge_transaction(body, result.data, stored_ns)
         raise _failure(status, headers)
 
     async def answers(self) -> bool:
@@ -240,8 +241,10 @@ def _failure(status: int, headers: Mapping[str, str]) -> Exception:
         return Unreachable(text, connected=True)
     if status in _TRANSIENT or status == 500 or status > 504:
         return Interrupted(text)
+    if status in _NOT_THERE:
+        return Interrupted(f"{text}: nothing takes results at its address")
     if 300 <= status < 400:
-        return Rejected(f"{text}: it has moved; set its new address")
+        return Interrupted(f"{text}: it has moved; set its new address")
     return Rejected(text)
 
 
@@ -256,10 +259,11 @@ def _retry_after_s(value: str) -> float:
     return max(0.0, (at - datetime.now(at.tzinfo or UTC)).total_seconds()) if at.tzinfo else 0.0
 
 
-def _judge_transaction(body: bytes, stored_ns: int) -> Receipt:
-    """Return the receipt that the answer to a transaction stands for.
+def _judge_transaction(body: bytes, sent: bytes, stored_ns: int) -> Receipt:
+    """Return the receipt that the answer to the transaction `sent` stands for.
 
-    Success is a ``transaction-response`` in which every entry succeeded: a page of a login portal is none.
+    Success is a ``transaction-response`` in which every entry succeeded: a page of a login portal is none. It has one
+    entry for each that was sent (FHIR R4 http.html, 3.1.0.11.2); of what it does not mention nobody knows.
     """
     try:
         answer = msgspec.json.decode(body)
@@ -272,6 +276,8 @@ def _judge_transaction(body: bytes, stored_ns: int) -> Receipt:
         raise Rejected(f"it did not take {len(bad)} of {len(statuses)} resources (status {_plain(bad[0])})")
     if not statuses:
         raise Interrupted("it answers with a transaction's result that is empty")
+    if len(statuses) < (count := len(msgspec.json.decode(sent)["entry"])):
+        raise Interrupted(f"it answers for {len(statuses)} of {count} resources")
     return Receipt(stored_ns)
 
 

@@ -26,7 +26,7 @@ import msgspec
 from edgeward.clinic.imaging import codes
 from edgeward.clinic.imaging.codes import Code
 from edgeward.clinic.imaging.header import MANUFACTURER, local_time
-from edgeward.clinic.imaging.source import Source, derived_uid
+from edgeward.clinic.imaging.source import Assigner, Source, derived_uid
 from edgeward.clinic.imaging.standing import Judged, Standing, judge, model_name, statement
 from edgeward.messages import DeliverRequest, Lesion
 
@@ -215,9 +215,10 @@ class _Writer:
     def accession(self) -> list[Resource]:
         return [
             {"type": {"coding": [{"system": f"{_HL7}/v2-0203", "code": code}]}, "value": value}
-            for code, value in (
-                ("ACSN", str(self.source.common.get("AccessionNumber", ""))),
-                ("PLAC", self.source.placer_order),
+            | ({"system": system} if system else {})
+            for code, value, system in (
+                ("ACSN", str(self.source.common.get("AccessionNumber", "")), ""),
+                ("PLAC", self.source.placer_order, _system(self.source.placer)),
             )
             if value
         ]
@@ -384,6 +385,16 @@ def _concept(code: Code) -> Resource:
 
 def _quantity(value: float, unit: Code, digits: int) -> Resource:
     return {"value": round(value, digits), "unit": unit.value.strip("{}"), "system": _UCUM, "code": unit.value}
+
+
+def _system(assigner: Assigner) -> str:
+    """Return who gave a number as the system of a FHIR identifier: empty if only a local name is known."""
+    _, universal, kind = assigner
+    if kind == "ISO" or (universal and universal.replace(".", "").isdigit()):
+        return f"urn:oid:{universal}"
+    if kind == "UUID" and universal:
+        return f"urn:uuid:{universal.lower()}"
+    return universal if _ABSOLUTE_URI.fullmatch(universal) else ""
 
 
 def _token(system: str, value: str) -> str:

@@ -17,8 +17,9 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 import edgeward
-from edgeward.clinic.imaging.source import CONTROL, OFFSET, UNICODE, Source, clean_name, derived_uid, fits
+from edgeward.clinic.imaging.source import CONTROL, OFFSET, Source, clean_name, derived_uid, fits
 from edgeward.messages import Finding, Verdict
+from edgeward.privacy.character_sets import UNICODE
 
 MANUFACTURER = "Edgeward"
 # Results of one study lie together in one series per kind, after the modality's own: number and description of each.

@@ -18,7 +18,7 @@ from datetime import datetime, tzinfo
 from edgeward.clinic.imaging import codes
 from edgeward.clinic.imaging.codes import Code
 from edgeward.clinic.imaging.header import local_time
-from edgeward.clinic.imaging.source import Source, derived_uid
+from edgeward.clinic.imaging.source import Assigner, Source, derived_uid
 from edgeward.clinic.imaging.standing import Judged, Standing, judge, model_name, statement
 from edgeward.hl7 import er7
 from edgeward.messages import DeliverRequest, Lesion
@@ -130,8 +130,8 @@ class _Writer:
     def order(self) -> Iterator[str]:
         common = self.source.common
         accession = _line(str(common.get("AccessionNumber", "")))
-        placer = _line(self.source.placer_order)
-        filler = _line(self.source.filler_order) or accession or self.image
+        placer = _entity(self.source.placer_order, self.source.placer)
+        filler = _entity(self.source.filler_order, self.source.filler) or accession or self.image
         procedure = self.source.procedure or (
             codes.BREAST_ULTRASOUND.value,
             codes.BREAST_ULTRASOUND.meaning,
@@ -296,6 +296,12 @@ def _coded(code: Code) -> tuple[str, str, str]:
 def _line(text: str) -> str:
     """Return `text` as one line: a line break is no part of a string (2.A.75)."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def _entity(number: str, assigner: Assigner) -> er7.Value:
+    """Return a number with who gave it (data type EI, 2.A.28); a number without one stays alone."""
+    parts = tuple(_line(part) for part in (number, *assigner))
+    return parts if parts[0] and any(parts[1:]) else parts[0]
 
 
 def _time_stamp(at: datetime) -> str:

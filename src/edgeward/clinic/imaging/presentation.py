@@ -93,12 +93,15 @@ def build_presentation(finding: Finding, source: Source, zone: tzinfo) -> Datase
 
 
 def _displayed_area(finding: Finding, source: Source) -> Dataset:
-    """Displayed Area (PS3.3 C.10.4): the whole image, as large as fits."""
+    """Displayed Area (PS3.3 C.10.4): the whole image, as large as fits.
+
+    It has one spacing for all of it, and people measure with that: where regions have scales of their own, none.
+    """
     area = Dataset()
     area.DisplayedAreaTopLeftHandCorner = [1, 1]
     area.DisplayedAreaBottomRightHandCorner = [source.columns, source.rows]
     area.PresentationSizeMode = "SCALE TO FIT"
-    if finding.spacing_mm is not None:
+    if source.one_scale and finding.spacing_mm is not None:
         area.PresentationPixelSpacing = [f"{value:.10g}" for value in finding.spacing_mm]
     else:
         area.PresentationPixelAspectRatio = list(source.aspect)

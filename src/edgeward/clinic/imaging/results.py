@@ -35,6 +35,7 @@ from edgeward.clinic.imaging.source import INHERITED, Source, derived_uid, read_
 from edgeward.compute.decode import DecodeError, decode_frame
 from edgeward.messages import DeliverRequest, Finding, Lesion, StageTime
 from edgeward.privacy import vault
+from edgeward.privacy.character_sets import declare
 from edgeward.privacy.reading import open_object
 
 _log = logging.getLogger("edgeward.deliver.results")
@@ -245,7 +246,7 @@ def _read(request: DeliverRequest) -> Source:
 
 def _source(file: Any, finding: Finding) -> Source:
     dataset: Dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=INHERITED)
-    return read_source(dataset, finding)
+    return read_source(declare(dataset), finding)
 
 
 def _result(kind: str, dataset: Dataset | None) -> Result | None:

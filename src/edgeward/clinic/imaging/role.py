@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import os
 import ssl
 import time
 import warnings
@@ -50,6 +49,7 @@ from edgeward.messages import (
 )
 from edgeward.privacy.identity import client_context
 from edgeward.privacy.keys import SiteKey
+from edgeward.privacy.reading import is_held
 
 _log = logging.getLogger("edgeward.deliver")
 T = TypeVar("T")
@@ -393,7 +393,7 @@ class Deliver(Watcher):
         """Forget what is old, and the keys of objects that the vault has erased."""
         long_ago = time.time_ns() - KEEP_DAYS * 86_400 * 10**9
         await self._call(self._ledger.prune, long_ago)
-        if forgotten := await self._call(self._ledger.forget, long_ago, os.path.exists):
+        if forgotten := await self._call(self._ledger.forget, long_ago, is_held):
             _log.warning("%d dead letters cannot be sent again: they are too old, or their images erased", forgotten)
 
     # ------------------------------------ within

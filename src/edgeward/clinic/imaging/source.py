@@ -9,6 +9,7 @@ that cannot be carried over is left empty (Type 2), never guessed and never a re
 
 from __future__ import annotations
 
+import math
 import re
 import uuid
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID, UltrasoundImageStorage, UltrasoundMultiFrameImageStorage
 
 from edgeward.clinic.imaging.greyscale import Grey, read_grey
+from edgeward.compute.regions import read_regions, scales
 from edgeward.messages import Finding
+from edgeward.privacy.character_sets import UNICODE
 
 _NAMESPACE = uuid.UUID("6f0c2f0e-6f1f-5d0a-9d3e-2f6a1c1b7e11")  # ours alone; never change it, identifiers hang on it
-UNICODE = "ISO_IR 192"
 # Patient, Patient Study and General Study attributes that are carried over. Those in _TYPE_2 are written empty if
 # absent.
 _TYPE_2 = (
@@ -56,9 +58,11 @@ INHERITED += ["SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "StudyIns
 INHERITED += ["SeriesNumber", "InstanceNumber", "NumberOfFrames", "Modality", "BodyPartExamined", "BurnedInAnnotation"]
 INHERITED += ["ImageLaterality", "FrameLaterality", "Laterality", "Rows", "Columns", "PhotometricInterpretation"]
 INHERITED += ["LossyImageCompression", "LossyImageCompressionMethod", "LossyImageCompressionRatio", "PixelAspectRatio"]
+INHERITED += ["SequenceOfUltrasoundRegions"]
 INHERITED += ["PixelRepresentation", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"]
 INHERITED += ["WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "ProcedureCodeSequence"]
 INHERITED += ["PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"]
+INHERITED += ["OrderPlacerIdentifierSequence", "OrderFillerIdentifierSequence"]
 INHERITED += ["AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "ContentDate", "ContentTime"]
 _LONGEST = {"LO": 64, "SH": 16, "TM": 14, "AS": 4, "DS": 16}  # characters, PS3.5 table 6.2-1
 _FORM = {
@@ -73,6 +77,8 @@ _IDENTIFIERS = frozenset(
     | {f"{which}OrderNumberImagingServiceRequest" for which in ("Placer", "Filler")}
 )
 _LONGEST_IDENTIFIER = 64  # also of an accession number, which real systems make longer than SH allows
+Assigner = tuple[str, str, str]
+"""Who gave a number: local name, universal identifier, its kind (ISO, UUID, URI, DNS ...); each may be empty."""
 OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
 _BLANK = "".join(map(chr, range(0x21))) + "\x7f"
@@ -107,8 +113,11 @@ class Source:
     photometric: str
     aspect: tuple[int, int]  # of the pixels, vertical to horizontal
     grey: Grey | None  # None: its tables cannot be carried over
+    one_scale: bool = True  # the finding's spacing holds for every region of the frame
     placer_order: str = ""  # the numbers the order has with who placed it and who fills it
     filler_order: str = ""
+    placer: Assigner = ("", "", "")  # who gave these numbers
+    filler: Assigner = ("", "", "")
     procedure: tuple[str, str, str] | None = None  # code, scheme, meaning
     acquired: str = ""  # DICOM DT without offset: when the image was made; empty if it does not say
 
@@ -141,6 +150,8 @@ def read_source(dataset: Dataset, finding: Finding) -> Source:
     default = UltrasoundMultiFrameImageStorage if frames > 1 else UltrasoundImageStorage
     syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID", "")
     lossy = _text(dataset, "LossyImageCompression")
+    rows, columns = _size(dataset, "Rows") or finding.rows, _size(dataset, "Columns") or finding.columns
+    one_scale = _has_one_scale(dataset, finding, rows, columns)
     return Source(
         common=common,
         charset=_charset(dataset, common),
@@ -158,13 +169,16 @@ def read_source(dataset: Dataset, finding: Finding) -> Source:
         lossy_method=_code(dataset, "LossyImageCompressionMethod"),
         lossy_ratio=_text(dataset, "LossyImageCompressionRatio"),
         body_part=_code(dataset, "BodyPartExamined"),
-        rows=_size(dataset, "Rows") or finding.rows,
-        columns=_size(dataset, "Columns") or finding.columns,
+        rows=rows,
+        columns=columns,
         photometric=_code(dataset, "PhotometricInterpretation"),
-        aspect=_aspect(dataset),
+        aspect=_aspect(dataset) if one_scale or finding.spacing_mm is None else _proportions(*finding.spacing_mm),
+        one_scale=one_scale,
         grey=read_grey(dataset),
         placer_order=_carried(dataset, "PlacerOrderNumberImagingServiceRequest"),
         filler_order=_carried(dataset, "FillerOrderNumberImagingServiceRequest"),
+        placer=_assigner(dataset, "OrderPlacerIdentifierSequence"),
+        filler=_assigner(dataset, "OrderFillerIdentifierSequence"),
         procedure=_procedure(dataset),
         acquired=_acquired(dataset),
     )
@@ -179,6 +193,19 @@ def _procedure(dataset: Dataset) -> tuple[str, str, str] | None:
     parts = tuple(_text(item, keyword) for keyword in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
     value, scheme, meaning = (CONTROL.sub(" ", part)[:64].strip() for part in parts)
     return (value, scheme, meaning) if value and scheme and meaning else None
+
+
+def _assigner(dataset: Dataset, keyword: str) -> Assigner:
+    """Return who gave an order number (HL7v2 Hierarchic Designator, PS3.3 10.16), as far as it can be written whole."""
+    try:
+        item = dataset[keyword].value[0]
+    except Exception:  # as in _text
+        return "", "", ""
+    local, universal, kind = (
+        _text(item, name) for name in ("LocalNamespaceEntityID", "UniversalEntityID", "UniversalEntityIDType")
+    )
+    local, universal = ("" if len(one) > 199 or CONTROL.search(one) else one for one in (local, universal))
+    return local, universal, kind[:6] if universal and re.fullmatch("[A-Z0-9_]+", kind) else ""
 
 
 def _acquired(dataset: Dataset) -> str:
@@ -279,6 +306,18 @@ def _aspect(dataset: Dataset) -> tuple[int, int]:
     return (vertical, horizontal) if 0 < vertical < 2**31 and 0 < horizontal < 2**31 else (1, 1)
 
 
+def _has_one_scale(dataset: Dataset, finding: Finding, rows: int, columns: int) -> bool:
+    try:
+        return not scales(read_regions(dataset, rows, columns), finding.spacing_mm)
+    except Exception:  # as in _text: regions that cannot be read gave no scale either
+        return True
+
+
+def _proportions(row: float, column: float) -> tuple[int, int]:
+    """Return a pixel's height to its width in whole numbers."""
+    return (1, 1) if math.isclose(row, column, rel_tol=0.002) else (max(1, round(1000 * row / column)), 1000)
+
+
 def _code(dataset: Dataset, keyword: str) -> str:
     value = _text(dataset, keyword)
     return value if re.fullmatch(r"[A-Z0-9_ ]{1,16}", value) else ""
@@ -304,8 +343,8 @@ def _is_lossy(syntax: str) -> bool:
 def _charset(dataset: Dataset, common: Dataset) -> str | list[str]:
     """Return the source's character set if everything carried over can be written in it again, else Unicode.
 
-    Keeping it keeps the bytes of a name as the archive knows them. That is also why undeclared text is written as
-    Latin-1, the set pydicom reads it in.
+    Keeping it keeps the bytes of a name as the archive knows them. That is also why undeclared text that is not UTF-8
+    (``privacy.character_sets``) is written as Latin-1, the set pydicom reads it in.
     """
     try:
         value = dataset.get("SpecificCharacterSet")
