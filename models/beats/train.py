@@ -5,7 +5,7 @@
 
 Records are put into nine groups; each group is judged, by the code that runs at the bedside, with a model that was made
 from the other eight. The model that ships is made from all records. The trees learn from the recordings as they are,
-the network (``network``) also from the same recordings disturbed: with generated noise, faster, slower, turned over.
+the networks (``network``) also from the same recordings disturbed: with generated noise, faster, slower, turned over.
 Each lead of each record is a patient of its own in training, so that no lead is special; at the bedside leads are put
 together (``ectopy``). Fusion beats (also of paced ones) and unclassifiable ones are left out; paced beats count as
 neither ventricular nor supraventricular; detections that match no beat are examples of neither. All that is random is
@@ -69,9 +69,12 @@ TREES = 120
 #: What the network also learns from: noise and its signal-to-noise ratio in dB; sampling rate told (the recording runs
 #: faster or slower) and gain (negative: leads turned over).
 DISTURBED: dict[str, tuple[str, float] | tuple[float, float]] = {
-    "muscle": ("muscle", 12.0), "motion": ("motion", 12.0), "fast": (430.0, -0.6), "slow": (300.0, 1.5),
+    "muscle": ("muscle", 12.0), "motion": ("motion", 12.0), "more muscle": ("muscle", 7.0),
+    "more motion": ("motion", 8.0), "fast": (430.0, -0.6), "slow": (300.0, 1.5), "faster": (400.0, 1.0),
+    "slower": (330.0, -1.0),
 }  # fmt: skip
 AS_IS = "as it is"
+ALL = -1  # leaves no group out
 
 
 def disturbed(recording: Recording, beats: NDArray[np.int64], how: str) -> Recording:
@@ -203,23 +206,23 @@ class Examples:
         self.x, self.curves, self.y, self.names, self.weight = x[keep], curves[keep], y[keep], names[keep], weight[keep]
 
 
-def make(sets: list[Examples], without: list[str]) -> BeatModel:
-    """Make a model of all records but some; the first set holds the recordings as they are."""
-    learn = [~np.isin(s.names, without) for s in sets]
-    net = network.train(
-        *(
-            np.concatenate([getattr(s, k)[rows] for s, rows in zip(sets, learn, strict=True)])
-            for k in ("curves", "x", "y", "weight")
-        )
-    )
-    plain, rows = sets[0], learn[0]
+def train_networks(sets: list[Examples], group: dict[str, int], left_out: list[int]) -> list[BeatNet]:
+    """Train the networks of all folds, and one of all records."""
+    arrays = (np.concatenate([getattr(s, k) for s in sets]) for k in ("curves", "x", "y", "weight"))
+    groups = np.concatenate([[group[name] for name in s.names.tolist()] for s in sets])
+    return network.train(*arrays, groups, left_out)
+
+
+def make(plain: Examples, without: list[str], net: BeatNet) -> BeatModel:
+    """Grow the trees from all records but some, as they are, and put the network beside them."""
+    rows = ~np.isin(plain.names, without)
     return fit(plain.x[rows], plain.y[rows], plain.weight[rows], net)
 
 
-def judge(directory: Path, names: list[str], sets: list[Examples], path: Path) -> dict[str, dict[str, Any]]:
+def judge(directory: Path, names: list[str], plain: Examples, net: BeatNet, path: Path) -> dict[str, dict[str, Any]]:
     """Make a model without some records, keep it at `path`, and return its figures on them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(make(sets, names), path)
+    write(make(plain, names, net), path)
     model = load(path)
     return {name: score_record(directory / name, model=model)[0] for name in names}
 
@@ -240,17 +243,18 @@ def main() -> None:
     print(sum(len(s.y) for s in sets), "examples", flush=True)
     order = [n for n in ORDER if n in found] + [n for n in found if n not in ORDER]
     group = {name: i % GROUPS for i, name in enumerate(order)}
+    held = sorted(set(group.values()))
+    nets = train_networks(sets, group, [*held, ALL])
+    plain = sets[0]
     figures: dict[str, Any] = {}
     with ProcessPoolExecutor(args.jobs) as pool:
-        whole = None if args.dry else pool.submit(make, sets, [])
+        whole = None if args.dry else pool.submit(make, plain, [], nets[-1])
         folds = []
-        for held in range(GROUPS):
-            mine = [name for name in found if group[name] == held]
-            if mine:
-                path = args.keep / f"fold{held}.npz"
-                folds.append(pool.submit(judge, args.directory, mine, sets, path))
-        for fold in folds:
-            for name, record in fold.result().items():
+        for fold, net in zip(held, nets, strict=False):
+            mine = [name for name in found if group[name] == fold]
+            folds.append(pool.submit(judge, args.directory, mine, plain, net, args.keep / f"fold{fold}.npz"))
+        for judged in folds:
+            for name, record in judged.result().items():
                 figures[name] = record
                 told = (f"{k[0].upper()} tp {f['tp']} fn {f['fn']} fp {f['fp']}" for k in KINDS for f in [record[k]])
                 print(" | ".join((name, *told)), flush=True)

@@ -127,3 +127,24 @@ def test_events_of_sensors_change_nothing_for_a_device_without_them():
 
 def test_the_last_packet_says_so():
     assert read(stream().next_bytes(FLAG_LAST, 17)[0]).flags == FLAG_LAST
+
+
+def test_an_intensive_care_monitor_sends_venous_pressure_and_a_capnogram_that_stops_with_the_breath():
+    one = stream()
+    one.sensors.intensive = True
+    one.begin(Event(10.0, 0, "apnea", 20.0), round(10 * RATE))
+    packets, *_ = play(one, 40)
+
+    def values(name):
+        blocks = [b for p in packets for b in p.others if b.channel.name == name]
+        return np.concatenate([b.samples * b.channel.gain for b in blocks]), blocks[0].channel.rate_hz
+
+    gas, rate = values("CO2")
+    assert 34 < gas[: round(10 * rate)].max() < 40
+    assert gas[round(12 * rate) : round(29 * rate)].max() < 2
+    assert gas[round(31 * rate) :].max() > 34
+    chest, rate = values("Resp")
+    assert np.ptp(chest[: round(10 * rate)]) > 3 * np.ptp(chest[round(13 * rate) : round(29 * rate)])
+    vein, _ = values("CVP")
+    assert 2 < vein.min() < 8 < vein.max() < 15
+    assert [b.channel.name for b in packets[0].others] == ["Pleth", "ART", "CVP", "Resp", "CO2"]

@@ -15,9 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
-from PIL import Image
 from pydicom.uid import CTImageStorage
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 
@@ -63,16 +61,6 @@ class Site:
             yield self
         finally:
             server.shutdown()
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(3):
-        data = np.random.default_rng(number).integers(0, 255, (40, 60), dtype=np.uint8)
-        Image.fromarray(data).save(folder / f"{number}.png")
-    return folder
 
 
 @pytest.fixture

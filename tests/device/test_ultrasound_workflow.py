@@ -7,24 +7,12 @@ import subprocess
 import sys
 import threading
 
-import numpy as np
 import pytest
-from PIL import Image
 from pydicom.dataset import Dataset
 from tests.gateway.workflow import open_workflow
 
 from edgeward.messages import ItemsQuery, OrdersQuery
 from edgeward.privacy.vault import read
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(3):
-        data = np.random.default_rng(number).integers(0, 255, (40, 60), dtype=np.uint8)
-        Image.fromarray(data).save(folder / f"{number}.png")
-    return folder
 
 
 @pytest.fixture

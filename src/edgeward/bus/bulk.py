@@ -15,6 +15,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from edgeward.bus import lean  # noqa: F401
+
+# isort: split
+
 from nats.aio.client import Client
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser

@@ -12,6 +12,10 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from edgeward.bus import lean  # noqa: F401
+
+# isort: split
+
 import nats
 import nats.errors
 from nats.aio.client import Client
@@ -214,7 +218,7 @@ class Bus:
             raise NoAnswer(f"no answer on {subject} within {timeout_s:g} s") from error
 
     async def flush(self, timeout_s: float = 2.0) -> None:
-        """Wait until the server has everything published so far.
+        """Wait until the server has everything published and subscribed to so far.
 
         Raises
         ------
@@ -222,7 +226,10 @@ class Bus:
             If it does not answer in time.
         """
         try:
-            await self._client.flush(timeout=int(max(1, timeout_s)))
+            # The client's PING overtakes what waits to be written (nats-py 2.16): its answer only says that this was
+            # written since. The answer to a second one says that the server has read it.
+            for _ in range(2):
+                await self._client.flush(timeout=int(max(1, timeout_s)))
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise BusError("the bus does not answer") from error
 

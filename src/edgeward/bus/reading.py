@@ -10,6 +10,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from edgeward.bus import lean  # noqa: F401
+
+# isort: split
+
 from nats.aio.client import DEFAULT_BUFFER_SIZE, Client
 
 #: Messages that arrive within this time are taken together; by so much, at most, each is later than it could be.

@@ -17,6 +17,10 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from edgeward.bus import lean  # noqa: F401
+
+# isort: split
+
 import nats.errors
 import nats.js.errors
 from nats.aio.msg import Msg

@@ -22,15 +22,18 @@ from pathlib import Path
 import aiomqtt
 import uvloop
 
-from edgeward.device import process
+from edgeward.device import process, recordings
 from edgeward.device.backoff import Backoff
 from edgeward.device.enrolment import Enrolment, EnrolmentError, load, load_all
+from edgeward.device.hl7_waves import Waves
 from edgeward.device.mllp_line import BROKEN, Line
 from edgeward.device.vital_signs import Patient, Place, pcd01, senml
 
 KINDS = ("wearable", "monitor")
 # A wearable sends its ECG beside this: the rate is counted there.
 _BESIDE_ECG = frozenset({"heart_rate"})
+# A monitor sends its waves beside this, and these are read from them.
+_BESIDE_WAVES = frozenset({"heart_rate", "respiratory_rate"})
 _KEEP = 60  # packs or messages that wait; older ones are dropped
 _FAMILIES = ("Abend", "Bruyn", "Costa", "Dahl", "Engel", "Fabre", "Gallo", "Holm", "Ivers", "Jonas")
 
@@ -117,6 +120,7 @@ class Gateway:
     beds: list[tuple[Place, Patient]]
     count: Count
     every_s: float = 5.0
+    waves: dict[int, Waves] = field(default_factory=dict)  # by the number of the bed
     _number: int = 0
     _line: Line = field(init=False)
 
@@ -124,7 +128,24 @@ class Gateway:
         self._line = Line(self.enrolment)
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Send until cancelled: numerics on one connection, the waves of each bed on their own."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._numerics())
+            for number, waves in self.waves.items():
+                group.create_task(self._waves(self.beds[number][0], waves))
+
+    async def _waves(self, place: Place, waves: Waves) -> None:
+        line = Line(self.enrolment)
+        waves.begin(time.time())
+        try:
+            while True:
+                await asyncio.sleep(max(0.0, waves.due_s() - time.time()))
+                self._number += 1
+                await self._send(line, waves.message(time.time(), place, str(self._number)))
+        finally:
+            line.hang_up()
+
+    async def _numerics(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
         try:
@@ -132,19 +153,19 @@ class Gateway:
                 for place, patient in self.beds:
                     now_s = time.time()
                     self._number += 1
-                    await self._send(pcd01(patient.measure(now_s), now_s, place, str(self._number)))
+                    await self._send(self._line, pcd01(patient.measure(now_s), now_s, place, str(self._number)))
                 due = max(due + self.every_s, loop.time())
                 await asyncio.sleep(due - loop.time())
         finally:
             self._line.hang_up()
 
-    async def _send(self, text: str) -> None:
+    async def _send(self, line: Line, text: str) -> None:
         backoff = Backoff(most=5.0)
         while True:
             try:
-                answer = await self._line.ask(text)
+                answer = await line.ask(text)
             except BROKEN as error:
-                self._line.hang_up()
+                line.hang_up()
                 if not backoff.failed:
                     log.warning("the site takes no numerics (%s); they wait", type(error).__name__)
                 await asyncio.sleep(backoff.delay())
@@ -207,8 +228,18 @@ examples:
     )
     parser.add_argument("--devices", type=Path, metavar="DIR", help="folder of enrolment folders: one bed each")
     parser.add_argument("--count", type=int, metavar="N", help="use only the first N devices")
+    parser.add_argument(
+        "--last", type=int, default=0, metavar="N", help="use the last N devices too, which send waves of their sensors"
+    )
     parser.add_argument("--enrolment", type=Path, metavar="DIR", help="enrolment folder of a system that speaks HL7")
     parser.add_argument("--beds", type=int, default=2, metavar="N", help="beds of that system (default 2)")
+    parser.add_argument(
+        "--hl7-waves",
+        type=int,
+        default=0,
+        metavar="N",
+        help="the first N of these beds send waves too (default 0)",
+    )
     parser.add_argument("--unit", default="ICU", help="what it calls their unit (default ICU)")
     parser.add_argument("--every", type=float, default=1.0, metavar="S", help="between two packs (default 1)")
     parser.add_argument("--hl7-every", type=float, default=5.0, metavar="S", help="between two rounds (default 5)")
@@ -241,17 +272,29 @@ def main(argv: list[str] | None = None) -> int:
     try:
         sensors = []
         if arguments.devices is not None:
-            for place, enrolment in enumerate(load_all(arguments.devices, KINDS)[: arguments.count]):
+            every = load_all(arguments.devices, KINDS)
+            first = len(every) if arguments.count is None else arguments.count
+            for place, enrolment in enumerate(every):
+                waves = place >= len(every) - arguments.last
+                if place >= first and not waves:
+                    continue
                 enrolment.require_mqtt()
-                patient = Patient(arguments.seed * 7919 + place, _BESIDE_ECG)
+                patient = Patient(arguments.seed * 7919 + place, _BESIDE_WAVES if waves else _BESIDE_ECG)
                 sensors.append(Sensor(enrolment, patient, count, arguments.every))
         gateway = None
         if arguments.enrolment is not None:
             enrolment = load(arguments.enrolment)
             enrolment.require_mllp()
             beds = [invented(number, arguments.seed, arguments.unit) for number in range(arguments.beds)]
-            gateway = Gateway(enrolment, beds, count, arguments.hl7_every)
-    except EnrolmentError as error:
+            waves = {}
+            if arguments.hl7_waves:
+                heart = recordings.toy()
+                for number in range(min(arguments.hl7_waves, len(beds))):
+                    offset = round((0.3 + 0.41 * number) % 1.0 * heart.samples.shape[1])
+                    waves[number] = Waves(heart, offset, arguments.seed * 104729 + number)
+                    beds[number][1].leave_out = _BESIDE_WAVES
+            gateway = Gateway(enrolment, beds, count, arguments.hl7_every, waves)
+    except (EnrolmentError, recordings.RecordingError) as error:
         print(f"edgeward: {error}", file=sys.stderr)
         return 2
 

@@ -78,14 +78,15 @@ def pressure(
     diastolic: float = 72.0,
     delay_s: float = ARTERIAL_DELAY_S,
     floor: float = 22.0,
+    usual: float = 0.8,
 ) -> Signal:
     """Return `count` samples from index `first` on of an arterial pressure, mm[Hg].
 
     A two-element windkessel: each ejection adds to the store, the store runs off towards `floor`, which is where the
-    pressure ends when the heart has stopped (mean systemic filling pressure).
+    pressure ends when the heart has stopped (mean systemic filling pressure). `usual`: seconds between two beats at
+    which it reaches `systolic` and `diastolic`.
     """
     time = (first + np.arange(count)) / rate_hz
-    usual = 0.8
     run_off = usual / max(np.log((systolic - floor) / (diastolic - floor)), 0.1) * 1.15
     pulse_pressure = systolic - diastolic
     signal = np.full(count, floor)
@@ -101,6 +102,33 @@ def pressure(
         signal[low:high] += pulse.stroke * 0.25 * pulse_pressure * np.exp(-(((t - 0.13) / 0.07) ** 2)) * fill
         signal[low:high] += pulse.stroke * 0.08 * pulse_pressure * np.exp(-(((t - 0.40) / 0.05) ** 2))
     return signal
+
+
+def venous_pressure(pulses: Sequence[Pulse], first: int, count: int, rate_hz: float, *, mean: float = 8.0) -> Signal:
+    """Return `count` samples from index `first` on of a central venous pressure, mm[Hg].
+
+    The a wave of the atrium before each QRS, the c wave with it, the v wave late in systole, x and y descent between.
+    """
+    time = (first + np.arange(count)) / rate_hz
+    signal = np.full(count, mean)
+    for pulse in pulses:
+        for after_s, width_s, height in (
+            (-0.06, 0.05, 2.6), (0.08, 0.03, 1.2), (0.20, 0.06, -1.8), (0.38, 0.06, 2.0), (0.52, 0.06, -1.4),
+        ):  # fmt: skip
+            low, high = np.searchsorted(time, (pulse.at_s + after_s - 0.25, pulse.at_s + after_s + 0.25))
+            t = time[low:high] - pulse.at_s - after_s
+            signal[low:high] += height * np.exp(-((t / width_s) ** 2))
+    return signal
+
+
+def capnogram(first: int, count: int, rate_hz: float, *, per_minute: float = 15.0, end_tidal: float = 38.0) -> Signal:
+    """Return `count` samples of a capnogram, mm[Hg]: nothing while breathing in, a plateau up to `end_tidal`."""
+    cycle = ((first + np.arange(count)) / rate_hz * per_minute / 60.0) % 1.0  # in phase with `breathing`
+    out = (cycle - 0.46) / 0.54
+    plateau = end_tidal * (0.92 + 0.08 * np.clip(out, 0.0, 1.0))
+    rise = 1.0 / (1.0 + np.exp(-(cycle - 0.50) / 0.012))
+    falls = 1.0 - 1.0 / (1.0 + np.exp(-(cycle - 0.985) / 0.004))
+    return np.asarray(plateau * rise * falls)
 
 
 def breathing(

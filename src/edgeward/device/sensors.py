@@ -1,4 +1,4 @@
-"""What the other sensors of a simulated patient deliver: pleth, impedance respiration, arterial pressure.
+"""What the other sensors of a simulated patient deliver: pleth, breathing, pressures, carbon dioxide.
 
 Responsible for deriving them from the same heartbeats as the ECG, so that what happens to the heart shows in all of
 them, and for cutting them into the packets of version 2. Pure. The ECG itself and its events are ``stream``'s, the
@@ -21,6 +21,8 @@ from edgeward.waveform import STATE_OFF, Block, Channel, Kind
 PLETH = Channel(name="Pleth", kind=Kind.PLETH, rate_hz=125.0, gain=0.125)
 ARTERY = Channel(name="ART", kind=Kind.ABP, rate_hz=125.0, gain=0.0625)
 RESPIRATION = Channel(name="Resp", kind=Kind.RESPIRATION, rate_hz=25.0, gain=0.0009765625)
+VEIN = Channel(name="CVP", kind=Kind.CVP, rate_hz=62.5, gain=0.03125)
+BREATH_GAS = Channel(name="CO2", kind=Kind.CO2, rate_hz=25.0, gain=0.03125)
 
 _PLETH_HEIGHT = 1000.0
 _MEMORY_S = 6.0  # a pulse is over after this
@@ -57,12 +59,15 @@ class Sensors:
         Source of noise and of what makes patients differ.
     artery
         Has an arterial line.
+    intensive
+        Has all that an intensive care monitor shows: a central venous line and a capnogram too.
     """
 
     recording: Recording
     offset: int
     rng: np.random.Generator
     artery: bool = False
+    intensive: bool = False
     _beats: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     _strokes: list[float] = field(default_factory=list)
     _rhythms: list[tuple[int, int, NDArray[np.int64]]] = field(default_factory=list)
@@ -70,13 +75,16 @@ class Sensors:
     _off: list[tuple[float, float]] = field(default_factory=list)
     _breaths: float = 15.0
     _systolic: float = 120.0
+    _interval: float = 0.8
 
     def __post_init__(self) -> None:
         self._beats = beats_of(self.recording)
         seconds = [float(b) / self.recording.rate_hz for b in self._beats]
         self._strokes = [pulse.stroke for pulse in circulation.strokes(seconds)]
+        if len(seconds) > 1:
+            self._interval = (seconds[-1] - seconds[0]) / (len(seconds) - 1)
         self._breaths = float(self.rng.uniform(12.0, 20.0))
-        self._systolic = float(self.rng.uniform(105.0, 145.0))
+        self._systolic = float(self.rng.uniform(104.0, 124.0))
 
     def rhythm(self, first: int, last: int, peaks: NDArray[np.int64]) -> None:
         """Let another rhythm rule from sample `first` to `last`: its QRS are at `peaks`; none: no pulse."""
@@ -111,12 +119,17 @@ class Sensors:
         start, stop = first / rate, (first + count) / rate
         pulses = self.pulses(first - round(_MEMORY_S * rate), first + count)
         self._rhythms = [r for r in self._rhythms if r[1] > first - 2 * _MEMORY_S * rate]
-        self._apneas = [a for a in self._apneas if a[1] > start]
+        self._apneas = [a for a in self._apneas if a[1] > start - 2.0]
         self._off = [a for a in self._off if a[1] > start]
         found = []
-        for channel in (PLETH, ARTERY, RESPIRATION):
+        channels = [PLETH, RESPIRATION]
+        if self.artery:
+            channels.insert(1, ARTERY)
+        if self.intensive:
+            channels = [PLETH, ARTERY, VEIN, RESPIRATION, BREATH_GAS]
+        for channel in channels:
             a, b = (math.ceil(t * channel.rate_hz - 1e-6) for t in (start, stop))
-            if b <= a or (channel is ARTERY and not self.artery):
+            if b <= a:
                 continue
             state = 0
             if channel is PLETH:
@@ -126,6 +139,10 @@ class Sensors:
                     values = self.rng.normal(0.0, 3.0, b - a)
             elif channel is ARTERY:
                 values = self._pressure(pulses, a, b - a)
+            elif channel is VEIN:
+                values = self._venous(pulses, a, b - a)
+            elif channel is BREATH_GAS:
+                values = self._gas(a, b - a)
             else:
                 values = self._respiration(pulses, a, b - a)
             samples = np.clip(np.rint(values / channel.gain), -32_767, 32_767).astype(np.int16)
@@ -135,9 +152,10 @@ class Sensors:
     def _breathing(self, first: int, count: int, rate_hz: float) -> NDArray[np.float64]:
         x = circulation.breathing(first, count, rate_hz, per_minute=self._breaths)
         t = (first + np.arange(count)) / rate_hz
-        for low, high in self._apneas:
-            x[(t >= low) & (t < high)] = 0.0
-        return x
+        for low, high in self._apneas:  # the chest sinks back; afterwards it takes a moment to the usual depth
+            sunk = np.where(t < high, np.exp(-np.maximum(0.0, t - low) / 0.4), np.minimum(1.0, t - high))
+            x = np.where(t < low, x, x * np.clip(sunk, 0.0, 1.0))
+        return np.asarray(x)
 
     def _pleth(self, pulses: list[Pulse], first: int, count: int) -> NDArray[np.float64]:
         x = circulation.pleth(pulses, first, count, PLETH.rate_hz)
@@ -146,7 +164,13 @@ class Sensors:
 
     def _pressure(self, pulses: list[Pulse], first: int, count: int) -> NDArray[np.float64]:
         x = circulation.pressure(
-            pulses, first, count, ARTERY.rate_hz, systolic=self._systolic, diastolic=0.6 * self._systolic
+            pulses,
+            first,
+            count,
+            ARTERY.rate_hz,
+            systolic=self._systolic,
+            diastolic=0.57 * self._systolic,
+            usual=self._interval,
         )
         return x - 3.0 * self._breathing(first, count, ARTERY.rate_hz) + self.rng.normal(0.0, 0.3, count)
 
@@ -154,3 +178,14 @@ class Sensors:
         x = self._breathing(first, count, RESPIRATION.rate_hz)
         x = x + circulation.cardiac_artefact(pulses, first, count, RESPIRATION.rate_hz, depth=0.06)
         return x + self.rng.normal(0.0, 0.01, count)
+
+    def _venous(self, pulses: list[Pulse], first: int, count: int) -> NDArray[np.float64]:
+        x = circulation.venous_pressure(pulses, first, count, VEIN.rate_hz)
+        return x - 2.0 * self._breathing(first, count, VEIN.rate_hz) + self.rng.normal(0.0, 0.08, count)
+
+    def _gas(self, first: int, count: int) -> NDArray[np.float64]:
+        x = circulation.capnogram(first, count, BREATH_GAS.rate_hz, per_minute=self._breaths)
+        t = (first + np.arange(count)) / BREATH_GAS.rate_hz
+        for low, high in self._apneas:
+            x[(t >= low) & (t < high)] = 0.0
+        return np.maximum(0.0, x + self.rng.normal(0.0, 0.15, count))

@@ -35,6 +35,7 @@ from edgeward.device.enrolment import Enrolment, EnrolmentError, load
 from edgeward.device.exposures import Exposure, ExposureError, built_in, from_folder
 from edgeward.device.ultrasound_image import Session
 from edgeward.device.ultrasound_workflow import Workflow, assigned_before
+from edgeward.scu import steady
 
 _RESPONSE_S = 20.0
 _GIVE_UP_AFTER = 3  # refusals of one image that no repetition will change (PS3.4 B.2.3: A9xx, Cxxx)
@@ -237,13 +238,15 @@ class Machine:
             wanted[dataset.SOPClassUID, syntax] = [syntax]
             if syntax == ExplicitVRLittleEndian:
                 wanted[dataset.SOPClassUID, ImplicitVRLittleEndian] = [ImplicitVRLittleEndian]
-        return entity.associate(
-            address.host,
-            address.port,
-            contexts=[build_context(sop_class, syntaxes) for (sop_class, _), syntaxes in wanted.items()],
-            ae_title=address.ae_title,
-            tls_args=(self.enrolment.context(), address.host),
-            evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
+        return steady(
+            entity.associate(
+                address.host,
+                address.port,
+                contexts=[build_context(sop_class, syntaxes) for (sop_class, _), syntaxes in wanted.items()],
+                ae_title=address.ae_title,
+                tls_args=(self.enrolment.context(), address.host),
+                evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
+            )
         )
 
     def _store(self, association: Association, waiting: _Waiting, dataset: Dataset) -> bool:

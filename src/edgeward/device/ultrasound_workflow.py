@@ -27,6 +27,7 @@ from pynetdicom.association import Association
 from edgeward.device.backoff import Backoff
 from edgeward.device.enrolment import Enrolment
 from edgeward.device.ultrasound_image import IMAGES_PER_STUDY, Scheduled, Session, uid
+from edgeward.scu import steady
 
 _WORKLIST = "1.2.840.10008.5.1.4.31"
 _PERFORMED = "1.2.840.10008.3.1.2.3.3"
@@ -318,12 +319,14 @@ class Workflow:
         entity.connection_timeout = 5.0
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 20.0
         entity.add_requested_context(sop_class)
-        return entity.associate(
-            address.host,
-            address.port,
-            ae_title=address.ae_title,
-            tls_args=(self._enrolment.context(), address.host),
-            evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay), *handlers],
+        return steady(
+            entity.associate(
+                address.host,
+                address.port,
+                ae_title=address.ae_title,
+                tls_args=(self._enrolment.context(), address.host),
+                evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay), *handlers],
+            )
         )
 
 

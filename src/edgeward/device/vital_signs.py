@@ -158,23 +158,36 @@ class Place:
     given: str
 
 
-def pcd01(found: list[Measured], now_s: float, place: Place, control: str) -> str:
-    """Return measurements as ORU^R01 by IHE PCD-01. What has no MDC code stays out."""
+MONITORING = ("182777000", "monitoring of patient", "SCT")
+CONTINUOUS = ("69121", "MDC_OBS_WAVE_CTS", "MDC")
+
+
+def wave_head(now_s: float, place: Place, control: str) -> list[str]:
+    """Return what stands before the arrays of a message of continuous waveforms."""
+    return _head(now_s, place, control, CONTINUOUS)
+
+
+def _head(now_s: float, place: Place, control: str, about: tuple[str, str, str]) -> list[str]:
     system = ("SIMBEDSIDE", "0000000000000001", "EUI-64")
     request = (control, *system)
     profile = ("IHE_PCD_001", "IHE PCD", "1.3.6.1.4.1.19376.1.6.1.1.1", "ISO")
-    lines = [
+    return [
         er7.segment(
-            "MSH", system, ("SIMULATED",), "EDGEWARD", "SITE", _stamp(now_s), "", ("ORU", "R01", "ORU_R01"), control,
+            "MSH", system, ("SIMULATED",), "EDGEWARD", "SITE", stamp(now_s), "", ("ORU", "R01", "ORU_R01"), control,
             "P", "2.6", "", "", "AL", "NE", "", "UNICODE UTF-8", "", "", profile,
         ),
         er7.segment("PID", "1", "", (place.patient_id, "", "", "SIMHIS", "MR"), "", (place.family, place.given)),
         er7.segment("PV1", "1", "I", (place.unit, place.room, place.bed)),
-        er7.segment("OBR", "1", request, request, ("182777000", "monitoring of patient", "SCT"), "", "", _stamp(now_s)),
-        er7.segment(
-            "OBX", "1", "", ("69965", "MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS", "MDC"), "1.0.0.0", *([""] * 6), "X"
-        ),
+        er7.segment("OBR", "1", request, request, about, "", "", stamp(now_s)),
     ]  # fmt: skip
+
+
+def pcd01(found: list[Measured], now_s: float, place: Place, control: str) -> str:
+    """Return measurements as ORU^R01 by IHE PCD-01. What has no MDC code stays out."""
+    lines = _head(now_s, place, control, MONITORING)
+    lines.append(
+        er7.segment("OBX", "1", "", ("69965", "MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS", "MDC"), "1.0.0.0", *([""] * 6), "X")
+    )
     number = 1
     for one in found:
         parameter = PARAMETERS[one.parameter]
@@ -185,7 +198,7 @@ def pcd01(found: list[Measured], now_s: float, place: Place, control: str) -> st
         channel = _CHANNELS.get(parameter.name, "1.1.9")
         fields: list[er7.Value] = [
             str(number), "NM", (str(parameter.mdc_code), parameter.mdc, "MDC"), f"{channel}.{parameter.mdc_code}",
-            f"{one.value:.{parameter.decimals}f}", (*unit, "MDC"), "", "", "", "", "R", "", "", _stamp(one.at_s),
+            f"{one.value:.{parameter.decimals}f}", (*unit, "MDC"), "", "", "", "", "R", "", "", stamp(one.at_s),
         ]  # fmt: skip
         if one.at_s < now_s:
             fields += ["", "", ("", "APERIODIC")]
@@ -193,6 +206,7 @@ def pcd01(found: list[Measured], now_s: float, place: Place, control: str) -> st
     return er7.join(lines)
 
 
-def _stamp(at_s: float) -> str:
+def stamp(at_s: float) -> str:
+    """Return seconds since the epoch as an HL7 time, UTC."""
     at = dt.datetime.fromtimestamp(at_s, dt.UTC)
     return f"{at:%Y%m%d%H%M%S}.{at.microsecond // 1000:03d}+0000"

@@ -26,6 +26,7 @@ import uvloop
 
 from edgeward.device import process, recordings, schedule
 from edgeward.device.enrolment import Enrolment, EnrolmentError, load_all
+from edgeward.device.leads import EIGHT, TWO, with_leads
 from edgeward.device.recordings import Recording, RecordingError
 from edgeward.device.schedule import Event, Schedule, ScheduleError
 from edgeward.device.sensors import Sensors
@@ -101,7 +102,11 @@ def wearables(
             size = between(packet_s, recording.rate_hz)
             beside = None
             if position >= len(enrolments) - sensors:
-                beside = Sensors(recording, offset, rng.spawn(1)[0], artery=(len(enrolments) - position) % 2 == 1)
+                last = position == len(enrolments) - 1
+                artery = (len(enrolments) - position) % 2 == 1
+                beside = Sensors(recording, offset, rng.spawn(1)[0], artery=artery, intensive=last)
+                if len(recording.leads) == 1:  # a monitor has more than one electrode
+                    recording = with_leads(recording, EIGHT if last else TWO)
             return WaveformStream(recording, offset, size, start_ns, rng, asystole_s, beside)
 
         def tell(mark: Mark, sent_ns: int, device_id: str = enrolment.device_id) -> None:
@@ -176,7 +181,8 @@ Stop it with Ctrl-C: each device then sends a last packet that says so.""",
         type=int,
         default=0,
         metavar="N",
-        help="the last N devices send pleth and respiration beside the ECG, every second one an arterial pressure too\n"
+        help="the last N devices are monitors: pleth and respiration beside an ECG of two leads, every second one an\n"
+        "arterial pressure too, the very last one eight leads (of a 12-lead cable), venous pressure and CO2\n"
         "(packets of version 2; default 0)",
     )
     parser.add_argument("--packet-ms", type=float, default=1000.0, help="time in one packet (default 1000)")

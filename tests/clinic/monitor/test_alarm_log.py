@@ -10,13 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.monitoring import KEY
 
-from edgeward.bedside import AlarmQuery, LimitChange, Notice, ParameterLimit
+from edgeward.bedside import DISCHARGED, AlarmQuery, LimitChange, Notice, ParameterLimit, SetBed
 from edgeward.clinic.monitor import alarm_log
 from edgeward.clinic.monitor.alarm_log import AlarmLog, Writing
 from edgeward.clinic.monitor.alarms import BedAlarms
-from edgeward.clinic.monitor.beds import BedRecord
+from edgeward.clinic.monitor.beds import BedRecord, Beds
+from edgeward.clinic.monitor.limits import Profiles
+from edgeward.config import Ward
 from edgeward.messages import Alarm, AlarmPriority, encode
+from edgeward.privacy.database import DatabaseError
+from edgeward.privacy.keys import SiteKey
 
 HERE = Path(__file__).parents[3]
 
@@ -32,9 +37,20 @@ def alarm(number: int = 1, **fields) -> Alarm:
 
 @pytest.fixture
 def log(tmp_path):
-    found = AlarmLog(tmp_path / "alarms.sqlite")
+    found = AlarmLog(tmp_path / "alarms.sqlite", KEY)
     yield found
     found.close()
+
+
+def test_when_patients_left_is_known_however_much_was_changed_since(log):
+    def change(at_ns: int, what: str, bed_id: str = "room") -> LimitChange:
+        return LimitChange(at_ns=at_ns, by="Li", bed_id=bed_id, what=what, before="", after="yes")
+
+    left = [change(at_ns, DISCHARGED) for at_ns in (5, 100, 200)]
+    since = [change(300 + n, "limits.spo2.low") for n in range(80)]
+    log.save(Writing(changes=[*left, *since, change(150, DISCHARGED, "other")]))
+    assert log.discharges("room", 50) == [200, 100]
+    assert log.discharges("room", 201) == []
 
 
 def test_beds_alarms_changes_and_sources_are_kept(log):
@@ -78,13 +94,40 @@ def test_transitions_are_found_by_what_is_asked_for(log):
     assert numbers(bed_id="' OR 1=1 --") == []
 
 
+def test_nothing_that_is_said_of_a_patient_can_be_read_in_the_files(log, tmp_path):
+    told = alarm(1, label="Mrs Example", args={"parameter": "glucose", "value": 41.5}, by="Li Wei")
+    log.save(Writing(
+        beds={"a": (BedRecord(bed_id="a", sources=["a"], label="Mrs Example"), {"said": "glucose"})},
+        sources={"a": {"ecg": "glucose"}}, transitions=[(told, True)],
+        changes=[LimitChange(bed_id="a", by="Li Wei", at_ns=1, what="limits.glucose", before="", after="41.5")],
+        notices=[Notice(notice_id="n1", phase="start", alarm=told, at_ns=1)],
+    ))  # fmt: skip
+    log.keep("values", b"glucose")
+
+    files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+    for word in (b"Example", b"glucose", b"Li Wei", b"asystole"):
+        assert word not in files
+    assert (log.recent(1), log.notices()[0].alarm, log.kept("values")) == ([told], told, b"glucose")
+    assert (log.changes("a")[0].by, log.beds()[0][0].label) == ("Li Wei", "Mrs Example")
+    assert log.sources()["a"] == {"ecg": "glucose"}
+
+
+def test_the_log_of_another_site_is_not_taken_for_ours(tmp_path):
+    log = AlarmLog(tmp_path / "alarms.sqlite", KEY)
+    log.save(Writing(sources={"a": {}}))
+    log.close()
+    with pytest.raises(DatabaseError, match="does not open"):
+        AlarmLog(tmp_path / "alarms.sqlite", SiteKey(b"x" * 32)).sources()
+
+
 def test_notices_wait_until_they_are_handed_over(tmp_path):
-    log = AlarmLog(tmp_path / "alarms.sqlite")
+    log = AlarmLog(tmp_path / "alarms.sqlite", KEY)
     notices = [Notice(notice_id=f"n{i}", phase="start", alarm=alarm(i), at_ns=i) for i in (3, 1, 2)]
     log.save(Writing(notices=notices))
     log.save(Writing(notices=notices[:1]))  # written again
     log.close()
-    log = AlarmLog(tmp_path / "alarms.sqlite")
+    log = AlarmLog(tmp_path / "alarms.sqlite", KEY)
     assert log.notices() == notices, "in the order in which they were made"
     log.handed_over(["n3", "n1"])
     log.save(Writing(notices=[Notice(notice_id="n9", phase="end", alarm=alarm(9), at_ns=9)]))
@@ -116,7 +159,7 @@ def test_the_file_of_the_version_before_is_taken_over(tmp_path):
     db.commit()
     db.close()
 
-    log = AlarmLog(path)
+    log = AlarmLog(path, KEY)
     ((record, kept),) = log.beds()
     assert (record.bed_id, record.sources) == ("bed-1", ["bed-1"])
     assert [one.code for one in BedAlarms.from_dict(kept, source_id="bed-1").active] == ["asystole"]
@@ -130,7 +173,7 @@ KILLED = """
 import asyncio, itertools, sys
 from types import SimpleNamespace
 from pathlib import Path
-from tests.support.monitoring import Site
+from tests.support.monitoring import KEY, Site
 from edgeward.bus.role import Stats
 from edgeward.clinic.monitor import publisher
 from edgeward.clinic.monitor.alarm_log import AlarmLog
@@ -154,7 +197,7 @@ async def main():
     site = Site(*names)
     context = SimpleNamespace(bus=OnTheBus(), stats=Stats(), settings=site.settings)
     told = publisher.Publisher(
-        context=context, log=AlarmLog(Path(sys.argv[1])), engine=site.engine, shown=Shown(),
+        context=context, log=AlarmLog(Path(sys.argv[1]), KEY), engine=site.engine, shown=Shown(),
         escalation=Escalation(site.settings, site.engine, site.clock), clock=site.clock, describe=lambda _: {})
     asyncio.ensure_future(told.run())
     for turn in itertools.count():
@@ -184,7 +227,7 @@ def test_a_killed_process_has_written_down_every_alarm_that_it_published(tmp_pat
     process.wait()
     heard = [line for line in heard if len(line) == 2]
 
-    log = AlarmLog(path)
+    log = AlarmLog(path, KEY)
     kept = {record.bed_id: BedAlarms.from_dict(state) for record, state in log.beds()}
     written = {(found.alarm_id, found.state) for found in log.events(AlarmQuery(limit=2000))}
     log.close()
@@ -197,3 +240,36 @@ def test_a_killed_process_has_written_down_every_alarm_that_it_published(tmp_pat
         assert standing is not None or (alarm_id, "acknowledged") in written
     recent = heard[-300:]
     assert all((alarm_id, state) in written for alarm_id, state in recent)
+
+
+def test_everything_that_can_be_set_for_a_bed_outlasts_a_loss_of_power(tmp_path):
+    """Also what is added to `SetBed` later: each of its fields is set here, or the test fails."""
+    wards = [Ward(name="icu")]
+    given = {
+        "label": "Room 7",
+        "ward": "icu",
+        "sources": ["a", "b"],
+        "profile": "child",
+        "limits": {"spo2": ParameterLimit(low=91.0, delay_s=3.0)},
+        "rhythm": {"asystole_s": 5.0},
+        "spo2_scale2": True,
+        "paced": "yes",
+        "standby": True,
+        "disabled": ["couplet"],
+    }
+    settable = set(SetBed.__struct_fields__) - {"bed_id", "by", "at_ns", "discharged"}
+    assert set(given) == settable
+    beds = Beds(Profiles(), wards)
+    for source in ("a", "b"):
+        beds.add_source(source)
+    applied = beds.apply(SetBed(bed_id="a", by="Li", at_ns=1, **given), {"a", "b"})
+    before = beds.settings("a")
+    log = AlarmLog(tmp_path / "alarms.db", KEY)
+    log.save(Writing(beds={"a": (beds["a"], BedAlarms().snapshot())}, changes=applied.changes))
+    # no close: the power is gone
+
+    again = Beds(Profiles(), wards)
+    reopened = AlarmLog(tmp_path / "alarms.db", KEY)
+    again.restore([record for record, _ in reopened.beds()])
+    assert again.settings("a") == before
+    assert {change.what.split(".")[0] for change in reopened.changes("a")} == settable

@@ -13,6 +13,7 @@ LETHAL = {
     "extreme_bradycardia",
     "no_pulse",
     "apnea",
+    "pacing_without_capture",
 }
 
 
@@ -70,6 +71,15 @@ def test_the_more_precise_event_replaces_the_vaguer_and_gives_way_again():
     ]
     changes = alarms.end("ventricular_tachycardia", at_ns=3)
     assert ("raised", "extreme_tachycardia") in [(c.state, c.alarm.code) for c in changes]
+
+
+def test_a_couplet_from_before_a_run_does_not_come_up_again_after_it():
+    alarms = BedAlarms()
+    assert [c.state for c in begin(alarms, "couplet", at=1)] == ["raised"]
+    assert [c.state for c in begin(alarms, "ventricular_run", at=2)] == ["raised", "ended"]
+
+    assert [(c.state, c.alarm.code) for c in alarms.end("ventricular_run", at_ns=3)] == [("ended", "ventricular_run")]
+    assert alarms.end("couplet", at_ns=4) == []
 
 
 def test_fibrillation_does_not_remove_a_latched_tachycardia():

@@ -68,6 +68,18 @@ def test_single_samples_give_the_same_as_one_large_block():
     assert told(a) == told(b)
 
 
+def test_who_comes_after_others_of_the_same_kind_begins_as_the_first_one_did():
+    samples = eventful(250)[:, : 20 * 250]
+    edges = range(0, samples.shape[1] + 1, 250)
+    bank, first = play(samples, 250, edges)
+    one = bank.take_beats()
+    later = [play(samples, 250, edges, bank, name)[1] for name in ("e", "f")][-1]
+    other = bank.take_beats()[-len(one) :]
+    assert [c.change.alarm.code for c in later] == [c.change.alarm.code for c in first]
+    np.testing.assert_array_equal(other["sample"], one["sample"])
+    np.testing.assert_array_equal(other["features"], one["features"])
+
+
 def test_patients_do_not_disturb_each_other():
     rates = {"a": 125, "b": 360, "c": 1000, "d": 250}
     alone = {}

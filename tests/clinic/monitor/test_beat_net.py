@@ -19,9 +19,9 @@ def by_definition(net, curves, facts):
         a = np.maximum(curves @ net.curve_w[m] + net.curve_b[m], 0.0)
         b = np.maximum(x @ net.fact_w[m] + net.fact_b[m], 0.0)
         out = np.maximum(np.concatenate((a, b)) @ net.both_w[m] + net.both_b[m], 0.0) @ net.out_w[m] + net.out_b[m]
-        odds = out[2] - np.logaddexp(out[0], out[1])
+        odds = [out[2] - np.logaddexp(out[0], out[1]), out[1] - out[0]]
         told.append(np.clip(odds, beat_net.SCORE_LEAST, beat_net.SCORE_MOST))
-    return np.mean(told)
+    return np.mean(told, axis=0)
 
 
 def test_the_compiled_network_says_what_its_weights_say():
@@ -33,20 +33,21 @@ def test_the_compiled_network_says_what_its_weights_say():
             rng.normal(0.0, 0.5, beat_net.INPUTS),
             net.centre + net.spread * rng.normal(size=net.centre.size),
         )
-        said.append(beat_net.ventricular(net, curves, facts, ROOM))
+        said.append(beat_net.judge_kind(net, curves, facts, ROOM))
         assert said[-1] == pytest.approx(by_definition(net, curves, facts), abs=1e-9)
-    assert np.ptp(said) > 1.0
+    assert np.all(np.ptp(said, axis=0) > 1.0)
 
 
 def test_a_score_is_never_beyond_its_bounds():
     net = beat_model.shipped().net
     for size in (1e3, -1e3, 1e6):
-        odds = beat_net.ventricular(net, np.full(beat_net.INPUTS, size), np.zeros(beat_net.FEATURES), ROOM)
-        assert beat_net.SCORE_LEAST <= odds <= beat_net.SCORE_MOST
+        odds = beat_net.judge_kind(net, np.full(beat_net.INPUTS, size), np.zeros(beat_net.FEATURES), ROOM)
+        assert all(beat_net.SCORE_LEAST <= value <= beat_net.SCORE_MOST for value in odds)
 
 
 def test_without_a_network_nothing_is_said():
-    assert beat_net.ventricular(beat_net.silent(), np.ones(beat_net.INPUTS), np.ones(beat_net.FEATURES), ROOM) == 0.0
+    said = beat_net.judge_kind(beat_net.silent(), np.ones(beat_net.INPUTS), np.ones(beat_net.FEATURES), ROOM)
+    assert said == (0.0, 0.0)
 
 
 def lead():

@@ -6,7 +6,15 @@ import pytest
 
 from edgeward.bedside import ParameterLimit, SetBed
 from edgeward.clinic.monitor.beds import BedError, Beds
-from edgeward.clinic.monitor.limits import DEFAULTS, RHYTHM, Profiles, check_limit, rhythm_limits
+from edgeward.clinic.monitor.limits import (
+    DEFAULTS,
+    RHYTHM,
+    Limits,
+    Profiles,
+    check_limit,
+    rhythm_limits,
+    with_extreme_rates,
+)
 from edgeward.clinic.monitor.rules import RULES
 from edgeward.config import LimitSetting, Monitor, Profile, Ward
 
@@ -170,3 +178,44 @@ def test_a_bed_that_nobody_put_into_a_ward_is_in_the_sites() -> None:
     found.add_source("patch-1")
     assert found["patch-1"].ward == "icu"
     assert found.profile("patch-1") == "child"
+
+
+def test_what_somebody_switched_off_for_a_bed_is_said_and_what_a_profile_does_without_is_not():
+    beds = Beds(Profiles())
+    beds.add_source("a")
+    assert beds.switched_off("a") == []
+
+    def change(**what):
+        beds.apply(SetBed(bed_id="a", by="Li", at_ns=1, **what), {"a"})
+
+    change(
+        disabled=["couplet"],
+        limits={"spo2": ParameterLimit(low=88.0), "heart_rate": ParameterLimit(low=45.0, high=130.0)},
+    )
+    assert beds.switched_off("a") == ["couplet", "spo2"]  # SpO2 has lost its extreme limit
+    change(limits={"spo2": ParameterLimit(low=88.0, extreme_low=80.0), "heart_rate": ParameterLimit(low=45.0)})
+    assert beds.switched_off("a") == ["couplet", "heart_rate"]
+    change(limits={"heart_rate": None, "glucose": None}, disabled=[])
+    assert beds.switched_off("a") == []
+
+
+def test_an_urgent_limit_may_stand_where_the_usual_one_does_but_low_never_at_high():
+    check_limit("spo2", ParameterLimit(extreme_low=85.0, low=85.0))
+    for wrong in (ParameterLimit(low=90.0, high=90.0), ParameterLimit(extreme_low=90.0, low=85.0)):
+        with pytest.raises(ValueError, match="must be below"):
+            check_limit("spo2", wrong)
+
+
+def test_rates_that_a_device_counts_are_held_against_the_extremes_of_the_rhythm():
+    rhythm = Limits(extreme_bradycardia=40, extreme_tachycardia=150)
+    given = {"heart_rate": ParameterLimit(low=50, high=120), "spo2": ParameterLimit(low=90)}
+    found = with_extreme_rates(given, rhythm)
+    assert found["heart_rate"] == ParameterLimit(low=50, high=120, extreme_low=40, extreme_high=150)
+    assert found["pulse_rate"] == ParameterLimit(extreme_low=40, extreme_high=150)
+    assert found["spo2"] == given["spo2"]
+    own = {"heart_rate": ParameterLimit(low=35, high=170), "pulse_rate": ParameterLimit(extreme_low=20, high=100)}
+    found = with_extreme_rates(own, rhythm)
+    assert found["heart_rate"] == own["heart_rate"], "limits wider than the extremes were meant"
+    assert found["pulse_rate"] == ParameterLimit(extreme_low=20, high=100, extreme_high=150)
+    for name, limit in found.items():
+        check_limit(name, limit)

@@ -141,6 +141,82 @@ def test_ventricular_tachycardia_is_told_within_ten_seconds(rate, bpm):
     assert min(decisive for _, decisive in alarms) < run_of_v[0] + 10
 
 
+def blunt(s: np.ndarray, at: float, shape: str, width: float) -> np.ndarray:
+    """Return one wide QRS of 1 mV without a sharp turn, or with two: a trapezoid, two humps, a bell."""
+    u = (s - at) / width
+    if shape == "trapezoid":
+        return np.clip((0.5 - np.abs(u)) / 0.2, 0, 1)
+    if shape == "humps":
+        return np.exp(-0.5 * ((u + 0.2) * 7) ** 2) + 0.8 * np.exp(-0.5 * ((u - 0.2) * 7) ** 2)
+    return np.exp(-0.5 * (u * 4.4) ** 2)
+
+
+def blunt_tachycardia(bpm: float, rate: int, shape: str, width: float, t: float, height: float = 1.3) -> np.ndarray:
+    """Return 20 s of wide beats, each with a T wave, from the first sample on."""
+    x = np.zeros(20 * rate)
+    rr = 60 / bpm
+    for at in np.arange(0.7, 19.6, rr):
+        ecg.add(x, rate, at, 0.4, lambda s, a=at: height * blunt(s, a, shape, width))
+        after, spread = at + 0.3 * np.sqrt(rr), min(0.2, 0.3 * rr) / 3.2
+        ecg.add(x, rate, after, 0.4, lambda s, a=after, w=spread: t * np.exp(-0.5 * ((s - a) / w) ** 2))
+    return x
+
+
+@pytest.mark.parametrize("rate", [125, 250, 500])
+@pytest.mark.parametrize(
+    ("bpm", "shape", "width", "t", "height"),
+    [
+        (190, "trapezoid", 0.14, -0.5, 1.3),
+        (190, "trapezoid", 0.18, -0.5, 1.3),
+        (190, "humps", 0.14, -0.5, 1.3),
+        (175, "trapezoid", 0.14, 0.3, 1.3),
+        (185, "trapezoid", 0.15, -0.8, -2.0),
+        (210, "trapezoid", 0.14, -0.3, 5.0),
+        (220, "humps", 0.14, 0.3, 0.7),
+        (240, "trapezoid", 0.12, -0.3, 1.3),
+        (280, "bell", 0.12, 0.2, 1.3),
+    ],
+)
+def test_a_wide_tachycardia_that_nothing_came_before_is_counted_beat_by_beat(rate, bpm, shape, width, t, height):
+    result = ecg.run(blunt_tachycardia(bpm, rate, shape, width, t, height), rate)
+    assert result.heart_rate == pytest.approx(bpm, rel=0.05)
+
+
+@pytest.mark.parametrize("rate", [125, 250])
+@pytest.mark.parametrize("bpm", [50, 75, 100, 120])
+@pytest.mark.parametrize("t", [0.8, 1.2, -1.0])
+def test_a_tall_t_wave_of_a_wide_beat_is_not_its_twin(rate, bpm, t):
+    result = ecg.run(blunt_tachycardia(bpm, rate, "trapezoid", 0.12, t, 1.0), rate)
+    assert result.heart_rate == pytest.approx(bpm, rel=0.03)
+
+
+def smooth_tachycardia(bpm: float, t: float, rate: int, seconds: float) -> np.ndarray:
+    """Return beats of bell-shaped P, QRS and T waves, which leave little of the time to the baseline."""
+    x = np.zeros(int(seconds * rate))
+    rr = 60 / bpm
+    for at in np.arange(0.7, seconds - 0.5, rr):
+        for height, after, spread in ((0.12, -0.16, 0.022), (1.0, 0.0, 0.02), (t, 0.3 * np.sqrt(rr), 0.09 * rr)):
+            ecg.add(x, rate, at, 0.7, lambda s, h=height, a=at + after, w=spread: h * np.exp(-0.5 * ((s - a) / w) ** 2))
+    return x
+
+
+@pytest.mark.parametrize("rate", [125, 250, 500])
+@pytest.mark.parametrize(
+    ("bpm", "t"), [(110, 0.6), (120, 0.9), (130, 0.4), (150, 0.3), (150, 0.9), (160, 0.4), (180, 0.3)]
+)
+def test_a_sinus_tachycardia_whose_t_waves_fill_the_time_is_no_fibrillation(rate, bpm, t):
+    result = ecg.run(smooth_tachycardia(bpm, t, rate, 24), rate)
+    assert not result.codes() & {"ventricular_tachycardia", "ventricular_fibrillation", "asystole"}
+
+
+def test_a_fibrillation_is_told_at_once_after_such_a_tachycardia():
+    x = smooth_tachycardia(150, 0.4, 250, 40)
+    x[20 * 250 :] = ecg.fibrillation(250, 20, 5.0, height=0.6)
+    told = ecg.run(x, 250).raised("ventricular_fibrillation")
+    assert told
+    assert 20 < told[0][1] < 28
+
+
 @pytest.mark.parametrize("bpm", [120, 160, 200])
 def test_a_fast_narrow_rhythm_is_not_called_ventricular(bpm):
     times = np.concatenate((np.arange(0.6, 20, 0.8), np.arange(20, 45, 60 / bpm)))

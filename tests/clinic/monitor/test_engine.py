@@ -43,6 +43,157 @@ def test_a_condition_that_two_sources_tell_ends_with_the_last_of_them():
     assert not site.engine.active("room")[0].present
 
 
+def test_what_nobody_saw_end_stays_until_somebody_has_seen_it():
+    site = Site("a")
+    low = {"parameter": "spo2", "value": 70.0}
+    site.begin("a", "parameter_low", args=low)
+    site.end("a", "parameter_low", args=low, unseen=True)
+    site.hands.pass_s(60)
+    site.engine.tick()
+    (record,) = site.engine.active("a")
+    assert not record.present
+    assert record.latching
+    site.engine.restore("a", msgspec.json.decode(msgspec.json.encode(site.engine.alarms("a").snapshot())))
+    assert site.codes("a") == ["parameter_low"], "it outlasts a restart"
+    site.end("a", "parameter_low", args=low)
+    site.hands.pass_s(60)
+    site.engine.tick()
+    assert site.codes("a") == [], "a later measurement was within: that was seen"
+
+    site.begin("a", "parameter_low", args=low)
+    site.end("a", "parameter_low", args=low, unseen=True)
+    site.hands.pass_s(60)
+    site.engine.tick()
+    (record,) = site.engine.active("a")
+    site.engine.acknowledge(f"a-{record.number}", by="Li")
+    assert site.codes("a") == []
+
+
+@pytest.mark.parametrize("hider", ["asystole", "ventricular_fibrillation", "ventricular_tachycardia"])
+def test_a_pulse_that_comes_back_with_the_heart_is_not_missed_after_an_arrest(hider):
+    site = Site("a")
+    site.begin("a", hider)
+    site.begin("a", "no_pulse")  # eight seconds later: hidden, it is the same arrest
+    assert site.codes("a") == [hider]
+    site.end("a", hider)  # the first beats; a pulse is found some beats later
+    assert site.codes("a") == [hider]
+    site.hands.pass_s(5)
+    site.told += site.engine.tick()
+    site.end("a", "no_pulse")
+    site.hands.pass_s(60)
+    site.told += site.engine.tick()
+    assert site.codes("a") == [hider]
+    assert all(told.change.alarm.code == hider for told in site.told)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_heart_that_beats_again_and_moves_no_blood_is_told(killed):
+    site = Site("a")
+    site.begin("a", "asystole")
+    site.begin("a", "no_pulse")
+    site.end("a", "asystole")
+    if killed:
+        saved = msgspec.json.decode(msgspec.json.encode(site.engine.alarms("a").snapshot()))
+        site = Site("a")
+        site.engine.restore("a", saved)
+    site.hands.pass_s(7)
+    site.told += site.engine.tick()
+    assert site.codes("a") == ["asystole"]
+    site.hands.pass_s(2)
+    site.told += site.engine.tick()
+    assert sorted(site.codes("a")) == ["asystole", "no_pulse"]
+
+
+def test_a_second_arrest_begins_the_wait_for_the_pulse_anew():
+    site = Site("a")
+    site.begin("a", "asystole")
+    site.begin("a", "no_pulse")
+    site.end("a", "asystole")
+    site.hands.pass_s(6)
+    site.begin("a", "asystole")
+    site.hands.pass_s(6)
+    site.told += site.engine.tick()
+    site.end("a", "asystole")
+    site.hands.pass_s(6)
+    site.told += site.engine.tick()
+    assert "no_pulse" not in site.codes("a")
+    site.hands.pass_s(3)
+    site.told += site.engine.tick()
+    assert "no_pulse" in site.codes("a")
+
+
+def test_a_value_that_was_missing_in_an_arrest_has_time_to_come_back():
+    site = Site("a")
+    missing = {"parameter": "pulse_rate"}
+    site.begin("a", "asystole")
+    site.begin("a", "no_value", args=missing)
+    site.end("a", "asystole")
+    site.hands.pass_s(9)
+    site.told += site.engine.tick()
+    assert site.codes("a") == ["asystole"]
+    site.hands.pass_s(2)
+    site.told += site.engine.tick()
+    assert sorted(site.codes("a")) == ["asystole", "no_value"]
+
+
+def rate(site: Site, source: str, parameter: str, *, begin: bool = True, code: str = "parameter_low", **args) -> None:
+    (site.begin if begin else site.end)(source, code, args={"parameter": parameter, **args})
+
+
+@pytest.mark.parametrize("code", ["parameter_low", "parameter_high", "parameter_extreme_low"])
+@pytest.mark.parametrize("first", ["heart_rate", "pulse_rate"])
+def test_a_slow_or_fast_heart_that_two_devices_count_is_one_alarm(first, code):
+    other = {"heart_rate": "pulse_rate", "pulse_rate": "heart_rate"}[first]
+    site = Site("a", "b")
+    change(site, "room", sources=["a", "b"])
+    rate(site, "a", first, code=code)
+    rate(site, "b", other, code=code)
+    assert [record.scope for record in site.engine.active("room")] == [first]
+    rate(site, "a", first, code=code, begin=False)
+    site.hands.pass_s(11)
+    site.told += site.engine.tick()
+    assert [record.scope for record in site.engine.active("room")] == [other]  # it holds still
+
+
+def test_two_devices_that_count_the_same_rate_are_one_alarm_until_both_are_within():
+    site = Site("a", "b")
+    change(site, "room", sources=["a", "b"])
+    rate(site, "a", "heart_rate")
+    rate(site, "b", "heart_rate")
+    rate(site, "a", "heart_rate", begin=False)
+    site.hands.pass_s(11)
+    site.told += site.engine.tick()
+    assert site.codes("room") == ["parameter_low"]
+    rate(site, "b", "heart_rate", begin=False)
+    site.hands.pass_s(11)
+    site.told += site.engine.tick()
+    assert site.codes("room") == []
+
+
+def test_a_fast_ecg_and_a_slow_pulse_are_two_events():
+    site = Site("a", "b")
+    change(site, "room", sources=["a", "b"])
+    rate(site, "a", "heart_rate", code="parameter_high")
+    rate(site, "b", "pulse_rate")
+    assert len(site.engine.active("room")) == 2
+
+
+def test_a_more_urgent_alarm_is_not_hidden_by_a_less_urgent_one_of_the_same_event():
+    site = Site("a", "b")
+    change(site, "room", sources=["a", "b"])
+    rate(site, "a", "heart_rate")
+    rate(site, "b", "pulse_rate", priority="high")
+    assert [(one.scope, str(one.priority)) for one in site.engine.active("room")] == [("pulse_rate", "high")]
+
+
+def test_a_missing_heart_rate_does_not_hide_a_missing_pulse_rate():
+    site = Site("a", "b")
+    change(site, "room", sources=["a", "b"])
+    rate(site, "a", "heart_rate", code="no_value")
+    rate(site, "b", "pulse_rate", code="no_value")
+    assert len(site.engine.active("room")) == 2
+
+
 def test_each_source_and_each_parameter_has_an_alarm_of_its_own():
     site = Site("a", "b")
     change(site, "room", sources=["a", "b"])

@@ -8,6 +8,7 @@ from tests.support.monitoring import Site
 from edgeward.bedside import NoticeReport
 from edgeward.clinic.monitor.engine import SITE
 from edgeward.clinic.monitor.escalation import Escalation
+from edgeward.clinic.monitor.reminders import Reminders
 from edgeward.clinic.monitor.shown import to_message
 from edgeward.config import Contact, EscalationStep, Pcd04, Settings, Ward
 
@@ -187,7 +188,7 @@ def test_systems_are_told_of_every_transition_and_people_only_when_it_is_their_t
 
 def test_people_are_called_anew_when_an_acknowledged_alarm_calls_once_more():
     ladder = Ladder(pcd04=[])
-    ladder.site.engine._reminder_ns = 300 * 10**9
+    ladder.site.engine._reminders = Reminders(300.0)
     alarm_id = ladder.begin("asystole")
     assert ladder.wait(60) == [["resident"]]
     first = ladder.site.engine.active("a")[0]

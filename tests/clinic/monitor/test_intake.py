@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from tests.support import signals
 from tests.support.monitoring import SECOND, Site
 from tests.support.wearable import RATE, ecg
 
 from edgeward.bedside import Numerics, Vital
 from edgeward.clinic.monitor import streams
+from edgeward.clinic.monitor.engine import SITE
 from edgeward.clinic.monitor.intake import Intake
 from edgeward.clinic.monitor.limits import Limits
+from edgeward.clinic.monitor.witnesses import Witnesses
 from edgeward.waveform import FLAG_LAST, Block, Channel, Kind, WaveformPacket, encode, encode_channels
 
 BPM = 72
@@ -23,7 +26,7 @@ class Bedside:
     def __init__(self) -> None:
         self.site = Site()
         self.intake = Intake(self.site.clock, Limits(), self.know)
-        self.site.engine._check = self.intake.check
+        self.site.engine._check = Witnesses(self.intake).check
         self.site.engine._lag = self.intake.lag_ms
 
     def know(self, source_id: str, _: str) -> None:
@@ -195,6 +198,27 @@ def test_a_planned_stop_is_missed_by_nobody():
     assert bedside.raised() == []
 
 
+@pytest.mark.parametrize("with_ecg", [True, False])
+def test_numbers_of_the_last_packets_signals_are_not_missed_after_a_planned_stop(with_ecg):
+    bedside = Bedside()
+    seconds, rate = 20, round(RATE)
+    beats = [signals.Pulse(float(at)) for at in np.arange(0.6, seconds, 60.0 / BPM)]
+    wave = signals.Line("PLETH", Kind.PLETH, signals.pleth(beats, float(seconds)))
+    lead, line = Channel(name="II", kind=Kind.ECG, rate_hz=RATE, gain=1.0), ecg(seconds, BPM)
+    for second in range(seconds):
+        bedside.site.hands.pass_s(1)
+        part = np.ascontiguousarray(line[second * rate : (second + 1) * rate])
+        blocks = (*([Block(lead, second * rate, part)] if with_ecg else []), wave.block(second, second + 1))
+        flags = FLAG_LAST if second == seconds - 1 else 0
+        bedside.send(encode_channels(blocks, sequence=second, start_ns=1, flags=flags))
+        bedside.look()
+    assert "pulse_rate" in bedside.intake.watch.values("a")
+    for _ in range(120):
+        bedside.site.hands.pass_s(1)
+        bedside.look()
+    assert bedside.raised() == []
+
+
 def test_another_patient_in_the_same_place_starts_with_nothing():
     bedside = Bedside()
     now = bedside.site.clock.now_ns()
@@ -227,11 +251,11 @@ def restarted(before: Bedside, away_s: float, messages: list[Numerics] | None = 
     after = Bedside()
     after.site.hands.wall = before.site.hands.wall + round(away_s * SECOND)
     after.site.hands.steady = 5 * SECOND  # another clock: only the wall's goes on
-    after.site.clock = after.intake._clock = after.site.hands.clock()
+    after.site.clock = after.intake._clock = after.intake.measured._clock = after.site.hands.clock()
     after.intake.watch._clock = after.site.clock.now_ns
     after.site.engine._clock = after.site.clock
     after.know("a", "")
-    after.intake.take_up(dump, messages or [])
+    after.intake.measured.take_up(dump, messages or [])
     return after
 
 
@@ -263,7 +287,7 @@ def test_a_value_keeps_its_age_over_a_restart() -> None:
     value = after.intake.watch.values("a")["spo2"]
     assert value.value == 97.0
     assert not value.stale(after.site.clock.now_ns())
-    assert passing(after, 12) == ["no_value"], "30 s after it was measured, not after the restart"
+    assert passing(after, 12) == ["signal_lost"], "30 s after it was measured, not after the restart"
 
 
 def test_a_value_that_was_acknowledged_and_never_looked_at_alarms_after_the_restart() -> None:
@@ -274,10 +298,10 @@ def test_a_value_that_was_acknowledged_and_never_looked_at_alarms_after_the_rest
         source_id="a", device_id="a", protocol="pcd01", received_ns=now,
         vitals=[Vital(parameter="spo2", value=70.0, at_ns=0)],
     )  # fmt: skip
-    after = restarted(before, 8, [before.intake.by_wall_clock(message)])
+    after = restarted(before, 8, [before.intake.measured.by_wall_clock(message)])
     after.look()
     assert after.raised() == ["parameter_extreme_low"]
-    assert after.intake.take_up(None, [before.intake.by_wall_clock(message)]) == 1
+    assert after.intake.measured.take_up(None, [before.intake.measured.by_wall_clock(message)]) == 1
     after.look()
     assert after.raised() == ["parameter_extreme_low"], "taken up twice it is a repetition"
 
@@ -289,3 +313,30 @@ def test_a_spot_check_of_before_is_not_missed() -> None:
     after = restarted(before, 300)
     assert passing(after, 60) == []
     assert after.intake.watch.values("a")["temperature"].value == 36.5
+
+
+@pytest.mark.parametrize("every_s", [1, 3])
+def test_a_gateway_of_many_beds_that_is_cut_is_one_alarm_with_a_list(every_s: int) -> None:
+    ward = Bedside()
+    beds = [f"gw-icu-{number}" for number in range(12)]
+    for _ in range(30):
+        ward.site.hands.pass_s(every_s)
+        measured_ns = ward.site.clock.now_ns() - SECOND * 7 // 10  # numbers are a little older than their message
+        for bed in beds:
+            vitals = [
+                Vital(parameter=name, value=value, at_ns=measured_ns)
+                for name, value in (("heart_rate", 70), ("spo2", 97), ("abp_systolic", 120), ("respiratory_rate", 15))
+            ]
+            ward.numerics(*vitals, source_id=bed, device_id="gw", clock="site")
+        ward.look()
+    for _ in range(400):
+        ward.site.hands.pass_s(0.25)
+        ward.look()
+    assert "no_value" not in ward.raised()
+    (flood,) = ward.site.engine.active(SITE)
+    assert (flood.code, sorted(flood.members)) == ("signal_flood", sorted(beds))
+    assert not any(ward.site.engine.active(bed) for bed in beds)
+    for bed in beds:
+        ward.numerics(Vital(parameter="heart_rate", value=70, at_ns=0), source_id=bed, device_id="gw", clock="site")
+    ward.look()
+    assert ward.site.engine.active(SITE) == []

@@ -105,3 +105,45 @@ def test_what_the_filters_make_of_a_jump_is_explained_by_the_fit(rate, time_cons
     without_high_pass(c, trace, first, count, seen)
     power = straighten(seen, count)
     assert fit(c, at + int(c["spike_lag"]), first, count, room) > 0.98 * power  # the median delays by one pulse width
+
+
+def averaged(rate: int, pulse: float, width_s: float, beats: np.ndarray) -> np.ndarray:
+    """Return 30 s of pulses, and of wide beats 90 ms after some, as a device gives them that averages 4000/s down."""
+    part = round(4000 / rate)
+    fine = part * rate
+    x = ecg.pacing(ecg.wide_beats_at(beats + 0.09, fine, 30, height=1.0), fine, TIMES, pulse, width_s)
+    return x.reshape(-1, part).mean(axis=1)
+
+
+@pytest.mark.parametrize("rate", [125, 200, 250, 360, 500])
+@pytest.mark.parametrize(("pulse", "width_s"), [(200.0, 0.001), (-200.0, 0.001), (100.0, 0.002), (700.0, 0.0005)])
+def test_beats_behind_great_pulses_that_fall_between_samples_are_all_counted(rate, pulse, width_s):
+    told = ecg.run(averaged(rate, pulse, width_s, TIMES), rate, gain_uv=10.0).beats
+    missed = [at for at in TIMES[1:-1] if not np.any(np.abs(told - at - 0.09) < 0.15)]
+    assert not missed
+    assert len(told) <= len(TIMES)
+
+
+@pytest.mark.parametrize("rate", [250, 360, 500])
+@pytest.mark.parametrize("pulse", [20.0, -50.0, 100.0, 400.0])
+def test_great_pulses_that_fall_between_samples_hide_no_asystole(rate, pulse):
+    captured = TIMES[TIMES < 15]
+    told = ecg.run(averaged(rate, pulse, 0.001, captured), rate, gain_uv=10.0)
+    assert told.raised("asystole")
+    assert told.raised("asystole")[0][1] < captured[-1] + 8
+
+
+def test_packets_of_any_length_give_the_same_beats_behind_great_pulses():
+    x = averaged(250, 200.0, 0.001, TIMES) + ecg.noise(250, 30, 0.03)
+    one = ecg.run(x, 250, gain_uv=10.0)
+    for packet in (1, 7, 61, 1000):
+        assert np.array_equal(one.beats, ecg.run(x, 250, gain_uv=10.0, packet=packet).beats)
+
+
+@pytest.mark.parametrize("rate", [250, 500])
+def test_an_electrode_that_leaps_and_stays_costs_one_beat_at_most(rate):
+    x = ecg.regular(75, rate, 30)
+    x[15 * rate :] += 6.0
+    told = ecg.run(x, rate)
+    assert abs(len(told.beats) - len(np.arange(0.6, 29.6, 0.8))) <= 1
+    assert not told.raised("asystole")

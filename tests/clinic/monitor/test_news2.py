@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from edgeward.clinic.monitor.news2 import INPUTS, due, news2, score
+from edgeward.clinic.monitor.news2 import INPUTS, calls_still, due, news2, score
 
 NORMAL = {"respiratory_rate": 16.0, "spo2": 97.0, "supplemental_oxygen": 0.0, "systolic": 120.0, "pulse": 70.0,
           "consciousness": 0.0, "temperature": 37.0}  # fmt: skip
@@ -113,3 +113,16 @@ def test_what_is_known_of_an_incomplete_score_already_calls_for_help():
     assert (result.total, result.at_least, result.response) == (None, 9, "")
     assert due(result) == "news2_emergency"
     assert due(news2({"pulse": 135.0})) == "", "a single 3 counts in a complete score only"
+
+
+def test_a_score_that_lost_an_input_calls_still_for_what_it_called_for():
+    ill = {**NORMAL, "spo2": 91.0, "pulse": 135.0, "respiratory_rate": 22.0}  # 3 + 3 + 2
+    before = news2(ill)
+    assert due(before) == "news2_emergency"
+    without = news2({name: value for name, value in ill.items() if name != "pulse"}, stale=["pulse"])
+    assert due(without) == "news2_urgent"
+    assert calls_still("news2_emergency", before.scores, without), "the pulse is not better, it is unknown"
+    better = news2({**ill, "pulse": 80.0})
+    assert not calls_still("news2_emergency", before.scores, better)
+    mild = news2({name: value for name, value in NORMAL.items() if name != "pulse"}, stale=["pulse"])
+    assert not calls_still("news2_emergency", before.scores, mild), "the others are: with the pulse of then it is 3"

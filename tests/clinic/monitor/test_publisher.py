@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.support.monitoring import Site
+from tests.support.monitoring import KEY, OnTheBus, Site
 from tests.support.wearable import RATE, ecg
 
 from edgeward.bedside import AlarmQuery, SetBed
@@ -21,37 +20,13 @@ from edgeward.clinic.monitor import screens
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.publisher import Publisher
-from edgeward.clinic.monitor.selfcheck import STUCK_S
 from edgeward.clinic.monitor.shown import to_message
 from edgeward.config import Settings
 from edgeward.home import Home
-from edgeward.messages import Alarm, Beds, Message, Ok, Viewing
+from edgeward.messages import Beds, Ok, Viewing
 from edgeward.privacy.database import DatabaseFull
 from edgeward.privacy.keys import SiteKey
 from edgeward.waveform import WaveformPacket, encode
-
-
-class OnTheBus:
-    """Keeps what is published."""
-
-    connected = True
-
-    def __init__(self) -> None:
-        self.sent: list[Message] = []
-        self.news = asyncio.Event()
-
-    async def publish(self, _: str, message: Message) -> None:
-        self.sent.append(message)
-        self.news.set()
-
-    def alarms(self) -> list[tuple[str, str]]:
-        return [(one.bed_id, one.state) for one in self.sent if isinstance(one, Alarm)]
-
-    async def until(self, count: int) -> None:
-        async with asyncio.timeout(30):
-            while len(self.sent) < count:
-                self.news.clear()
-                await self.news.wait()
 
 
 class Office:
@@ -60,7 +35,7 @@ class Office:
     def __init__(self, path: Path) -> None:
         self.site = Site("a", "b", "c")
         self.bus = OnTheBus()
-        self.log = AlarmLog(path)
+        self.log = AlarmLog(path, KEY)
         shown: Any = SimpleNamespace(alarm=to_message, vitals=lambda _: [])
         context: Any = SimpleNamespace(bus=self.bus, stats=Stats(), settings=self.site.settings)
         self.publisher = Publisher(
@@ -141,25 +116,6 @@ async def test_transitions_leave_in_their_order(office: Office) -> None:
             await asyncio.sleep(0)
     await office.publisher.settled()
     assert office.bus.alarms() == told
-
-
-# ------------------------------------ a slow start
-
-
-async def test_a_start_that_took_a_minute_is_no_failure_of_the_alarm_system(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    SiteKey.create(home)
-    home.data.mkdir(parents=True, exist_ok=True)
-    context: Any = SimpleNamespace(bus=OnTheBus(), stats=Stats(), settings=Settings(), home=home)
-    role = monitor.MonitorRole(context)
-    role._ticked = role._published = role.alarm_system.started_s = time.monotonic() - 67.0
-
-    role.begin()
-
-    around = await role._surroundings()
-    assert max(around.tick_age_s, around.beds_age_s) < STUCK_S
-    assert not role.alarm_system.unheard(time.monotonic())
-    role.log.close()
 
 
 # ------------------------------------ a large site

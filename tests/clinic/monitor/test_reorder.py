@@ -127,6 +127,43 @@ def test_a_long_gap_is_not_waited_for():
     assert way.counts["missing"] == MISSING_MOST + 1
 
 
+@pytest.mark.parametrize("between", range(1, 8))
+def test_a_packet_that_was_overtaken_is_waited_for_though_another_was_lost_before(between):
+    way = Way(ecg(30, 72))
+    way.send(*range(10))  # 10 is lost; all that follows is read at once, as after a restart
+    overtaken = 11 + between
+    way.send(*range(11, overtaken), overtaken + 1, overtaken, *range(overtaken + 2, overtaken + 8))
+    way.look(after_s=1.0)
+    way.look(after_s=1.0)
+    assert way.counts["missing"] == 1
+    assert way.counts["refused"] == 0
+    assert way.intake.reorder.due_ns is None
+
+
+def test_packets_lost_and_overtaken_at_random_lose_nothing_else_when_all_is_read_at_once():
+    line = ecg(60, 72)
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        way, order, lost, held = Way(line), [], 0, None
+        for number in range(100):
+            lost = number > 0 and rng.random() < 0.1
+            if number > 0 and not lost and held is None and rng.random() < 0.15:
+                held = number
+                continue
+            if not lost:
+                order.append(number)
+            if held is not None:
+                order.append(held)
+                held = None
+        gaps = np.diff(sorted(order))
+        way.send(*order)
+        way.look(after_s=1.0)
+        way.look(after_s=1.0)
+        if gaps.max() <= MISSING_MOST:  # longer ones are not waited for
+            assert way.counts["missing"] == int((gaps - 1).sum())
+            assert way.counts["refused"] == 0
+
+
 def test_a_device_that_skips_for_ever_fills_no_memory():
     way = Way(ecg(60, 72))
     way.send(0)

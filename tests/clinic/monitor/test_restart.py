@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Container
+from collections.abc import Callable, Container
 
 import numpy as np
 import pytest
 from tests.support.monitoring import Monitored
-from tests.support.site import TestSite
+from tests.support.signals import Line, pleth, steady
 from tests.support.wearable import RATE, ecg
 
 from edgeward.bedside import AlarmQuery, Recent, RecentQuery
@@ -17,20 +17,14 @@ from edgeward.bus import subjects
 from edgeward.bus.client import Bus
 from edgeward.clinic.monitor import restart
 from edgeward.clinic.monitor.alarm_log import AlarmLog, Writing
+from edgeward.clinic.monitor.alarms import BedAlarms
+from edgeward.clinic.monitor.beds import BedRecord
 from edgeward.messages import AlarmAck, AlarmPriority, Alarms, Ask, Message
-from edgeward.waveform import WaveformPacket, encode
+from edgeward.privacy.keys import SiteKey
+from edgeward.waveform import FLAG_LAST, Kind, WaveformPacket, encode, encode_channels
 
 SECOND = 1_000_000_000
 Packet = tuple[str, int, bytes]
-
-
-@pytest.fixture
-async def site(bus_site: TestSite) -> AsyncIterator[Monitored]:
-    found = Monitored(bus_site)
-    await found.listen()
-    yield found
-    if found.task is not None and not found.task.done():
-        await found.stop()
 
 
 def recorded(source: str, samples: np.ndarray, end_ns: int, off: Container[int] = ()) -> list[Packet]:
@@ -54,7 +48,7 @@ def recorded(source: str, samples: np.ndarray, end_ns: int, off: Container[int] 
 
 def know(site: Monitored, *sources: str) -> None:
     """Let the monitor know the sources from before."""
-    log = AlarmLog(site.site.home.db("alarms"))
+    log = AlarmLog(site.site.home.db("alarms"), SiteKey.load(site.site.home))
     description = {"rate_hz": RATE, "gain_uv": 1.0, "leads": ["II"]}
     for source in sources:
         site.site.enrol(source)
@@ -171,3 +165,89 @@ async def test_a_recorder_that_is_back_later_than_the_monitor_is_waited_for(site
     await starting
     await site.until(lambda: site.told("asystole"))
     assert site.told("asystole")[0].late
+
+
+async def test_a_lost_pulse_of_before_the_restart_is_over_when_there_is_one(site: Monitored) -> None:
+    # The pulse was lost long before what is taken up: nothing in it tells that it ever was.
+    log = AlarmLog(site.site.home.db("alarms"), SiteKey.load(site.site.home))
+    site.site.enrol("w1")
+    alarms = BedAlarms()
+    alarms.begin("no_pulse", at_ns=1, received_ns=1, source_id="w1", args={"channels": "Pleth"})
+    beds = {"w1": (BedRecord(bed_id="w1", sources=["w1"]), alarms.snapshot())}
+    log.save(Writing(beds=beds, sources={"w1": {"ecg": None, "device": "w1"}}))
+    log.close()
+    line, now_ns = Line("Pleth", Kind.PLETH, pleth(steady(75, 20), 20)), time.time_ns()
+    packets = [
+        ("w1", now_ns - (20 - n) * SECOND, encode_channels((line.block(n, n + 1),), sequence=n, start_ns=1))
+        for n in range(20)
+    ]
+    await record(site, lambda: packets)
+
+    await site.start()
+
+    async def stands() -> bool:
+        listed = await site.ask(subjects.MONITOR_ALARMS, Ask(argument="w1"), Alarms)
+        return [one.present for one in listed.active if one.code == "no_pulse"] == [True]
+
+    async with asyncio.timeout(10):
+        while await stands():
+            await asyncio.sleep(0.05)
+
+
+async def test_who_is_missed_after_a_restart_and_who_stopped_on_purpose(site: Monitored) -> None:
+    # One said that it stops, one only sends a pulse; nobody has their past any more.
+    know(site, "missed")
+    log = AlarmLog(site.site.home.db("alarms"), SiteKey.load(site.site.home))
+    ecg_row = {"rate_hz": RATE, "gain_uv": 1.0, "leads": ["II"]}
+    rows = {
+        "stopped": {"ecg": ecg_row, "signals": False, "unmissed": True},
+        "pleth": {"ecg": None, "signals": True, "unmissed": False},
+        "pleth-stopped": {"ecg": None, "signals": True, "unmissed": True},
+        "numbers": {"ecg": None, "signals": False, "unmissed": False},
+    }
+    for source, row in rows.items():
+        site.site.enrol(source)
+        log.save(Writing(sources={source: {**row, "device": source}}))
+    log.close()
+
+    await site.start()
+
+    await site.until(lambda: {one.device_id for one in site.told("signal_lost")} >= {"missed", "pleth"})
+    await asyncio.sleep(0.5)  # two more looks at who is silent
+    assert {one.device_id for one in site.told("signal_lost")} == {"missed", "pleth"}
+    await site.stop()
+    site.alarms.clear()
+    log = AlarmLog(site.site.home.db("alarms"), SiteKey.load(site.site.home))
+    kept = {source: (row["signals"], row["unmissed"]) for source, row in log.sources().items() if source in rows}
+    log.close()
+    assert kept == {source: (row["signals"], row["unmissed"]) for source, row in rows.items()}
+
+
+@pytest.mark.parametrize("kind", [Kind.ECG, Kind.PLETH])
+async def test_a_planned_stop_and_its_end_are_written_down(site: Monitored, kind: Kind) -> None:
+    site.site.enrol("w1")
+    await site.start()
+    name = "II" if kind is Kind.ECG else "Pleth"
+    line = Line(name, kind, 1000 * np.sin(np.arange(5 * 125)), gain=1.0)
+
+    async def send(number: int, flags: int = 0) -> None:
+        block = line.block(number, number + 1)
+        await site.gateway.publish_raw(
+            subjects.wave("w1"), encode_channels((block,), sequence=number, start_ns=1, flags=flags)
+        )
+        await site.gateway.flush()
+
+    def kept() -> tuple[bool, bool]:
+        log = AlarmLog(site.site.home.db("alarms"), SiteKey.load(site.site.home))
+        row = log.sources().get("w1", {})
+        log.close()
+        return bool(row.get("signals")), bool(row.get("unmissed"))
+
+    pleth_only = kind is Kind.PLETH
+    await send(0)
+    await send(1)
+    await site.until(lambda: kept()[0] == pleth_only)
+    await send(2, FLAG_LAST)
+    await site.until(lambda: kept() == (pleth_only, True))
+    await send(3)
+    await site.until(lambda: kept() == (pleth_only, False))

@@ -93,6 +93,36 @@ def test_a_run_is_told_at_once_and_is_a_tachycardia_from_five_beats_on(beats, ex
     assert ("ventricular_tachycardia" in told) == (beats >= 5)
 
 
+@pytest.mark.parametrize(("beats", "told"), [(3, False), (4, False), (8, True)])
+def test_a_few_ventricular_beats_at_the_pace_of_the_others_are_no_run_yet(beats, told):
+    times = np.arange(0.6, 60, 0.8)
+    wide = times[40 : 40 + beats]
+    own = np.setdiff1d(times, wide)
+    x = sinus(own, 60) + ecg.wide_beats_at(wide, RATE, 60)
+    result = ecg.run(x, RATE)
+    called = result.beats[kinds_of(result.records) == VENTRICULAR]
+    np.testing.assert_allclose(called, wide, atol=0.08)  # they are what they are, and are counted
+    assert bool(result.raised("ventricular_run")) is told
+    assert "ventricular_tachycardia" not in result.codes()
+
+
+@pytest.mark.parametrize(("interval", "limit", "kept"), [(0.8, 100.0, True), (0.72, 100.0, True), (0.72, 80.0, False)])
+def test_a_bundle_branch_that_blocks_for_a_while_is_not_ventricular_below_the_patients_limit(interval, limit, kept):
+    times = np.arange(0.6, 90, interval)
+    blocked = times[(times > 40) & (times < 56)]
+    own = np.setdiff1d(times, blocked)
+    x = sinus(own, 90)
+    for at in blocked:  # the first forces are the usual ones, the late ones go the other way, and so does the T wave
+        x += ecg.beats_at([at], RATE, 90, t=0.0)
+        ecg.add(x, RATE, at + 0.06, 0.1, lambda t, at=at: -ecg.qrs(t, at + 0.06, 1.3, 0.11, "sine"))
+        ecg.add(x, RATE, at + 0.28, 0.2, lambda t, at=at: ecg.t_wave(t, at + 0.28, 0.3, 0.2, "cosine"))
+    result = ecg.run(p_waves(x, blocked), RATE, limits=Limits(ventricular_tachycardia_rate=limit))
+    called = result.beats[kinds_of(result.records) == VENTRICULAR]
+    assert (len(called) <= 1) is kept
+    told = result.codes() & {"ventricular_run", "ventricular_tachycardia", "frequent_ventricular_beats"}
+    assert not (kept and told)
+
+
 def test_many_ventricular_beats_in_a_minute_are_told_by_the_patients_limit():
     x, _ = mixed("NNNNNV", 9)
     assert "frequent_ventricular_beats" in ecg.run(x, RATE, limits=Limits(frequent_ventricular_beats=5)).codes()

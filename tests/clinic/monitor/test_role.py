@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ from tests.support.monitoring import Monitored
 from tests.support.site import TestSite
 from tests.support.wearable import ecg
 
+from edgeward import measurement
+from edgeward.bedside import Numerics
 from edgeward.bus import subjects
 from edgeward.gateway import mqtt
 from edgeward.messages import AlarmAck, Alarms, Ask, Ok, Quarantined, Refused, Trace, Viewing
+from edgeward.parameters import PARAMETERS
 from edgeward.privacy.registry import Registry
-from edgeward.waveform import FLAG_LAST
+from edgeward.waveform import FLAG_LAST, Block, Channel, Kind, encode_channels
 
 
 @pytest.fixture
@@ -158,6 +162,36 @@ async def test_hostile_packets_are_refused_and_disturb_nobody(ward: Monitored) -
     assert [bed.device_id for bed in ward.published[-1].beds] == ["bed-1"]
 
 
+async def test_what_is_not_understood_is_told_to_who_looks_after_the_device(ward: Monitored) -> None:
+    told: dict[str, str] = {}
+
+    async def heard(_: str, entry: Quarantined) -> None:
+        told[entry.peer] = f"{entry.where}: {entry.reason}"
+
+    gateway = await ward.site.bus("gateway")
+    await gateway.subscribe(subjects.QUARANTINED, Quarantined, heard)
+    await gateway.flush()
+    now = time.time_ns()
+    vitals = [
+        measurement.measured(PARAMETERS["heart_rate"], "72,5", "/min", at_ns=now),
+        measurement.measured(PARAMETERS["spo2"], None, "%", at_ns=now),  # no value is nobody's mistake
+    ]
+    numerics = Numerics(source_id="gw-ICU-1", device_id="gw", protocol="pcd01", received_ns=now, vitals=vitals)
+    await gateway.request(subjects.MONITOR_NUMERICS, numerics, Ok, 5.0)
+    for name, pack in (("bed-1", b'[{"n":"hart_rate","v":72}]'), ("bed-2", b'[{"n":"spo2","u":"kPa","v":97}]')):
+        device = await ward.wearable(name)
+        await asyncio.to_thread(device.client.publish(f"raw/vital/{name}", pack, qos=1).wait_for_publish, 10)
+        device.close()
+
+    await ward.until(lambda: len(told) >= 3)
+
+    assert told == {
+        "gw-ICU-1": "hl7: heart_rate came as something that is no number",
+        "bed-1": "mqtt: none of its records is named as anything that is monitored",
+        "bed-2": "mqtt: spo2 came in a unit that is not read here",
+    }
+
+
 async def test_a_trace_comes_while_somebody_looks(ward: Monitored) -> None:
     traces: list[Trace] = []
 
@@ -182,6 +216,47 @@ async def test_a_trace_comes_while_somebody_looks(ward: Monitored) -> None:
 
     for earlier, later in itertools.pairwise(traces):
         assert later.start == earlier.start + len(earlier.samples) // 2
+
+
+async def test_other_traces_come_for_whoever_asked_for_them(ward: Monitored) -> None:
+    traces: list[Trace] = []
+
+    async def heard(_: str, trace: Trace) -> None:
+        traces.append(trace)
+
+    console = await ward.site.bus("console")
+    await console.subscribe(subjects.TRACE_ALL, Trace, heard)
+    await console.flush()
+    device = await ward.wearable("bed-1")
+    pleth = Channel(name="Pleth", kind=Kind.PLETH, rate_hz=100.0, gain=0.5)
+    leads = [
+        (Channel(name=name, kind=Kind.ECG, rate_hz=250.0, gain=1.0), sign) for name, sign in (("II", 1), ("V", -1))
+    ]
+    line, numbers = ecg(60, 72), itertools.count()
+
+    async def look_until(check: Callable[[], object], *of: str) -> None:
+        """Ask for traces, and let seconds pass until they come: the question goes another way than the packets."""
+        await console.publish(subjects.STATE_VIEWING, Viewing(device_ids=["bed-1"], waves={"bed-1": list(of)}))
+        await console.flush()
+        while not check():
+            number = next(numbers)
+            part = line[number * 250 : (number + 1) * 250]
+            blocks = [Block(channel, number * 250, sign * part) for channel, sign in leads]
+            blocks.append(Block(pleth, number * 100, np.full(100, number, dtype=np.int16)))
+            data = encode_channels(tuple(blocks), sequence=number, start_ns=time.time_ns())
+            await asyncio.to_thread(device.send, data)
+            with contextlib.suppress(TimeoutError):
+                await ward.until(check, 0.5)
+
+    await look_until(lambda: traces)
+    assert traces[-1].waves == []
+    assert traces[-1].offers == [("II", "ecg"), ("V", "ecg"), ("Pleth", "pleth")]
+    await look_until(lambda: traces[-1].waves, "pleth")
+    wave = traces[-1].waves[0]
+    assert (wave.name, wave.gain, wave.unit) == ("Pleth", 0.5, "1")
+    assert np.frombuffer(wave.samples, "<i2").tolist() == [int(wave.at_s)] * 100
+    await look_until(lambda: {one.name for one in traces[-1].waves} == {"V", "Pleth"}, "*")
+    device.close()
 
 
 async def test_a_revoked_device_leaves_the_wall(ward: Monitored) -> None:

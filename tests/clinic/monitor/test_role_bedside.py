@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
@@ -31,7 +32,8 @@ from edgeward.clinic.monitor import selfcheck
 from edgeward.clinic.monitor.alarm_log import AlarmLog, Writing
 from edgeward.clinic.monitor.engine import SITE
 from edgeward.config import Contact, EscalationStep, Ward
-from edgeward.messages import AlarmAck, Alarms, Ask, Message, Ok, Refused
+from edgeward.messages import Alarm, AlarmAck, Alarms, Ask, Message, Ok, Refused
+from edgeward.privacy.keys import SiteKey
 from edgeward.waveform import WaveformPacket, encode
 
 
@@ -98,6 +100,44 @@ async def test_a_value_beyond_its_limit_alarms_and_own_limits_outlast_a_restart(
     assert min(vital.age_ms for vital in site.beds["central-7"].vitals) > (time.time_ns() - measured_ns) / 1e6 - 1000
     log = await site.ask(subjects.MONITOR_EVENTS, AlarmQuery(bed_id="central-7", raised_only=True), Alarms)
     assert [alarm.code for alarm in log.recent] == ["parameter_extreme_low"]
+
+
+async def test_a_round_of_observations_counts_until_a_monitor_says_something_later(site: Monitored) -> None:
+    entered = {"respiratory_rate": 22.0, "spo2": 97.0, "supplemental_oxygen": 0.0, "nibp_systolic": 120.0,
+               "heart_rate": 70.0, "consciousness": 0.0, "temperature": 37.0}  # fmt: skip
+    hours = 3_600_000_000_000
+    await site.start()
+    assert (
+        await site.give("central-7", at_ns=time.time_ns() - 3 * hours, clock="site", patient="one", **entered) == Ok()
+    )
+    assert (
+        await site.give("central-8", at_ns=time.time_ns() - 5 * hours, clock="site", patient="one", **entered) == Ok()
+    )
+    for _ in range(2):  # over a restart too
+        await site.until(lambda: "central-8" in site.beds and site.beds["central-7"].news2)
+        score = site.beds["central-7"].news2
+        assert (score.total, score.response, score.stale) == (2, "ward", [])
+        assert score.age_ms == pytest.approx(3 * 3_600_000, abs=60_000)
+        assert site.beds["central-7"].heart_rate is None, "nobody sees it now"
+        later = site.beds["central-8"].news2
+        assert later is None or later.total is None, "that round is too old"
+        await site.stop()
+        site.beds.clear()
+        await site.start()
+
+    await site.until(lambda: "central-7" in site.beds and site.beds["central-7"].news2)
+    assert await site.give("central-7", patient="one", heart_rate=115.0) == Ok()
+    await site.until(lambda: site.beds["central-7"].news2.total == 4)
+    assert await site.give("central-7", patient="another", spo2=97.0) == Ok()
+    await site.until(lambda: site.beds["central-7"].news2.total is None)
+
+
+async def test_a_monitor_s_own_heart_rate_is_extreme_where_nobody_sees_its_ecg(site: Monitored) -> None:
+    await site.start()
+    await site.values("central-3", heart_rate=24.0)
+    await site.until(lambda: site.told("parameter_extreme_low"))
+    assert site.told("parameter_extreme_low")[0].args["limit"] == 35.0
+    assert site.told("parameter_extreme_low")[0].priority == "high"
 
 
 async def test_the_alarm_system_says_that_it_works_and_who_hears(
@@ -175,7 +215,7 @@ def recorded(samples: np.ndarray, ended_ns: int) -> list[tuple[str, int, bytes]]
 
 async def test_an_asystole_while_the_monitor_was_away_is_raised_late_and_once(site: Monitored) -> None:
     site.site.enrol("w1")
-    log = AlarmLog(site.site.home.db("alarms"))
+    log = AlarmLog(site.site.home.db("alarms"), SiteKey.load(site.site.home))
     description = {"rate_hz": RATE, "gain_uv": 1.0, "leads": ["II"]}
     log.save(Writing(sources={"w1": {"ecg": description, "device": "w1"}}))
     log.close()
@@ -213,3 +253,26 @@ async def test_a_source_whose_name_cannot_stand_in_a_subject_is_refused(site: Mo
         )  # fmt: skip
         answer = await site.gateway.request(subjects.MONITOR_NUMERICS, numerics, Ok | Refused, 10.0)
         assert isinstance(answer, Refused), source
+
+
+async def test_the_log_knows_for_how_long_nobody_monitored(site: Monitored) -> None:
+    """A loss of power: the last sign of life is an hour old."""
+    log = AlarmLog(site.site.home.db("alarms"), SiteKey.load(site.site.home))
+    log.try_writing(time.time_ns() - 3600 * 10**9)
+    log.close()
+
+    async def told() -> list[Alarm]:
+        found = await site.operator.request(subjects.MONITOR_EVENTS, AlarmQuery(raised_only=True), Alarms, timeout_s=5)
+        return [alarm for alarm in found.recent if alarm.code == "monitoring_interrupted"]
+
+    await site.start()
+    async with asyncio.timeout(20):
+        while not (found := await told()):
+            await asyncio.sleep(0.05)  # it is written down a moment after the monitor is ready
+    (alarm,) = found
+    assert alarm.technical
+    assert 3600 <= float(alarm.args["seconds"]) < 3700
+    await site.stop()
+
+    await site.start()  # at once
+    assert len(await told()) == 1

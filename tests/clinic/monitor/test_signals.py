@@ -237,6 +237,64 @@ def test_an_apnoea_is_told_after_its_time_although_the_heart_goes_on():
     assert 110 < got.ended("apnea")[0] < 125
 
 
+def heart_in_the_impedance(bpm: float, depth: float, seconds: float, stop_s: float, *, goes_on: float = 0.0):
+    """Breaths of 1 ohm at 15/min until `stop_s`, `goes_on` of that afterwards, and the heart's waves all the time."""
+    t = np.arange(round(seconds * 25)) / 25
+    x = np.where(t < stop_s, 1.0, goes_on) * 0.5 * np.sin(2 * np.pi * 0.25 * t)
+    heart = 0.5 * depth * np.sin(2 * np.pi * bpm / 60 * t)
+    line = Line("Resp", Kind.RESPIRATION, x + heart + np.random.default_rng(5).normal(0, 0.005, t.size), 25.0, 0.001)
+    return line, Line("Pleth", Kind.PLETH, pleth(steady(bpm, seconds), seconds))
+
+
+@pytest.mark.parametrize(("bpm", "depth"), [(60, 0.3), (72, 0.3), (48, 0.6)])
+def test_an_apnoea_lasts_while_only_the_heart_moves_the_impedance(bpm, depth):
+    got = listen(*heart_in_the_impedance(bpm, depth, 120, 30.0))
+
+    assert len(got.began("apnea")) == 1
+    assert got.began("apnea")[0] <= 55
+    assert not got.ended("apnea")
+
+
+@pytest.mark.parametrize(("bpm", "depth"), [(60, 0.3), (72, 0.15)])
+def test_an_apnoea_lasts_without_a_pulse_beside_it(bpm, depth):
+    got = listen(heart_in_the_impedance(bpm, depth, 120, 30.0)[0])
+
+    assert len(got.began("apnea")) == 1
+    assert not got.ended("apnea")
+
+
+@pytest.mark.parametrize("bpm", [60, 90, 120])
+def test_half_the_depth_is_no_apnoea(bpm):
+    got = listen(*heart_in_the_impedance(bpm, 0.1, 120, 30.0, goes_on=0.5))
+
+    assert "apnea" not in got.codes()
+
+
+def test_what_the_heart_does_to_breathing_does_not_depend_on_the_length_of_packets():
+    lines = heart_in_the_impedance(48, 0.6, 90, 30.0)
+    one, other = listen(*lines, packet_s=1.0), listen(*lines, packet_s=2.0)
+
+    assert [event.decisive_sample for event in one.events if event.present] == [
+        event.decisive_sample for event in other.events if event.present
+    ]
+    assert one["Resp"] == other["Resp"]
+
+
+@pytest.mark.parametrize("gain", [0.05, 0.2])
+def test_a_pulse_rate_of_full_quality_is_right_while_the_breath_swings_the_baseline(gain):
+    t = np.arange(round(60 * RATE)) / RATE
+    x = 2000.0 * np.sin(2 * np.pi * 0.25 * t)  # more than 16 bits of 0.05 hold: it stands at both edges
+    for beat in times(75, 60):
+        since = np.clip(t - beat, 0.0, 2.5) / 0.12
+        x += 1000.0 * since**2 * np.exp(2.0 * (1.0 - since))
+        x += 250.0 * np.exp(-0.5 * ((t - beat - 0.32) / 0.06) ** 2)
+    got = listen(Line("Pleth", Kind.PLETH, x, gain=gain))["Pleth"]
+
+    if got.pulse_rate is not None and got.quality >= 0.5:
+        assert got.pulse_rate == pytest.approx(75, rel=0.03)
+    assert gain < 0.1 or got.pulse_rate is not None
+
+
 def test_the_capnogram_speaks_for_the_impedance():
     still = Line("Resp", Kind.RESPIRATION, breath(120, stop=(50.0, 120.0)), 25.0, gain=0.001)
     t = np.arange(120 * 25) / 25.0
@@ -248,6 +306,19 @@ def test_the_capnogram_speaks_for_the_impedance():
     assert "apnea" in listen(still).codes()
     assert both["CO2"].end_tidal == pytest.approx(38, abs=2)
     assert both["CO2"].breath_rate == pytest.approx(15, rel=0.05)
+
+
+@pytest.mark.parametrize("pause", [25.0, 45.0])
+def test_the_rate_is_back_with_the_third_breath_after_an_apnoea(pause):
+    seconds = int(60 + pause + 14)
+    t = np.arange(seconds * 25) / 25.0
+    wave = 19.0 + 19.0 * np.tanh(6 * np.sin(2 * np.pi * 0.25 * t))
+    wave[(t >= 60.0) & (t < 60.0 + pause)] = 0.0
+
+    got = listen(Line("CO2", Kind.CO2, wave, 25.0, gain=0.01))
+
+    assert "apnea" in got.codes()
+    assert got["CO2"].breath_rate == pytest.approx(15, rel=0.1)
 
 
 # ---------------------------------------- packets
@@ -376,6 +447,63 @@ def test_a_source_that_rests_is_not_lost_and_one_removed_takes_its_conditions_wi
     assert [e.source_id for e in bank.process(0)] == ["t"]
 
 
+# ---------------------------------------- after a restart
+
+
+def assuming(*told: tuple[str, str]) -> SignalBank:
+    bank = SignalBank()
+    for code, channel in told:
+        bank.assume("s", code, [channel] if channel else [])
+    return bank
+
+
+@pytest.mark.parametrize("code", ["no_pulse", "sensor_off", "pulse_noisy"])
+def test_what_held_of_a_pulse_before_a_restart_ends_when_the_signal_says_so(code):
+    bank = assuming((code, "Pleth"))
+    got = listen(Line("Pleth", Kind.PLETH, pleth(steady(75, 30), 30)), bank=bank)
+    assert [(e.code, e.present) for e in got.events] == [(code, False)]
+    assert got.ended(code)[0] <= 12
+
+
+def test_an_apnoea_of_before_a_restart_ends_with_the_breaths():
+    got = listen(Line("Resp", Kind.RESPIRATION, breath(60), 25.0, gain=0.001), bank=assuming(("apnea", "Resp")))
+    assert [(e.code, e.present) for e in got.events] == [("apnea", False)]
+    assert got.ended("apnea")[0] <= 30
+
+
+def test_what_goes_on_after_a_restart_is_neither_ended_nor_told_again():
+    still = 1000.0 + np.random.default_rng(1).normal(0, 3, 40 * 125)
+    got = listen(Line("Pleth", Kind.PLETH, still), bank=assuming(("no_pulse", "Pleth")))
+    assert "no_pulse" not in got.codes()
+    x = pleth(steady(75, 30), 30)
+    got = listen(Line("Pleth", Kind.PLETH, x, state=lambda _: STATE_OFF), bank=assuming(("sensor_off", "Pleth")))
+    assert got.events == []
+
+
+def test_what_was_told_of_a_channel_that_is_not_sent_any_more_ends():
+    bank = assuming(("sensor_off", "ART"), ("no_pulse", "ART"))
+    got = listen(Line("Pleth", Kind.PLETH, pleth(steady(75, 30), 30)), bank=bank)
+    assert sorted((e.code, e.present) for e in got.events) == [("no_pulse", False), ("sensor_off", False)]
+    assert got.ended("sensor_off")[0] >= 10
+
+
+def test_a_source_without_ecg_that_was_lost_before_a_restart_is_found():
+    got = listen(Line("Pleth", Kind.PLETH, pleth(steady(75, 10), 10)), bank=assuming(("signal_lost", "")))
+    assert [(e.code, e.present) for e in got.events] == [("signal_lost", False)]
+
+
+def test_what_is_told_of_a_channel_ends_although_it_changed_its_gain_meanwhile():
+    off = Line("Pleth", Kind.PLETH, pleth(steady(75, 60), 60), state=lambda t: STATE_OFF if t < 15 else 0)
+    other = Line("Pleth", Kind.PLETH, pleth(steady(75, 60), 60), gain=0.1, state=lambda t: STATE_OFF if t < 15 else 0)
+    bank = SignalBank()
+    events = []
+    for number in range(40):
+        block = (off if number < 10 else other).block(number, number + 1)
+        bank.push("s", SignalPacket(number, 0, 0, None, (block,)), received_ns=number * SECOND)
+        events += bank.process(number * SECOND)
+    assert [(e.code, e.present) for e in events] == [("sensor_off", True), ("sensor_off", False)]
+
+
 def test_what_cannot_be_read_is_refused_by_name():
     slow = Block(Channel(name="ART", kind=Kind.ABP, rate_hz=20.0, gain=1.0), 0, np.zeros(20, dtype=np.int16))
 
@@ -457,3 +585,22 @@ def test_the_artery_speaks_for_the_pulse_rate_when_both_are_good():
 
     assert sink.got["pulse_rate"][-1] == pytest.approx(90, rel=0.03)
     assert sink.got["abp_systolic"][-1] is not None
+
+
+def test_without_a_breath_there_is_soon_no_end_tidal_value():
+    rate = 25.0
+    gas = circulation.capnogram(0, round(100 * rate), rate, per_minute=15.0, end_tidal=38.0)
+    gas[round(60 * rate) :] = 0.0
+    line = Line("CO2", Kind.CO2, gas, rate)
+    bank, seen = SignalBank(), {}
+    for second in range(100):
+        packet = SignalPacket(second, 0, 0, None, (line.block(second, second + 1),))
+        bank.push("s", packet, received_ns=second * SECOND)
+        bank.process(second * SECOND)
+        seen.update((second, v.value) for v in bank.take_values() if v.parameter == "etco2")
+
+    assert seen[55] == pytest.approx(38, abs=1.5)
+    gone = [at for at, value in seen.items() if value is None and at > 60]
+    assert gone
+    assert min(gone) <= 60 + 21
+    assert all(value is None for at, value in seen.items() if at > 82)

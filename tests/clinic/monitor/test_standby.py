@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import numpy as np
 import pytest
 from tests.support.monitoring import Monitored
-from tests.support.site import TestSite
 from tests.support.wearable import RATE, ecg
 
 from edgeward.bus import subjects
 from edgeward.clinic.monitor import role as monitor
 from edgeward.clinic.monitor.alarm_log import AlarmLog, Writing
-from edgeward.clinic.monitor.standby import Memory, memories
+from edgeward.clinic.monitor.standby import Heard, Memory, memories
+from edgeward.privacy.keys import SiteKey
 from edgeward.waveform import WaveformPacket, encode
 
 SECOND = 1_000_000_000
@@ -50,13 +49,29 @@ def test_the_last_seconds_are_given_by_source_with_their_age_and_then_everything
     assert memory.reach_s == 10
 
 
-@pytest.fixture
-async def site(bus_site: TestSite) -> AsyncIterator[Monitored]:
-    found = Monitored(bus_site)
-    await found.listen()
-    yield found
-    if found.task is not None and not found.task.done():
-        await found.stop()
+def test_a_connection_that_was_lost_ends_the_reach() -> None:
+    clock, breaks = Clock(), [0]
+    memory = Memory(30.0, clock, lambda: breaks[0])
+    clock.pass_s(20)
+    assert memory.reach_s == 20
+    breaks[0] += 1
+    memory.take([("raw.wave.a", b"1")])
+    clock.pass_s(3)
+    assert memory.reach_s == 3
+    breaks[0] += 1
+    assert memory.reach_s == 0
+
+
+def test_what_only_one_of_two_has_heard_is_put_together_in_order() -> None:
+    heard = Heard([("a", 5, b"2"), ("a", 3, b"4"), ("a", 2, b"5"), ("a", 99, b"old"), ("b", 1, b"x")],
+                  now_ns=10, seconds=20e-9)  # fmt: skip
+
+    joined = heard.join("a", [(4, b"1"), (5, b"2"), (6, b"3"), (8, b"5")])
+
+    assert [packet for _, packet in joined] == [b"1", b"2", b"3", b"4", b"5"]
+    assert heard.sources == ["b"]
+    assert heard.join("b", []) == [(9, b"x")]
+    assert heard.sources == []
 
 
 async def test_an_asystole_while_monitor_and_recorder_were_away_is_raised_late(
@@ -64,7 +79,7 @@ async def test_an_asystole_while_monitor_and_recorder_were_away_is_raised_late(
 ) -> None:
     # Prepare: nobody but the process that stands by hears the packets; there never was a recorder.
     site.site.enrol("w1")
-    log = AlarmLog(site.site.home.db("alarms"))
+    log = AlarmLog(site.site.home.db("alarms"), SiteKey.load(site.site.home))
     log.save(Writing(sources={"w1": {"ecg": {"rate_hz": RATE, "gain_uv": 1.0, "leads": ["II"]}, "device": "w1"}}))
     log.close()
     context = await site.site.context("monitor")

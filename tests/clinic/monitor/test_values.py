@@ -161,6 +161,46 @@ def test_a_spot_check_is_compared_with_its_limits_and_not_missed():
     assert watch.wait(60) == [("parameter_high", False)], "what it said is over, and nobody waits for more"
 
 
+def test_what_a_spot_check_was_told_of_is_not_over_because_it_is_old():
+    watch = Watch(has_signal=False)
+    now = watch.clock.wall_ns()
+    watch.watch.update("a", "heart_rate", 130.0, at_ns=now, received_ns=now, missed=False)
+    watch.watch.update("a", "respiratory_rate", 40.0, at_ns=now, received_ns=now, missed=False)
+    watch.watch.take_events()
+    watch.hands.pass_s(5)
+    watch.watch.update("a", "heart_rate", 80.0, at_ns=now + 1, received_ns=now + 1, missed=False)
+    (normal,) = watch.watch.take_events()
+    assert not normal.unseen, "another one was normal"
+    watch.hands.pass_s(60)
+    watch.watch.tick()
+    (old,) = watch.watch.take_events()
+    assert (old.args["parameter"], old.present, old.unseen) == ("respiratory_rate", False, True)
+    now = watch.clock.wall_ns()
+    watch.watch.update("a", "respiratory_rate", 16.0, at_ns=now, received_ns=now, missed=False)
+    (normal,) = watch.watch.take_events()
+    assert (normal.present, normal.unseen) == (False, False)
+
+
+@pytest.mark.parametrize("late_s", [0.0, 0.7, 1.5, 6.0])
+def test_a_source_of_numbers_that_falls_silent_is_told_as_one_however_old_its_numbers_came(late_s):
+    watch = Watch(has_signal=False)
+    for _ in range(4):
+        for parameter, value in (("heart_rate", 70), ("spo2", 97), ("respiratory_rate", 15)):
+            watch.value(parameter, value, age_s=late_s)
+        watch.hands.pass_s(1)
+    assert watch.wait(40)[:2] == [("signal_lost", True), ("no_value", True)], "what hides the others comes first"
+
+
+def test_a_source_that_goes_on_with_other_numbers_is_not_silent():
+    watch = Watch(has_signal=False)
+    watch.value("heart_rate", 70, age_s=1.0)
+    told = []
+    for _ in range(20):
+        watch.hands.pass_s(1)
+        told += watch.value("spo2", 97) + watch.wait(0.25)
+    assert told == [("no_value", True)]
+
+
 def test_a_signal_that_is_back_has_time_to_settle_before_its_value_is_missed():
     watch = Watch()
     watch.value("heart_rate", 70)

@@ -189,6 +189,26 @@ def test_only_what_has_come_steadily_is_missed(ward):
     assert ward.vitals.source("bed-1").values["spo2"].missed
 
 
+def test_what_was_measured_once_stands_for_four_hours_and_what_came_steadily_does_not(ward):
+    ward.send(spo2=97.0)
+    ward.send("bed-2", spo2=91.0)
+    for second in range(3):
+        ward.send("bed-3", at=second, now=second, sent=second, spo2=88.0)
+    ward.expire(60)
+
+    def value(*sources: str, after_s: float = 60.0):
+        held = ward.vitals.of_round(sources, "spo2", NOW + round(after_s * S))
+        return held and held.value
+
+    assert value("bed-1", "bed-3", "nobody") == 97.0
+    assert value("bed-3") is None
+    ward.send("bed-2", at=100, now=100, sent=100, spo2=93.0)
+    assert value("bed-1", "bed-2", after_s=4 * 3600 - 1) == 93.0, "the newest"
+    assert value("bed-1", after_s=4 * 3600) is None
+    ward.send("bed-2", at=200, now=200, sent=200, spo2=None, why="error")
+    assert value("bed-2", after_s=201) is None
+
+
 def test_a_gap_is_noticed_and_where_it_was(ward):
     for second in range(20):
         ward.send(at=second, now=second, sent=second, spo2=97.0)

@@ -15,7 +15,7 @@ from edgeward.clinic.imaging.fhir_bundle import Addresses
 from edgeward.clinic.notices.alarm_bundle import build_alarm_bundle
 from edgeward.clinic.notices.alarm_message import Parties, build_alarm_message, control_id
 from edgeward.clinic.notices.receivers import describe, sign, write_mail
-from edgeward.clinic.notices.wording import event, headline, words
+from edgeward.clinic.notices.wording import event, headline, reading, words
 from edgeward.config import Contact
 from edgeward.messages import Alarm, AlarmPriority, VitalState
 
@@ -112,6 +112,21 @@ def test_every_transition_has_its_words(phase, changes, said):
     assert [one[5] for one in obx[2:]] == said
 
 
+@pytest.mark.parametrize(
+    ("code", "source"),
+    [
+        ("asystole", "MDC_ECG_HEART_RATE"),
+        ("apnea", "MDC_RESP_RATE"),
+        ("no_pulse", "MDC_PULS_OXIM_PULS_RATE"),
+        ("news2_emergency", "MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS"),
+    ],
+)
+def test_an_alarm_without_a_value_names_what_it_is_about(code, source):
+    facet = fields(build_alarm_message(notice(code=code), PARTIES), "OBX")[1]
+    assert facet[3].split("^")[1] == "MDC_ATTR_ALERT_SOURCE"
+    assert facet[5].split("^")[1] == source
+
+
 def test_all_messages_of_one_alarm_share_its_number_and_differ_in_theirs():
     first, second = (build_alarm_message(notice(number=n), PARTIES) for n in (1, 2))
     assert fields(first, "OBR")[0][3] == fields(second, "OBR")[0][3]
@@ -175,6 +190,14 @@ def test_with_leave_the_notice_says_where_what_and_the_values():
     assert "Nobody has acknowledged it yet" in text
 
 
+@pytest.mark.parametrize("end", ["\n", "\r", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_no_name_of_a_bed_keeps_a_mail_from_being_written(end):
+    contact = Contact(name="c", email="a@b.example", identity=True)
+    mail = write_mail(notice(label=f"Bed{end}7"), contact, "site@b.example", "site")
+    assert "Bed 7" in mail["Subject"]
+    assert mail.as_bytes()
+
+
 def test_a_label_with_line_ends_cannot_add_mail_headers():
     contact = Contact(name="a", email="a@b.example", identity=True)
     mail = write_mail(notice(label="x\r\nBcc: all@b.example"), contact, "edgeward@b.example", "hospital")
@@ -190,4 +213,30 @@ def test_a_signature_depends_on_body_secret_and_time():
 def test_words_are_short_and_late_is_said():
     assert words(low_spo2().alarm) == "spo2 low: 84 % (limit 90)"
     assert event(low_spo2().alarm).meaning == "MDC_EVT_LO"
+    years = alarm("clock_offset", args={"offset_s": -219789045.0})
+    assert words(years) == "clock offset: offset s -219789045", "no powers of ten in what people read"
     assert headline(alarm(late=True), "Bed 7").startswith("HIGH LATE Bed 7: asystole")
+
+
+def off_the_scale() -> Notice:
+    args = {"parameter": "glucose", "value": 600.0, "limit": 250.0, "unit": "mg/dL", "bound": "above"}
+    told = notice(code="parameter_high", priority=AlarmPriority.MEDIUM, args=args)
+    return msgspec.structs.replace(
+        told, vitals=[VitalState(parameter="glucose", value=600.0, unit="mg/dL", bound="above")]
+    )
+
+
+def test_a_value_off_the_scale_of_its_device_keeps_its_sign_on_every_way_out():
+    told = off_the_scale()
+
+    assert words(told.alarm) == "glucose high: >600 mg/dL (limit 250)"
+    assert reading(told.vitals[0]) == "glucose >600 mg/dL"
+    assert describe(told, "hospital", identity=True)["values"]["glucose"]["bound"] == "above"
+    bundle = json.loads(build_alarm_bundle(told, "hospital", Addresses("https://emr.example/fhir", "ours")))
+    validate(bundle)
+    observation = bundle["entry"][0]["resource"]
+    quantities = [one["valueQuantity"] for one in observation["component"] if "valueQuantity" in one]
+    assert [(one["comparator"], one["value"]) for one in quantities] == [(">", 600.0)]
+    data = build_alarm_message(told, PARTIES)
+    source = fields(data, "OBX")[1]
+    assert (source[2], source[5], source[6].split("^")[0], source[7]) == ("SN", ">^600", "mg/dL", "<250")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import textwrap
@@ -25,10 +26,11 @@ from tests.support.site import free_port
 
 from edgeward.bedside import NoticeReport
 from edgeward.bus import subjects
+from edgeward.clinic.imaging.sink import Unreachable
 from edgeward.clinic.notices import receivers as kinds
 from edgeward.clinic.notices import service
-from edgeward.clinic.notices.receivers import WebhookReceiver, sign
-from edgeward.clinic.notices.service import open_notices
+from edgeward.clinic.notices.receivers import MailReceiver, WebhookReceiver, sign
+from edgeward.clinic.notices.service import MAX_REFUSALS, open_notices
 from edgeward.clinic.notices.store import NoticeStore
 from edgeward.config import Contact, Pcd04, Smtp
 from edgeward.messages import Message, Ok, Refused
@@ -155,15 +157,39 @@ async def test_an_alarm_manager_that_was_away_gets_all_of_it_afterwards(bus_site
 async def test_a_refused_notice_is_a_dead_letter_and_the_next_one_goes_out(bus_site):
     monitor = await Monitor(bus_site).start()
     with receiver(
-        check=False, reply=lambda data, n: acknowledge(data, "AR" if n == 0 else "AA", error="207" if 0 else "102")
+        check=False, reply=lambda data, n: acknowledge(data, "AR" if n < MAX_REFUSALS else "AA", error="102")
     ) as his:
         async with running(bus_site, pcd04=[pcd04(his)]) as notices:
             await monitor.tell(notice("start", 1))
             await monitor.tell(notice("end", 2))
-            await until(lambda: len(his.received) >= 2)
             await until(lambda: notices._context.stats.counters.get("notices_delivered", 0) == 1)
             state = (await notices.states())[0]
-            assert (state.dead, state.confirmed) == (1, 1)
+            assert (state.dead, state.confirmed, state.status) == (1, 1, "idle")
+
+
+@pytest.mark.parametrize("code", ["AE", "AR", "CE"])
+async def test_a_manager_that_refuses_in_passing_gets_the_alarm_all_the_same(bus_site, code: str):
+    monitor = await Monitor(bus_site).start()
+    with receiver(check=False, reply=lambda data, n: acknowledge(data, code if n == 0 else "AA")) as his:
+        async with running(bus_site, pcd04=[pcd04(his)]) as notices:
+            await monitor.tell(notice("start", 1))
+            await until(lambda: notices._context.stats.counters.get("notices_delivered", 0) == 1)
+            state = (await notices.states())[0]
+            assert (state.dead, state.confirmed, state.status) == (0, 1, "idle")
+
+
+async def test_a_manager_that_refuses_everything_is_said_to_and_holds_nothing_up(bus_site):
+    monitor = await Monitor(bus_site).start()
+    with receiver(check=False, reply=lambda data, n: acknowledge(data, "AE")) as his:
+        async with running(bus_site, pcd04=[pcd04(his)]) as notices:
+            for number in range(1, 11):
+                await monitor.tell(notice("update", number))
+            await until(lambda: notices._context.stats.counters.get("notices_failed", 0) == 10)
+            assert len(his.received) == MAX_REFUSALS + 9  # only the first was asked for again
+            state = (await notices.states())[0]
+            assert (state.dead, state.confirmed, state.status) == (10, 0, "down")
+            assert "AE" in state.reason
+            assert any("AE" in warning for warning in notices._context.stats.warnings)
 
 
 async def test_a_fhir_server_holds_one_observation_per_alarm(bus_site):
@@ -241,6 +267,7 @@ async def test_a_webhook_that_never_ends_its_answer_is_cut_off(bus_site, monkeyp
                 await asyncio.sleep(0.05)
 
     monkeypatch.setattr(kinds, "WEBHOOK_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(WebhookReceiver, "patience_s", 0.5)
     monkeypatch.setattr(service, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(service, "LONGEST_PAUSE_S", 0.01)
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
@@ -251,6 +278,49 @@ async def test_a_webhook_that_never_ends_its_answer_is_cut_off(bus_site, monkeyp
         await until(lambda: bool(monitor.reports))
     server.close()
     assert monitor.reports[0].state == "failed"
+
+
+async def test_a_gateway_that_starts_anew_is_tried_for_as_long_as_a_person_is(
+    bus_site, hook: Hook, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(service, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(service, "LONGEST_PAUSE_S", 0.01)
+    monitor = await Monitor(bus_site).start()
+    hook.status = 503
+    async with running(bus_site, contact=[Contact(name="resident", webhook=hook.url)]):
+        await monitor.tell(notice("escalate", contacts=("resident",)))
+        await until(lambda: len(hook.bodies) > 2 * service.MAX_FAULTS)
+        hook.status = 204
+        await until(lambda: bool(monitor.reports))
+    assert monitor.reports[0].state == "delivered"
+
+
+async def test_a_notice_that_cannot_be_sent_ends_no_others(bus_site, hook: Hook):
+    monitor = await Monitor(bus_site).start()
+    contacts = [Contact(name="nowhere", webhook="http://127.0.0.1:99999/"), Contact(name="resident", webhook=hook.url)]
+    async with running(bus_site, contact=contacts):
+        for number in (1, 2):
+            await monitor.tell(notice("escalate", number, contacts=("nowhere", "resident")))
+        await until(lambda: len(monitor.reports) == 4)
+    told = sorted((report.receiver, report.state) for report in monitor.reports)
+    assert told == [("nowhere", "failed")] * 2 + [("resident", "delivered")] * 2
+    assert all("127.0.0.1" not in report.reason for report in monitor.reports)
+
+
+async def test_why_there_is_no_tls_is_said(bus_site):
+    files = bus_site.home.identity / "roles"
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files / "console.pem", files / "console.key")
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    contact = Contact(name="c", webhook=f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    receiver = WebhookReceiver(contact, "site")
+    with pytest.raises(Unreachable, match="certificate is not trusted"):
+        await receiver.send(notice("start"))
+    await receiver.close()
+    server.close()
+    receiver = MailReceiver(Contact(name="c", email="a@b.example"), Smtp(host="127.0.0.1", ca="/nowhere.pem"), "site")
+    with pytest.raises(Unreachable, match="authority cannot be read"):
+        await receiver.send(notice("start"))
 
 
 async def test_mail_that_is_refused_and_a_server_that_is_not_set_are_failures(bus_site):

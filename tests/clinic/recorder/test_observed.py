@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import imagecodecs
+import msgspec
 import pytest
 from tests.support.site import TestSite
 
@@ -152,3 +154,15 @@ def test_what_is_no_block_is_refused(block: bytes) -> None:
     whole = observed.blocks("log", 1, [value(1.0, 1)])[0][1]
     with pytest.raises(ObservedError):
         observed.unpack(whole[: len(whole) // 2], "bed-1")
+
+
+def test_a_value_off_the_scale_keeps_its_side_and_blocks_of_before_are_still_read():
+    one = msgspec.structs.replace(value(600.0, 5 * SECOND), parameter="glucose", bound="above")
+    ((_, block),) = observed.blocks("log", 7, [one, value(97.0, 6 * SECOND)])
+    old = imagecodecs.zstd_encode(
+        msgspec.msgpack.encode(["log", 3, {"bed-1": [["bed-1", "spo2", 97.0, 5 * SECOND, 5 * SECOND]]}]), level=1
+    )
+
+    assert [(row.value, row.bound) for row in observed.unpack(block, "bed-1")] == [(600.0, "above"), (97.0, "")]
+    assert observed.unpack(bytes(old), "bed-1") == [value(97.0, 5 * SECOND)]
+    assert observed.upto(bytes(old)) == ("log", 3)

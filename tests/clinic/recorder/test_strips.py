@@ -99,6 +99,7 @@ def test_channels_of_other_rates_share_one_axis_of_time() -> None:
     by_name = {row.name: row for row in rows}
     assert by_name["PLETH"].unit == "1"
     assert by_name["PLETH"].offset == 9.0
+    assert {row.name: row.kind for row in rows} == {"II": "ecg", "PLETH": "pleth"}
     assert {row.start_ns for row in rows} == {NOW}
     assert (values(by_name["II"]) != MISSING).any(), "the lowest value of an ECG is no hole"
     (only,), _ = strip(sent, NOW, NOW + 60 * SECOND, ["PLETH"])

@@ -2,6 +2,10 @@
 
 Responsible for durability only: beds and their settings, who changed what, the signals of sources, alarms, transitions,
 and the notices that `deliver` has not yet taken. Owned by the `monitor` role; nobody else writes it.
+
+Everything that says something of a patient (values, words, what a bed is called) is sealed with the site key; in clear
+are the ids of beds and sources, wards, priorities and times, by which it is looked for. What the version before wrote
+is read as it is.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ from typing import Any
 
 import msgspec
 
-from edgeward.bedside import AlarmQuery, LimitChange, Notice
+from edgeward.bedside import DISCHARGED, AlarmQuery, LimitChange, Notice
 from edgeward.clinic.monitor.beds import BedRecord
 from edgeward.messages import Alarm, MessageError, decode, encode, json_decoder
-from edgeward.privacy.database import Database
+from edgeward.privacy.database import Database, DatabaseError
+from edgeward.privacy.keys import SiteKey, WrongKey
 
 _APPLICATION = 0x4557414C  # "EWAL"
 _MIGRATIONS = (
@@ -48,6 +53,8 @@ _MIGRATIONS = (
     """,
 )
 MOST = 2000  # rows of one answer
+_CONTEXT = b"monitor alarm log"
+_SEALED = b"\x00EWS1"  # before what is sealed: neither JSON nor a message begins so
 
 
 @dataclass(slots=True)
@@ -72,8 +79,10 @@ class AlarmLog:
         If the file is not an alarm log, is damaged, or was written by a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, site_key: SiteKey) -> None:
+        self._site_key = site_key
         self._db = Database(path, name="alarm log", application_id=_APPLICATION, migrations=_MIGRATIONS)
+        self._db.write(lambda db: db.execute("PRAGMA secure_delete = ON"))
         (self._notices,) = self._db.one("SELECT coalesce(max(number), 0) FROM notices") or (0,)
 
     def close(self) -> None:
@@ -89,19 +98,30 @@ class AlarmLog:
             If the disk is full or the file cannot be written; nothing of it was kept then.
         """
         beds = [
-            (bed_id, msgspec.json.encode(record).decode() if record else "", msgspec.json.encode(alarms).decode())
+            (
+                bed_id,
+                self._seal(msgspec.json.encode(record) if record else b""),
+                self._seal(msgspec.json.encode(alarms)),
+            )
             for bed_id, (record, alarms) in writing.beds.items()
         ]
-        sources = [(name, msgspec.json.encode(signal).decode()) for name, signal in writing.sources.items()]
+        sources = [(name, self._seal(msgspec.json.encode(signal))) for name, signal in writing.sources.items()]
         events = [
-            (alarm.at_ns, alarm.bed_id or alarm.device_id, encode(alarm), alarm.ward, alarm.priority, int(first))
+            (
+                alarm.at_ns,
+                alarm.bed_id or alarm.device_id,
+                self._seal(encode(alarm)),
+                alarm.ward,
+                alarm.priority,
+                int(first),
+            )
             for alarm, first in writing.transitions
         ]
-        changes = [(change.at_ns, change.bed_id, encode(change)) for change in writing.changes]
+        changes = [(change.at_ns, change.bed_id, self._seal(encode(change))) for change in writing.changes]
         notices = []
         for notice in writing.notices:
             self._notices += 1
-            notices.append((notice.notice_id, self._notices, encode(notice)))
+            notices.append((notice.notice_id, self._notices, self._seal(encode(notice))))
 
         def work(db: sqlite3.Connection) -> None:
             db.executemany("INSERT OR REPLACE INTO beds VALUES (?, ?, ?)", beds)
@@ -122,16 +142,15 @@ class AlarmLog:
         found = []
         for bed_id, settings, alarms in self._db.all("SELECT bed_id, settings, alarms FROM beds ORDER BY bed_id"):
             # Written by the version before: the bed is its device.
-            record = (
-                json_decoder(BedRecord).decode(settings) if settings else BedRecord(bed_id=bed_id, sources=[bed_id])
-            )
-            found.append((record, msgspec.json.decode(alarms)))
+            plain = self._open(settings)
+            record = json_decoder(BedRecord).decode(plain) if plain else BedRecord(bed_id=bed_id, sources=[bed_id])
+            found.append((record, msgspec.json.decode(self._open(alarms))))
         return found
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """Return the sources and how their signals are sampled (empty: no waveform)."""
         rows = self._db.all("SELECT source_id, signal FROM sources ORDER BY source_id")
-        return {row[0]: msgspec.json.decode(row[1]) for row in rows}
+        return {row[0]: msgspec.json.decode(self._open(row[1])) for row in rows}
 
     def recent(self, limit: int, bed_id: str = "") -> list[Alarm]:
         """Return the latest transitions, newest first."""
@@ -161,7 +180,7 @@ class AlarmLog:
         found: list[Alarm] = []
         for (blob,) in rows:
             try:
-                found.append(decode(Alarm, blob))
+                found.append(decode(Alarm, self._open(blob)))
             except MessageError:  # written by another version of the message: the record stays, it is not shown
                 continue
         return found
@@ -169,11 +188,20 @@ class AlarmLog:
     def changes(self, bed_id: str, limit: int = 50) -> list[LimitChange]:
         """Return who changed what of a bed, newest first."""
         rows = self._db.all("SELECT change FROM changes WHERE bed_id = ? ORDER BY number DESC LIMIT ?", (bed_id, limit))
-        return [decode(LimitChange, blob) for (blob,) in rows]
+        return [decode(LimitChange, self._open(blob)) for (blob,) in rows]
+
+    def discharges(self, bed_id: str, since_ns: int) -> list[int]:
+        """Return when patients left a bed, newest first."""
+        rows = self._db.all(
+            "SELECT change FROM changes WHERE bed_id = ? AND at_ns >= ? ORDER BY number DESC", (bed_id, since_ns)
+        )
+        found = (decode(LimitChange, self._open(blob)) for (blob,) in rows)
+        return [change.at_ns for change in found if change.what == DISCHARGED]
 
     def notices(self) -> list[Notice]:
         """Return the notices that were not yet handed over, oldest first."""
-        return [decode(Notice, blob) for (blob,) in self._db.all("SELECT notice FROM notices ORDER BY number")]
+        rows = self._db.all("SELECT notice FROM notices ORDER BY number")
+        return [decode(Notice, self._open(blob)) for (blob,) in rows]
 
     def handed_over(self, notice_ids: Iterable[str]) -> None:
         """Forget notices that `deliver` holds now."""
@@ -182,12 +210,13 @@ class AlarmLog:
 
     def keep(self, name: str, data: bytes) -> None:
         """Keep some bytes under a name."""
-        self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, data)))
+        sealed = self._seal(data)
+        self._db.write(lambda db: db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?)", (name, sealed)))
 
     def kept(self, name: str) -> bytes | None:
         """Return what was kept under a name."""
         row = self._db.one("SELECT data FROM kept WHERE name = ?", (name,))
-        return bytes(row[0]) if row else None
+        return self._open(row[0]) if row else None
 
     def try_writing(self, at_ns: int) -> None:
         """Write something and wait until it has reached the disk: the alarm system's check of itself.
@@ -203,3 +232,22 @@ class AlarmLog:
         """Return when that was done last: the last sign of life of the process before; 0 if it never was."""
         row = self._db.one("SELECT max(at_ns) FROM tries")
         return int(row[0] or 0) if row else 0
+
+    def _seal(self, data: bytes) -> bytes:
+        return _SEALED + self._site_key.seal(data, _CONTEXT)
+
+    def _open(self, value: bytes | str) -> bytes:
+        """Return what was sealed; what the version before wrote in clear is returned as it is.
+
+        Raises
+        ------
+        DatabaseError
+            If it was sealed with another site's key, or is damaged.
+        """
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        if not data.startswith(_SEALED):
+            return data
+        try:
+            return self._site_key.open(data[len(_SEALED) :], _CONTEXT)
+        except WrongKey as error:
+            raise DatabaseError(f"the alarm log does not open: {error}") from error

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from edgeward.clinic.monitor.conditions import ConditionEvent
-from edgeward.clinic.monitor.rules import HIGH, LOW, MEDIUM, RULES, Rule, names_better
+from edgeward.clinic.monitor.rules import HIGH, LOW, MEDIUM, RATES, RULES, Rule, names_better
 from edgeward.messages import AlarmPriority
 
 __all__ = ["RULES", "AlarmChange", "AlarmRecord", "BedAlarms", "Rule", "key_of"]
@@ -68,6 +68,7 @@ class AlarmRecord:
     folded: bool = False  # an alarm flood tells it
     members: tuple[str, ...] = ()  # of an alarm flood
     reminded_ns: int = 0  # when it called once more, after it had been acknowledged and lasted
+    kept: bool = False  # nobody saw its condition end: it stays until somebody acknowledged it
 
     @property
     def rule(self) -> Rule:
@@ -85,9 +86,14 @@ class AlarmRecord:
         return AlarmPriority(self.own_priority) if self.own_priority else self.rule.priority
 
     @property
+    def latching(self) -> bool:
+        """Whether it stays until somebody acknowledged it, also when its condition is over."""
+        return self.rule.latching or self.kept
+
+    @property
     def active(self) -> bool:
         """Whether it is still to be signalled: present, or latched and not acknowledged."""
-        return self.present or (self.rule.latching and not self.acknowledged)
+        return self.present or (self.latching and not self.acknowledged)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +156,7 @@ class BedAlarms:
         """
         code, scope = key_of(event)
         if not event.present:
-            return self.end(code, at_ns=event.at_ns, sample=event.decisive_sample, scope=scope)
+            return self.end(code, at_ns=event.at_ns, sample=event.decisive_sample, scope=scope, unseen=event.unseen)
         return self.begin(
             code,
             at_ns=event.at_ns,
@@ -165,9 +171,9 @@ class BedAlarms:
 
     @staticmethod
     def _names_better(other: AlarmRecord, this: AlarmRecord) -> bool:
-        return other.present and names_better(
-            (other.code, other.scope, other.source_id), (this.code, this.scope, this.source_id)
-        )
+        if not other.present or _ORDER[other.priority] > _ORDER[this.priority]:
+            return False  # what is more urgent is never hidden by what is less
+        return names_better((other.code, other.scope, other.source_id), (this.code, this.scope, this.source_id))
 
     def _superseded(self, record: AlarmRecord) -> bool:
         return any(self._names_better(other, record) for other in self._active.values())
@@ -224,6 +230,7 @@ class BedAlarms:
             again = replace(
                 known, present=True, ended_ns=0, end_sample=-1, received_ns=received_ns, onset_sample=onset,
                 decisive_sample=decisive, onset_ns=onset_ns, args=given, paused_until_ns=0, late_ms=late_ms,
+                kept=False,
             )  # fmt: skip
             self._active[known.key] = again
             return [AlarmChange("raised", again, at_ns, new=True), *self._supersede(again, at_ns)]
@@ -233,7 +240,7 @@ class BedAlarms:
             own_priority=own, onset_ns=onset_ns, late_ms=late_ms, folded=folded,
             members=members,
         )  # fmt: skip
-        if rule.superseded_by and self._superseded(record):
+        if (rule.superseded_by or scope in RATES) and self._superseded(record):
             self._waiting[record.key] = record
             return []
         self._active[record.key] = record
@@ -253,14 +260,19 @@ class BedAlarms:
                     changes.append(AlarmChange("ended", over, at_ns))
         return changes
 
-    def end(self, code: str, *, at_ns: int, sample: int = -1, scope: str = "") -> list[AlarmChange]:
-        """Take the end of a condition (at stream index `sample`, if a sample told it)."""
+    def end(
+        self, code: str, *, at_ns: int, sample: int = -1, scope: str = "", unseen: bool = False
+    ) -> list[AlarmChange]:
+        """Take the end of a condition (at stream index `sample`, if a sample told it).
+
+        Where nobody saw it end (`unseen`), its alarm stays as if latched.
+        """
         key = (code, scope)
         self._waiting.pop(key, None)
         record = self._active.get(key)
-        if record is None or not record.present:
+        if record is None or not (record.present or (record.kept and not unseen)):
             return self._release(at_ns)
-        record = replace(record, present=False, ended_ns=at_ns, end_sample=sample)
+        record = replace(record, present=False, ended_ns=at_ns, end_sample=sample, kept=unseen)
         if record.active:  # latched
             self._active[key] = record
             return [AlarmChange("raised", record, at_ns), *self._release(at_ns)]
@@ -273,21 +285,33 @@ class BedAlarms:
         changes: list[AlarmChange] = []
         # The most precise first: it may go on hiding the others.
         for key, record in sorted(self._waiting.items(), key=lambda item: len(RULES[item[0][0]].superseded_by)):
-            if self._superseded(record):
-                continue
-            del self._waiting[key]
-            if key in self._active:  # was latched all the time
-                continue
-            # A new alarm: it may have been raised and told as ended before, and what decided it now is the release.
-            self._number += 1
-            again = replace(
-                record, number=self._number, raised_ns=at_ns, received_ns=at_ns, acknowledged=False, by="",
-                acknowledged_ns=0, level=0, told=(), paused_until_ns=0, late_ms=0.0, reminded_ns=0,
-            )  # fmt: skip
-            self._active[key] = again
-            if not again.folded:
-                changes.append(AlarmChange("raised", again, at_ns, new=True))
+            if not record.rule.settle_s and not self._superseded(record):
+                changes += self._come_up(key, at_ns)
         return changes
+
+    def _come_up(self, key: Key, at_ns: int) -> list[AlarmChange]:
+        record = self._waiting.pop(key)
+        # Was latched all the time; or was over when it came.
+        if key in self._active or record.rule.event:
+            return []
+        # A new alarm: it may have been raised and told as ended before, and what decided it now is the release.
+        self._number += 1
+        again = replace(
+            record, number=self._number, raised_ns=at_ns, received_ns=at_ns, acknowledged=False, by="",
+            acknowledged_ns=0, level=0, told=(), paused_until_ns=0, late_ms=0.0, reminded_ns=0,
+        )  # fmt: skip
+        self._active[key] = again
+        return [] if again.folded else [AlarmChange("raised", again, at_ns, new=True)]
+
+    def settling(self) -> list[Key]:
+        """Return what nothing hides any more, and is to be raised only if it still holds a while later."""
+        return [k for k, a in self._waiting.items() if a.rule.settle_s and not self._superseded(a)]
+
+    def settled(self, key: Key, *, at_ns: int) -> list[AlarmChange]:
+        """Take it that what is `settling` was waited for."""
+        if key not in self._waiting or self._superseded(self._waiting[key]):
+            return []
+        return [*self._come_up(key, at_ns), *self._release(at_ns)]
 
     def acknowledge(self, number: int, *, by: str, at_ns: int) -> list[AlarmChange]:
         """Take a clinician's acknowledgement of alarm `number`; nothing happens if it is over or acknowledged already.

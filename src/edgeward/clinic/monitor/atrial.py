@@ -13,7 +13,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.detector import sort_into
-from edgeward.clinic.monitor.ectopy import HISTORY, VENTRICULAR
+from edgeward.clinic.monitor.ectopy import HISTORY, SETTLED, VENTRICULAR
 
 CHANGES = 32
 CHANGES_LEAST = 16
@@ -22,15 +22,20 @@ IRREGULAR = 0.06
 CHAOTIC = 0.14
 #: Mean correlation of what precedes the usual beats with its own mean. With P waves 0.8 and more.
 P_SEEN = 0.62
+#: From here on a P wave is certain, and the rhythm none however irregular (frequent early atrial beats). Only of narrow
+#: beats: the foot of a wide QRS looks alike too. Width as measured here, by slope: 109 or more in bundle-branch block.
+P_CERTAIN = 0.75
+WIDE_MS = 100.0
 HOLD_S = 30.0
 
 
 @njit
 def on_decided(p: Any) -> None:
     """Take the interval before the beat that was decided last."""
-    if p.beats < 4:
+    newest = p.beats - 1 - SETTLED
+    if newest < 2:
         return
-    one, two, three = (p.beats - 2) % HISTORY, (p.beats - 3) % HISTORY, (p.beats - 4) % HISTORY
+    one, two, three = newest % HISTORY, (newest - 1) % HISTORY, (newest - 2) % HISTORY
     if p.kinds[one] == VENTRICULAR or p.kinds[two] == VENTRICULAR or p.kinds[three] == VENTRICULAR:
         return
     now, before = p.intervals[one], p.intervals[two]
@@ -51,6 +56,18 @@ def irregularity(p: Any, scratch: NDArray[Any]) -> float:
 
 
 @njit
-def is_atrial_fibrillation(change: float, p_like: float) -> bool:
-    """Return whether this irregularity, with P waves as alike as `p_like` (-1..1), is atrial fibrillation."""
-    return change > CHAOTIC or (change > IRREGULAR and p_like < P_SEEN)
+def is_atrial_fibrillation(change: float, p_like: float, width_ms: float) -> bool:
+    """Return whether an irregular rhythm is atrial fibrillation.
+
+    Parameters
+    ----------
+    change : float
+        Median relative change of the interval.
+    p_like : float
+        How alike P waves are, -1..1.
+    width_ms : float
+        Of the usual QRS.
+    """
+    if change > CHAOTIC:
+        return p_like < P_CERTAIN or width_ms > WIDE_MS
+    return change > IRREGULAR and p_like < P_SEEN

@@ -1,21 +1,21 @@
 """All monitored patients of a site: packets in, conditions out.
 
-Responsible for sequence numbers (lost, repeated, late packets, restarted devices), for silence, and for handing
-everything queued to the compiled kernel at once. Pure apart from its memory: the caller passes the time in. Who sits in
-which row is ``seats``; usual packets come by ``streams``; what is read off is ``readings``. Not responsible for alarms
-(``alarms``), transport, decoding or publishing (``role``).
+Responsible for one packet at a time and what its number says, for silence, and for handing everything queued to the
+compiled kernel at once. Pure apart from its memory: the caller passes the time in. Who sits in which row is ``seats``;
+what numbers mean is ``numbering``; usual packets come by ``streams``; what the kernel tells is put into words by
+``transitions``, what is read off by ``readings``. Not responsible for alarms (``alarms``), transport, decoding or
+publishing (``role``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor import readings, snapshots, streams
+from edgeward.clinic.monitor import numbering, readings, snapshots, streams
 from edgeward.clinic.monitor.beat_model import BeatModel, shipped
 from edgeward.clinic.monitor.candidate import SHIPPED, Network
 from edgeward.clinic.monitor.conditions import ConditionEvent
@@ -23,37 +23,15 @@ from edgeward.clinic.monitor.electrodes import CODE as LEAD_SWAPPED
 from edgeward.clinic.monitor.electrodes import Electrodes
 from edgeward.clinic.monitor.kernel import BEAT, advance
 from edgeward.clinic.monitor.limits import Limits
-from edgeward.clinic.monitor.patient import CONDITIONS, TRANSITION, Condition
+from edgeward.clinic.monitor.patient import TRANSITION
 from edgeward.clinic.monitor.queue import Queue
 from edgeward.clinic.monitor.readings import Board, Numerics
-from edgeward.clinic.monitor.seats import Patient, Seats
+from edgeward.clinic.monitor.seats import Seats
 from edgeward.clinic.monitor.state import MAX_LEADS, Tuning
+from edgeward.clinic.monitor.transitions import CODES, as_event
 
 __all__ = ["MonitorBank", "Numerics", "warm_up"]
 
-#: Argument that carries a condition's value in its message.
-VALUE_NAME = {
-    Condition.ASYSTOLE: "seconds",
-    Condition.VENTRICULAR_FIBRILLATION: "rate",
-    Condition.VENTRICULAR_TACHYCARDIA: "rate",
-    Condition.EXTREME_BRADYCARDIA: "rate",
-    Condition.EXTREME_TACHYCARDIA: "rate",
-    Condition.NOISY: "quality",
-    Condition.VENTRICULAR_RUN: "beats",
-    Condition.PAUSE: "seconds",
-    Condition.FREQUENT_VENTRICULAR_BEATS: "count",
-}
-CODES = {condition: condition.name.lower() for condition in Condition}
-SEQUENCE = 2**32
-#: A packet this far behind is not a late one: the device has started again.
-RESTART_BEHIND = 64
-#: A jump ahead of more than this is no loss but another stream.
-GAP_MOST_S = 6 * 3600.0
-#: One lost packet is nobody's business. What is lost adds up and fades with this time constant; two packets of a second
-#: within a minute are told, one is not, nor are single short ones of 0.2 s a minute.
-LOSS_FADES_S = 60.0
-LOSS_TOLD_S = 1.3
-LOSS_PACKETS = 2
 #: The packets-missing alarm ends after this long without a loss.
 MISSING_CLEAR_NS = 60_000_000_000
 BLOCKS_AT_ONCE = 256
@@ -218,15 +196,10 @@ class MonitorBank:
             self._pending.append(ConditionEvent(device_id, "signal_lost", False, received_ns, received_ns))
         expected, before = int(stream["next_sample"]), int(stream["sequence"])
         if before >= 0:
-            ahead = steps_ahead(sequence, before)
-            jump = (first_sample - expected) / patient.rate_hz
-            again = (
-                ahead <= -RESTART_BEHIND
-                or jump > GAP_MOST_S
-                or (ahead > 0 and (jump < -GAP_MOST_S or first_sample + samples.shape[1] <= expected))
-                or (ahead <= 0 and first_sample == 0 and sequence == 0 and expected > samples.shape[1])
-            )
-            if again:  # the device has begun a new stream
+            ahead = numbering.steps_ahead(sequence, before)
+            if numbering.began_anew(
+                ahead, first_sample, samples.shape[1], sequence=sequence, expected=expected, rate_hz=patient.rate_hz
+            ):
                 self.enrol(device_id, rate_hz=patient.rate_hz, leads=patient.leads, gain_uv=patient.gain_uv,
                            now_ns=received_ns)  # fmt: skip
             elif ahead <= 0:
@@ -234,7 +207,8 @@ class MonitorBank:
                 return
             elif ahead > 1:
                 stream["missing"] += ahead - 1
-                worth_telling = self._lose(stream, ahead - 1, max(0.0, jump), received_ns)
+                lost_s = max(0.0, (first_sample - expected) / patient.rate_hz)
+                worth_telling = numbering.lose(stream, ahead - 1, lost_s, received_ns)
                 if worth_telling and not stream["losing"]:
                     stream["losing"] = 1
                     self._pending.append(
@@ -254,16 +228,6 @@ class MonitorBank:
         mask = sum(1 << i for i, off in enumerate(lead_off) if off)
         self._queue.put(patient.row, samples, first_sample, mask, received_ns)
         self._keep_small(received_ns)
-
-    @staticmethod
-    def _lose(stream: Any, packets: int, seconds: float, received_ns: int) -> bool:
-        """Take the loss of packets; return whether that, with what was lost lately, is worth telling."""
-        since_s = max(0.0, (received_ns - int(stream["missing_ns"])) / 1e9)
-        fading = math.exp(-since_s / LOSS_FADES_S) if stream["loss_packets"] else 0.0
-        stream["loss_s"] = float(stream["loss_s"]) * fading + seconds
-        stream["loss_packets"] = packets + (int(stream["loss_packets"]) if since_s <= LOSS_FADES_S else 0)
-        stream["missing_ns"] = received_ns
-        return bool(stream["loss_s"] >= LOSS_TOLD_S and stream["loss_packets"] >= LOSS_PACKETS)
 
     def take_usual(
         self,
@@ -338,35 +302,17 @@ class MonitorBank:
                 self._beats.append(told[:heard].copy())
             for one in self._out[:found]:
                 block = part[int(one["block"])]
-                end = int(block["first"]) + int(block["samples"])
-                events.append(self._event(one, end, int(queue.arrived[start + int(one["block"])]), now_ns))
+                events.append(
+                    as_event(
+                        one,
+                        seats.by_row[int(one["patient"])],
+                        end=int(block["first"]) + int(block["samples"]),
+                        received_ns=int(queue.arrived[start + int(one["block"])]),
+                        now_ns=now_ns,
+                    )
+                )
         queue.clear()
         return events
-
-    def _event(self, told: Any, end: int, received_ns: int, now_ns: int) -> ConditionEvent:
-        """Return what the kernel told of a packet that ended before stream index `end`."""
-        patient: Patient = self.seats.by_row[int(told["patient"])]
-        condition = Condition(int(told["condition"]))
-        onset, decisive = int(told["onset"]), int(told["decisive"])
-        args: dict[str, float | str] = {}
-        if told["on"]:
-            if condition in VALUE_NAME:
-                args[VALUE_NAME[condition]] = round(float(told["value"]), 2)
-            if condition in {Condition.LEAD_OFF, Condition.ALL_LEADS_OFF}:
-                mask = int(told["value"])
-                args["leads"] = ", ".join(name for i, name in enumerate(patient.leads) if mask >> i & 1)
-        return ConditionEvent(
-            patient.device_id,
-            CODES[condition],
-            bool(told["on"]),
-            now_ns,
-            received_ns,
-            onset_sample=onset,
-            decisive_sample=decisive,
-            # The packet's last sample was just measured when it arrived, give or take the way here.
-            onset_ns=received_ns - int((end - onset) / patient.rate_hz * 1e9) if onset >= 0 else 0,
-            args=args,
-        )
 
     # ------------------------------------------------------------------ time
 
@@ -554,11 +500,6 @@ class MonitorBank:
         return {"patients": len(book), **counts}
 
 
-def steps_ahead(sequence: int, before: int) -> int:
-    """Return by how many packets one sequence number is ahead of another, across the wrap."""
-    return (sequence - before + SEQUENCE // 2) % SEQUENCE - SEQUENCE // 2
-
-
 def warm_up() -> None:
     """Compile the kernels, or load them from the cache, by taking one second of silence through a bank."""
     bank = MonitorBank()
@@ -567,6 +508,3 @@ def warm_up() -> None:
     bank.process(0)
     none = np.zeros(1, dtype=np.int64)
     bank.take_usual(np.zeros(0, dtype=np.uint8), none, none[:0], begin=0, received_ns=0, looks=none[:0])
-
-
-assert len(CODES) == CONDITIONS

@@ -135,8 +135,12 @@ def layer(
 
 
 @njit
-def ventricular(net: Any, curves: NDArray[np.float64], facts: NDArray[np.float64], room: NDArray[np.float64]) -> float:
-    """Return the log odds that a beat is ventricular; 0 without a network.
+def judge_kind(
+    net: Any, curves: NDArray[np.float64], facts: NDArray[np.float64], room: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Return the log odds that a beat is ventricular, and that it is supraventricular rather than normal.
+
+    Both are 0 without a network.
 
     Parameters
     ----------
@@ -147,7 +151,7 @@ def ventricular(net: Any, curves: NDArray[np.float64], facts: NDArray[np.float64
     """
     members = net.curve_b.shape[0]
     if members == 0:
-        return 0.0
+        return 0.0, 0.0
     a, b, n = net.curve_b.shape[1], net.fact_b.shape[1], net.both_b.shape[1]
     x = room[:FEATURES]
     for k in range(FEATURES):
@@ -155,7 +159,7 @@ def ventricular(net: Any, curves: NDArray[np.float64], facts: NDArray[np.float64
     values = room[FEATURES : FEATURES + ROOM]
     hidden, both = values[: a + b], values[a + b : a + b + n]
     last = values[a + b + n : a + b + n + CLASSES]
-    total = 0.0
+    v = s = 0.0
     for m in range(members):
         layer(curves, net.curve_w[m], net.curve_b[m], True, hidden[:a])
         layer(x, net.fact_w[m], net.fact_b[m], True, hidden[a:])
@@ -163,5 +167,6 @@ def ventricular(net: Any, curves: NDArray[np.float64], facts: NDArray[np.float64
         layer(both, net.out_w[m], net.out_b[m], False, last)
         most = max(last[0], last[1])
         rest = most + math.log(math.exp(last[0] - most) + math.exp(last[1] - most))
-        total += min(max(last[2] - rest, SCORE_LEAST), SCORE_MOST)
-    return total / members
+        v += min(max(last[2] - rest, SCORE_LEAST), SCORE_MOST)
+        s += min(max(last[1] - last[0], SCORE_LEAST), SCORE_MOST)
+    return v / members, s / members

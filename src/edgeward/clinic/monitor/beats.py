@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgeward.clinic.monitor import beat_net
 from edgeward.clinic.monitor.beat_model import SUPRAVENTRICULAR_LATER, VENTRICULAR_LATER, VENTRICULAR_NOW, score
 from edgeward.clinic.monitor.detector import B_ENERGY, B_FIDUCIAL, B_HEIGHT, B_INTERVAL, B_RESTART, B_SHARP, B_SHARP_REF
+from edgeward.clinic.monitor.first_sight import usual_ms
 from edgeward.clinic.monitor.state import CURVE, HELD, LATER, MASK, P_POINTS, SHAPE, TEMPLATES
 
 POINT_S = 0.008
@@ -36,15 +37,16 @@ VOTE_GAIN = 0.1
 VOTE_MOST = 4.0
 VOTERS = 4
 #: What score a beat needs is the patient's own: in a noisy lead, or beside paced beats, the other beats' scores lie
-#: higher, in a clean one lower. `LEVEL_EVEN` is the level at which a raw score of 0 is undecided.
+#: higher, in a clean one lower; those of a supraventricular beat lie higher in atrial fibrillation. `LEVEL_EVEN` is the
+#: level at which a raw score of 0 is undecided.
 LEVEL_GAIN = 0.02
 LEVEL_BEATS = 8  # that the level at first weighs
-LEVEL_PART = (1.2, 0.9)  # at once, and in hindsight
-LEVEL_LEAST = (-5.5, -6.0)  # a very clean lead does not make every odd beat ventricular
-LEVEL_MOST = (-2.6, -3.0)  # and a very noisy one does not ask for what no beat can have
-LEVEL_EVEN = (-3.6, -4.0)
-#: Of the score in hindsight the network's part; the rest is the trees'.
-NET_PART = 0.6
+LEVEL_PART = (1.2, 0.9, 0.9)  # ventricular at once and in hindsight, supraventricular in hindsight
+LEVEL_LEAST = (-5.5, -6.0, -7.0)  # a very clean lead does not make every odd beat ventricular
+LEVEL_MOST = (-2.6, -3.0, -1.5)  # and a very noisy one does not ask for what no beat can have
+LEVEL_EVEN = (-3.6, -4.0, -3.5)
+#: Of the scores in hindsight the network's part; the rest is the trees'.
+NET_PART, NET_PART_S = 0.6, 0.5
 FEATURES = HELD + LATER
 #: Names of the features, in order; the last `LATER` ones are known only with the next beat.
 NAMES = (
@@ -56,11 +58,28 @@ NAMES = (
     "t_change", "change_after",
 )  # fmt: skip
 assert len(NAMES) == FEATURES
+CHANGE, AGAINST_LONG, P_LIKE, P_STRENGTH, LIKE_BEFORE, SHARPNESS, LIKE_NEXT, RATIO = (
+    NAMES.index(name)
+    for name in (
+        "interval_change", "interval_long", "p_likeness", "p_strength", "likeness_before", "sharpness",
+        "likeness_to_next", "intervals_ratio",
+    )
+)  # fmt: skip
+#: A beat that keeps the pace of those around it and looks like one of its neighbours is conducted from the atria if it
+#: begins sharply, or if the patient's own P wave comes before it: a bundle branch that blocks for a while, or a paced
+#: patient's own rhythm. Its score is then at most `KEPT_MOST` (``rhythm.on_beat``). Never so a beat that is as fast as
+#: a tachycardia might be, by `KEPT_LEAST_S` or by the patient's limit.
+KEPT_LEAST_S = 0.667
+KEPT_CHANGE, KEPT_RATIO, KEPT_EARLY = 0.2, 0.25, -0.15  # logarithms of intervals' ratios
+KEPT_SHARP = -0.7  # logarithm of the second difference over 16 ms to the height; a beat of muscle begins slowly
+KEPT_P, KEPT_P_MISSING, KEPT_P_KNOWN = 0.9, 0.5, (0.3, 0.4)  # likeness of what precedes it; P wave against its spread
+KEPT_MOST = -2.0
 
 #: What `judge` writes of a beat: width (ms), ventricular score at once; and of the beat before it: stream index (-1:
-#: none), ventricular and supraventricular score in hindsight; then the features of both.
-R_WIDTH, R_NOW, R_BEFORE_AT, R_BEFORE_V, R_BEFORE_S = range(5)
-R_FEATURES = 5
+#: none), ventricular and supraventricular score in hindsight, and the interval before it in s if it keeps the pace, or
+#: 0; how wide the usual beat is (``first_sight``); then the features of both.
+R_WIDTH, R_NOW, R_BEFORE_AT, R_BEFORE_V, R_BEFORE_S, R_KEPT, R_USUAL = range(7)
+R_FEATURES = 7
 R_LATER = R_FEATURES + FEATURES
 R_CURVES = R_LATER + FEATURES  # what the network was given of the beat before
 RESULT = R_CURVES + beat_net.INPUTS
@@ -399,7 +418,7 @@ def vote(c: Any, kind: int, which: int, value: float) -> None:
 
 @njit
 def raise_level(c: Any, kind: int, value: float) -> None:
-    """Let the score of a beat that does not look ventricular count for the level of this lead."""
+    """Let the score of a beat that does not look ventricular (`kind` 2: supraventricular) count for its level."""
     c.leveled[kind] += 1
     if value < 0.0:
         c.level[kind] += max(LEVEL_GAIN, 1.0 / (c.leveled[kind] + LEVEL_BEATS)) * (value - c.level[kind])
@@ -410,6 +429,21 @@ def above_level(c: Any, kind: int) -> float:
     """Return what the level of this lead adds to a score."""
     level = min(max(c.level[kind], LEVEL_LEAST[kind]), LEVEL_MOST[kind])
     return float(LEVEL_PART[kind] * (LEVEL_EVEN[kind] - level))
+
+
+@njit
+def keeps_pace(x: NDArray[np.float64], interval: float) -> bool:
+    """Return whether a beat with features `x`, `interval` s after the one before, shows that the atria gave it.
+
+    A steady pace, a neighbour of the same shape, and a sharp QRS or the P wave that this lead's usual beats have.
+    """
+    if interval < KEPT_LEAST_S or abs(x[CHANGE]) >= KEPT_CHANGE or abs(x[RATIO]) >= KEPT_RATIO:
+        return False
+    if x[AGAINST_LONG] <= KEPT_EARLY or max(x[LIKE_BEFORE], x[LIKE_NEXT]) <= SAME:
+        return False
+    seen = x[P_LIKE] > KEPT_P and x[P_STRENGTH] > KEPT_P_KNOWN[0]
+    missing = x[P_LIKE] < KEPT_P_MISSING and x[P_STRENGTH] > KEPT_P_KNOWN[1]
+    return bool(seen or (x[SHARPNESS] > KEPT_SHARP and not missing))
 
 
 @njit
@@ -439,20 +473,24 @@ def judge(
         beat_net.halve(fine, curve)
         beat_net.learn_usual(c, curve, c.held_usual == 1)
         beat_net.compare(c, curve, curves)
-        seen = beat_net.ventricular(model.net, curves, later, rest[beat_net.FINE + CURVE :])
+        seen, seen_s = beat_net.judge_kind(model.net, curves, later, rest[beat_net.FINE + CURVE :])
         value = NET_PART * seen + (1.0 - NET_PART) * score(model, VENTRICULAR_LATER, later)
         out[R_BEFORE_V] = value + above_level(c, 1)
         if c.shape_serial[c.held_slot] == c.held_serial:
             out[R_BEFORE_V] += opinion(c, 1, c.held_slot)
             vote(c, 1, c.held_slot, value)
+        out[R_KEPT] = c.held_interval if keeps_pace(later, c.held_interval) else 0.0
         raise_level(c, 1, value)
-        out[R_BEFORE_S] = score(model, SUPRAVENTRICULAR_LATER, later)
+        value = NET_PART_S * seen_s + (1.0 - NET_PART_S) * score(model, SUPRAVENTRICULAR_LATER, later)
+        out[R_BEFORE_S] = value + above_level(c, 2)
+        raise_level(c, 2, value)
     value = score(model, VENTRICULAR_NOW, x)
     out[R_WIDTH] = width
     out[R_NOW] = value + opinion(c, 0, which) + above_level(c, 0)
     which = remember(c, shape, before, which, shift, beat, width, x)
     vote(c, 0, which, value)
     raise_level(c, 0, value)
+    out[R_USUAL] = usual_ms(c, int(BEFORE_S / POINT_S), POINT_S)
     for k in range(SHAPE):
         c.older_shape[k] = c.held_shape[k]
         c.held_shape[k] = shape[k]

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 
 import msgspec
 
-from edgeward.bedside import BedSettings, LimitChange, ParameterLimit, SetBed
+from edgeward.bedside import DISCHARGED, BedSettings, LimitChange, Paced, ParameterLimit, SetBed
 from edgeward.bus.subjects import token
-from edgeward.clinic.monitor.limits import Limits, Profiles, check_limit, rhythm_limits
+from edgeward.clinic.monitor.limits import SIDES, Limits, Profiles, check_limit, rhythm_limits
 from edgeward.clinic.monitor.rules import RULES
 from edgeward.config import Ward
 
@@ -36,6 +36,7 @@ class BedRecord(msgspec.Struct, kw_only=True):
     limits: dict[str, ParameterLimit] = {}
     rhythm: dict[str, float] = {}
     spo2_scale2: bool = False
+    paced: Paced = "unknown"
     standby: bool = False
     disabled: list[str] = []
     own: bool = False  # somebody made it; otherwise it exists as long as its source is a bed of its own
@@ -147,6 +148,20 @@ class Beds:
     def _rhythm(self, bed: BedRecord, profile: str = "") -> dict[str, float]:
         return {**self.profiles.rhythm[profile or self.profile(bed.bed_id)], **bed.rhythm}
 
+    def switched_off(self, bed_id: str) -> list[str]:
+        """Return what somebody switched off for this bed: codes, and parameters without a limit of their profile."""
+        bed = self._beds[bed_id]
+        if not bed.limits:
+            return bed.disabled
+        usual = self.profiles.limits[self.profile(bed_id)]
+        without = [
+            parameter
+            for parameter, limit in bed.limits.items()
+            if parameter in usual
+            and any(getattr(limit, side) is None and getattr(usual[parameter], side) is not None for side in SIDES)
+        ]
+        return bed.disabled + without
+
     def settings(self, bed_id: str, label: str = "") -> BedSettings:
         """Return how a bed is monitored; `label` is what it is called unless it has a name of its own."""
         bed = self._beds[bed_id]
@@ -161,6 +176,7 @@ class Beds:
             rhythm={k: float(v) for k, v in asdict(self.rhythm(bed_id)).items()},
             own_rhythm=sorted(bed.rhythm),
             spo2_scale2=bed.spo2_scale2,
+            paced=bed.paced,
             standby=bed.standby,
             disabled=list(bed.disabled),
         )
@@ -213,6 +229,7 @@ class Beds:
         bed = msgspec.structs.replace(old, limits=dict(old.limits), rhythm=dict(old.rhythm))
         if wanted.discharged:
             bed.limits, bed.rhythm, bed.disabled, bed.spo2_scale2, bed.standby = {}, {}, [], False, False
+            bed.paced = "unknown"
         if wanted.label is not None:
             bed.label = wanted.label.strip()
             if len(bed.label) > MAX_LABEL or not bed.label.isprintable():
@@ -251,6 +268,8 @@ class Beds:
         rhythm_limits(self._rhythm(bed, profile))
         if wanted.spo2_scale2 is not None:
             bed.spo2_scale2 = wanted.spo2_scale2
+        if wanted.paced is not None:
+            bed.paced = wanted.paced
         if wanted.standby is not None:
             bed.standby = wanted.standby
         if wanted.disabled is not None:
@@ -281,7 +300,7 @@ class Beds:
         if wanted.discharged:
             found.append(
                 LimitChange(
-                    at_ns=wanted.at_ns, by=wanted.by, bed_id=wanted.bed_id, what="discharged", before="", after="yes"
+                    at_ns=wanted.at_ns, by=wanted.by, bed_id=wanted.bed_id, what=DISCHARGED, before="", after="yes"
                 )
             )
         return found
@@ -295,6 +314,7 @@ def _flat(bed: BedRecord) -> dict[str, str]:
         "profile": bed.profile,
         "sources": ", ".join(bed.sources),
         "spo2_scale2": "yes" if bed.spo2_scale2 else "",
+        "paced": "" if bed.paced == "unknown" else bed.paced,
         "standby": "yes" if bed.standby else "",
         "disabled": ", ".join(bed.disabled),
     }

@@ -20,6 +20,8 @@ POINT_S = 0.012  # between the points of a pattern
 SHARP_LAG_S = 0.016
 SHARP_HALF_S = 0.08
 FIDUCIAL_HALF_S = 0.05
+TWIN = 0.96  # likeness to the usual beat
+TWIN_PART, TWIN_SHARP = 0.8, 0.7  # of its energy and height; of its sharpness, where there is a turning point
 #: Columns of a candidate: peak_n, energy, fiducial, height (mV), sharpness (mV).
 CANDIDATE = 5
 
@@ -145,6 +147,31 @@ def compare(c: Any) -> None:
 
 
 @kernel
+def likeness(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) -> float:
+    """Return how like a candidate is to the better known of this lead's patterns: a correlation."""
+    if c.compared != cand[0]:
+        pattern_at(c, band, cand[2], c.around)
+        compare(c)
+        c.compared = cand[0]
+    return c.likes[0 if c.pattern_weight[0] >= c.pattern_weight[1] else 1]
+
+
+@kernel
+def is_twin(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) -> bool:
+    """Return whether a candidate has the shape, energy and height of the lead's usual beat.
+
+    Blunt beats (ventricular tachycardia) turn as slowly as a T wave does, or not at one point at all.
+    """
+    if c.beats == 0 or not TWIN_PART < cand[1] / c.signal < 1.0 / TWIN_PART:
+        return False
+    if not TWIN_PART < cand[3] / c.height < 1.0 / TWIN_PART:
+        return False
+    if cand[4] > 0.0 and not TWIN_SHARP < cand[4] / max(c.sharpness, 1e-9) < 1.0 / TWIN_SHARP:
+        return False
+    return likeness(c, band, cand) > TWIN
+
+
+@kernel
 def learn_pattern(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) -> None:
     """Remember what an accepted beat looks like: two patterns, the more usual one is kept longer."""
     shape = c.around
@@ -169,9 +196,7 @@ def learn_pattern(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64]) 
 @kernel
 def gather(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], out: NDArray[np.float64]) -> None:
     """Write what is known of a candidate: logs of energy, noise, sharpness, height, crest; likeness; earliness."""
-    pattern_at(c, band, cand[2], c.around)
-    compare(c)
-    c.compared = cand[0]
+    likeness(c, band, cand)
     like = -1.0
     for t in range(2):
         if c.pattern_weight[t] > 1.5:

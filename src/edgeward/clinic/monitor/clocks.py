@@ -58,7 +58,6 @@ class _Behind:
     first_seen: int
     went_back: bool
     best: int  # upper envelope of them
-    last_arrival: int
     last_seen: int
     count: int = 1
 
@@ -197,17 +196,17 @@ class Clock:
     def _late(self, arrival_ns: int, seen: int, line: int, *, went_back: bool) -> bool:
         behind = self._behind
         if behind is None or (went_back and not behind.went_back):
-            self._behind = _Behind(arrival_ns, seen, went_back, seen, arrival_ns, seen)
+            self._behind = _Behind(arrival_ns, seen, went_back, seen, seen)
             return False
         behind.count += 1
         behind.best = max(behind.best, seen)
-        behind.last_arrival, behind.last_seen = arrival_ns, seen
+        behind.last_seen = seen
         span = arrival_ns - behind.first_arrival
         steady = abs(seen - behind.first_seen) <= span // 10 + _S // 5
         wanted = _BACK_SPAN_NS if behind.went_back else _LATER_SPAN_NS
         if not steady and span > _BACK_SPAN_NS:
             # It catches up, or falls back further: whatever this becomes begins here.
-            self._behind = _Behind(arrival_ns, seen, False, seen, arrival_ns, seen)
+            self._behind = _Behind(arrival_ns, seen, False, seen, seen)
             return False
         if behind.count < _BACK_TIMES or span < wanted or not steady:
             return False

@@ -19,7 +19,7 @@ class ConditionEvent:
     source_id
         Who told it.
     code
-        Key of ``alarms.RULES``.
+        Key of ``rules.RULES``.
     present
         True: begins; False: ends.
     at_ns
@@ -32,6 +32,9 @@ class ConditionEvent:
         Site time of the onset sample; 0 if unknown.
     args
         Parameters of the translated message.
+    unseen
+        It ends only because nothing more is known of it (a spot check that went out of date): its alarm stays until
+        somebody acknowledged it.
     """
 
     source_id: str
@@ -43,6 +46,7 @@ class ConditionEvent:
     decisive_sample: int = -1
     onset_ns: int = 0
     args: dict[str, float | str] = field(default_factory=dict)
+    unseen: bool = False
 
 
 class ValueSink(Protocol):

@@ -7,6 +7,7 @@ written down. Not responsible for the rules behind (``engine``, ``beds``, ``esca
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -24,6 +25,7 @@ from edgeward.privacy.database import DatabaseError
 
 RECENT = 100
 BY_HAND = "@hand"  # instead of an enrolled device
+_DAY_NS = 24 * 3600 * 10**9  # what trends can reach back
 
 
 class Monitor(Protocol):
@@ -141,6 +143,8 @@ class Desk:
             return Refused(reason="there is no such bed")
         try:
             changes = await asyncio.to_thread(monitor.publisher.log.changes, bed_id)
+            since_ns = time.time_ns() - _DAY_NS
+            discharged = await asyncio.to_thread(monitor.publisher.log.discharges, bed_id, since_ns)
         except DatabaseError as error:
             return Refused(reason=str(error))
         if bed_id not in beds:
@@ -152,6 +156,7 @@ class Desk:
             wards=list(beds.wards),
             free_sources=beds.free_sources(),
             changes=changes,
+            discharged_ns=discharged,
         )
 
     async def set_bed(self, wanted: SetBed) -> Message:
@@ -172,6 +177,8 @@ class Desk:
             monitor.shown.forget(wanted.bed_id)
             for source_id in monitor.beds[wanted.bed_id].sources:
                 monitor.intake.clear(source_id)
+            monitor.publisher.keep(sources=monitor.intake.changed)
+            monitor.intake.changed.clear()
             await monitor.keep_values()  # or a restart would take up what was this patient's
         for bed_id in applied.beds:
             changes += monitor.engine.refresh(bed_id, heir=wanted.bed_id)

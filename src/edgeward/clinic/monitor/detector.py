@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.candidate import CANDIDATE, describe, gather, learn_pattern, likelihood
+from edgeward.clinic.monitor.candidate import CANDIDATE, describe, gather, is_twin, learn_pattern, likelihood
 from edgeward.clinic.monitor.compiled import kernel
 from edgeward.clinic.monitor.jumps import is_jump
 from edgeward.clinic.monitor.state import CANDIDATES, MASK, NEVER, RING
@@ -140,16 +140,15 @@ def is_beat(c: Any, band: NDArray[np.float32], cand: NDArray[np.float64], back: 
     alike = sharp / max(c.sharpness, 1e-9)
     slow = c.interval > 0.5 * rate
     if since < 0.2 and (alike < 0.6 or relative < 0.5):
-        return 5
+        return 0 if is_twin(c, band, cand) else 5
     # Where T waves are known to be small, something much stronger in their place is an early beat.
     no_t_wave = c.beats >= 8 and since > T_EARLIEST_S and energy > max(T_EXCESS * c.t_energy, 0.45 * c.signal)
-    if not no_t_wave:
-        if since < 0.28 and ((slow and alike < 0.8 and relative < 1.3) or (alike < 0.55 and relative < 1.1)):
-            return 4
-        if since < 0.36 and ((alike < 0.35 and relative < 0.8) or (alike < 0.2 and relative < 1.3)):
-            return 4
-        if since < 0.5 and alike < 0.2 and relative < 0.45:
-            return 4
+    if not no_t_wave and (
+        (since < 0.28 and ((slow and alike < 0.8 and relative < 1.3) or (alike < 0.55 and relative < 1.1)))
+        or (since < 0.36 and ((alike < 0.35 and relative < 0.8) or (alike < 0.2 and relative < 1.3)))
+        or (since < 0.5 and alike < 0.2 and relative < 0.45)
+    ):
+        return 0 if is_twin(c, band, cand) else 4
     # Unlike the beats known so far: it must stand out from its surroundings, else noise would hide an asystole. The
     # time since the last beat must not matter here, or one missed beat would lose all that follow.
     known = c.beats >= 4 and relative > 0.65

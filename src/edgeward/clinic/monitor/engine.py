@@ -1,8 +1,10 @@
 """The alarms of all beds: conditions of sources in, transitions of alarms out.
 
 Responsible for whose alarm a condition is, for what a bed's settings keep out (standby, switched off), for the check of
-lethal rhythms against the pulse, for floods, and for taking everything up again after a restart. Pure apart from its
-memory: clocks are passed in. The life of one alarm is ``alarms``; publishing and writing is ``role``'s.
+lethal rhythms against the pulse, for the alarm of a flood, and for taking everything up again after a restart. Pure
+apart from its memory: clocks are passed in. The life of one alarm is ``alarms``; in which order conditions that come
+together are taken is ``ordering``, who is part of a flood ``floods``, what calls once more ``reminders``. Publishing
+and writing is ``publisher``'s.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Any, Literal, Protocol
 from edgeward.clinic.monitor.alarms import AlarmChange, AlarmRecord, BedAlarms, Key, key_of
 from edgeward.clinic.monitor.beds import Beds
 from edgeward.clinic.monitor.conditions import ConditionEvent
-from edgeward.clinic.monitor.floods import FloodWatch
+from edgeward.clinic.monitor.floods import Flood, FloodWatch
+from edgeward.clinic.monitor.ordering import hidden_ends_first
+from edgeward.clinic.monitor.reminders import Reminders
 from edgeward.clinic.monitor.rules import RULES, UNCONFIRMED
 from edgeward.clinic.monitor.site_clock import SiteClock
 
@@ -80,18 +84,16 @@ class AlarmEngine:
         self.unknown: dict[str, int] = {}  # codes that nobody knows -> how often
         self.suppressed = 0
         self._clock = clock
-        self._flood = flood
+        self._flood = Flood(flood)
         self._check = check
         self._lag = lag
         self._late_from_ms = late_from_ms
-        self._reminder_ns = int(reminder_s * 1e9)
-        self._acknowledged: dict[tuple[str, int], int] = {}  # bed and alarm -> when, steady; of those that still hold
+        self._reminders = Reminders(reminder_s)
         self._alarms: dict[str, BedAlarms] = {}
         self._holding: dict[str, dict[Key, ConditionEvent]] = {}  # per source: what holds now
         self._doubted: dict[tuple[str, str], ConditionEvent] = {}  # (bed, code): lethal rhythms kept back
         self._ending: dict[tuple[str, Key], tuple[int, ConditionEvent]] = {}  # ended, but not long enough ago to say so
-        self._folded: dict[str, str] = {}  # source -> bed, of the flood
-        self._flood_changed = False
+        self._settling: dict[tuple[str, Key], int] = {}  # not hidden any more -> when it is raised if it still holds
 
     # ------------------------------------------------------------------ who
 
@@ -110,11 +112,15 @@ class AlarmEngine:
     @property
     def flooded(self) -> bool:
         """Whether an alarm flood is on."""
-        return bool(self._folded)
+        return bool(self._flood)
 
     def holds(self, source_id: str, code: str) -> bool:
         """Return whether a source tells this condition now."""
         return any(key[0] == code for key in self._holding.get(source_id, ()))
+
+    def held(self, source_id: str) -> set[str]:
+        """Return the codes of what a source tells now."""
+        return {code for code, _ in self._holding.get(source_id, ())}
 
     def standing(self) -> set[tuple[str, Key]]:
         """Return what all sources tell now: the source, and what about."""
@@ -128,7 +134,7 @@ class AlarmEngine:
     def take(self, events: Iterable[ConditionEvent]) -> list[BedChange]:
         """Take conditions that begin or end, in order. One that is told twice counts once."""
         changes: list[BedChange] = []
-        for event in _hidden_ends_first(events):
+        for event in hidden_ends_first(events):
             bed_id = self._bed_of(event.source_id)
             if not bed_id:
                 continue
@@ -142,16 +148,27 @@ class AlarmEngine:
                 if key not in held:
                     held[key] = event
                     changes += self._begin(bed_id, key, event)
-            elif held.pop(key, None) is not None:
+            elif held.pop(key, None) is not None or self._is_kept(bed_id, key):
                 changes += self._end(bed_id, key, event)
         return changes + self._tell_flood()
 
     def condition(
-        self, bed_id: str, code: str, present: bool, args: Mapping[str, float | str] | None = None
+        self,
+        bed_id: str,
+        code: str,
+        present: bool,
+        args: Mapping[str, float | str] | None = None,
+        *,
+        unseen: bool = False,
     ) -> list[BedChange]:
         """Take a condition of a bed itself, or of the `SITE`."""
         now = self._clock.now_ns()
-        return self.take([ConditionEvent(_OWN + bed_id, code, present, now, now, args=dict(args or {}))])
+        event = ConditionEvent(_OWN + bed_id, code, present, now, now, args=dict(args or {}), unseen=unseen)
+        return self.take([event])
+
+    def _is_kept(self, bed_id: str, key: Key) -> bool:
+        record = self._alarms[bed_id].get(key) if bed_id in self._alarms else None
+        return record is not None and record.kept
 
     def _kept_out(self, bed_id: str, code: str) -> bool:
         if bed_id == SITE or bed_id not in self.beds:
@@ -164,8 +181,8 @@ class AlarmEngine:
             return []
         code = event.code
         self._ending.pop((bed_id, key), None)  # it is the same alarm still
-        joined = self._join(event) if code == _LOST else []
-        folded = event.source_id in self._folded if code == _LOST else False
+        joined = self._flood.lost(event.source_id, self._clock.now_ns(), self._lost_of) if code == _LOST else []
+        folded = event.source_id in self._flood if code == _LOST else False
         if self._check is not None and code in UNCONFIRMED:
             verdict = self._ask(bed_id, event)
             if verdict.verdict == "suppress":
@@ -212,21 +229,20 @@ class AlarmEngine:
         code = key[0]
         if code == _LOST:
             self._flood.found(event.source_id)
-            if self._folded.pop(event.source_id, None) is not None:
-                self._flood_changed = True
         if self._held_elsewhere(bed_id, key, event.source_id):
             return []
         changes: list[BedChange] = []
         at_ns = self._clock.wall_ns()
         if self._doubted.pop((bed_id, code), None) is not None:
             changes += self._tell(bed_id, self.alarms(bed_id).end(UNCONFIRMED[code], at_ns=at_ns))
-        told = (
-            self.alarms(bed_id).get(key) is not None
-        )  # what another alarm hides ends at once, or it would come up later
+        # What another alarm hides ends at once, or it would come up later.
+        told = self.alarms(bed_id).get(key) is not None
         if (hold_s := RULES[code].hold_s) > 0 and told and not self._kept_out(bed_id, code):
             self._ending[bed_id, key] = (self._clock.now_ns() + int(hold_s * 1e9), event)
             return changes
-        ended = self.alarms(bed_id).end(code, at_ns=at_ns, sample=event.decisive_sample, scope=key[1])
+        ended = self.alarms(bed_id).end(
+            code, at_ns=at_ns, sample=event.decisive_sample, scope=key[1], unseen=event.unseen
+        )
         return changes + self._tell(bed_id, ended)
 
     def _end_held(self) -> list[BedChange]:
@@ -241,7 +257,11 @@ class AlarmEngine:
             del self._ending[bed_id, key]
             if bed_id in self._alarms and not self._held_elsewhere(bed_id, key, event.source_id):
                 ended = self._alarms[bed_id].end(
-                    key[0], at_ns=self._clock.wall_ns(), sample=event.decisive_sample, scope=key[1]
+                    key[0],
+                    at_ns=self._clock.wall_ns(),
+                    sample=event.decisive_sample,
+                    scope=key[1],
+                    unseen=event.unseen,
                 )
                 changes += self._tell(bed_id, ended)
         return changes
@@ -253,7 +273,27 @@ class AlarmEngine:
 
     def _tell(self, bed_id: str, changes: list[AlarmChange]) -> list[BedChange]:
         self.dirty.add(bed_id)
+        self._note_settling(bed_id)
         return [BedChange(bed_id, change) for change in changes]
+
+    def _note_settling(self, bed_id: str) -> None:
+        found = self._alarms[bed_id].settling() if bed_id in self._alarms else []
+        for pair in [pair for pair in self._settling if pair[0] == bed_id and pair[1] not in found]:
+            del self._settling[pair]
+        for key in found:
+            self._settling.setdefault((bed_id, key), self._clock.now_ns() + int(RULES[key[0]].settle_s * 1e9))
+
+    def _settle(self) -> list[BedChange]:
+        """Raise what still holds a while after nothing hid it any more."""
+        if not self._settling:
+            return []
+        changes: list[BedChange] = []
+        now = self._clock.now_ns()
+        for bed_id, key in [pair for pair, due in self._settling.items() if due <= now]:
+            self._settling.pop((bed_id, key), None)
+            if bed_id in self._alarms:
+                changes += self._tell(bed_id, self._alarms[bed_id].settled(key, at_ns=self._clock.wall_ns()))
+        return changes
 
     # ------------------------------------------------------------------ lethal rhythms and the pulse
 
@@ -267,9 +307,9 @@ class AlarmEngine:
         """Take the passing of time.
 
         Lethal rhythms that were kept back and are not spoken against any more are raised at once; ends that were held
-        back are told.
+        back are told, and what was hidden and still holds is raised.
         """
-        changes = self._end_held() + self._remind()
+        changes = self._end_held() + self._settle() + self._remind()
         for (bed_id, code), event in list(self._doubted.items()):
             if self._ask(bed_id, event).verdict == "suppress":
                 continue
@@ -281,19 +321,15 @@ class AlarmEngine:
         return changes
 
     def _remind(self) -> list[BedChange]:
-        """Let acknowledged alarms that last call once more (the alarm reminder of monitors, "re-alarm")."""
-        if not self._reminder_ns or not self._acknowledged:
-            return []
+        """Let acknowledged alarms that last call once more."""
         changes: list[BedChange] = []
-        due = self._clock.now_ns() - self._reminder_ns
-        for (bed_id, number), since in list(self._acknowledged.items()):
-            record = self._alarms[bed_id].by_number(number) if bed_id in self._alarms else None
-            if record is None or not record.acknowledged:  # over, or another bed joined the flood
-                del self._acknowledged[bed_id, number]
-            elif since <= due:
-                del self._acknowledged[bed_id, number]
-                changes += self._tell(bed_id, self._alarms[bed_id].remind(number, at_ns=self._clock.wall_ns()))
+        for bed_id, number in self._reminders.due(self._clock.now_ns(), self._is_acknowledged):
+            changes += self._tell(bed_id, self._alarms[bed_id].remind(number, at_ns=self._clock.wall_ns()))
         return changes
+
+    def _is_acknowledged(self, bed_id: str, number: int) -> bool:
+        record = self._alarms[bed_id].by_number(number) if bed_id in self._alarms else None
+        return record is not None and record.acknowledged
 
     def clock_set(self, step_ns: int) -> list[BedChange]:
         """Take it that the wall clock was set: a pause of the sound lasts as long as it was meant to."""
@@ -306,25 +342,17 @@ class AlarmEngine:
 
     # ------------------------------------------------------------------ floods
 
-    def _join(self, event: ConditionEvent) -> list[tuple[str, str]]:
-        """Return the sources, and their beds, that are part of a flood by the loss of this one."""
-        joined = [
-            (source_id, bed)
-            for source_id in self._flood.lost(event.source_id, self._clock.now_ns())
-            if (bed := self._bed_of(source_id)) and self.holds(source_id, _LOST)
-        ]
-        self._folded |= dict(joined)
-        self._flood_changed |= bool(joined)
-        return joined
+    def _lost_of(self, source_id: str) -> str:
+        """Return the bed of a source that is silent now; empty if there is none, or it is not."""
+        return self._bed_of(source_id) if self.holds(source_id, _LOST) else ""
 
     def _tell_flood(self) -> list[BedChange]:
-        if not self._flood_changed:
+        if not self._flood.take_changed():
             return []
-        self._flood_changed = False
         at_ns = self._clock.wall_ns()
         site = self.alarms(SITE)
         key = (FLOOD, "")
-        members = tuple(dict.fromkeys(self._folded.values()))
+        members = self._flood.beds
         if not members:
             return self._tell(SITE, site.end(FLOOD, at_ns=at_ns))
         if site.get(key) is None:
@@ -357,7 +385,7 @@ class AlarmEngine:
         bed_id, record = found
         told = self.alarms(bed_id).acknowledge(record.number, by=by, at_ns=self._clock.wall_ns())
         if told and record.present:
-            self._acknowledged[bed_id, record.number] = self._clock.now_ns()
+            self._reminders.acknowledged(bed_id, record.number, self._clock.now_ns())
         return self._tell(bed_id, told)
 
     def pause(self, bed_id: str, alarm_id: str, *, seconds: float, by: str) -> list[BedChange]:
@@ -407,8 +435,8 @@ class AlarmEngine:
         for key in present - set(wanted):
             if key[0] in UNCONFIRMED.values():
                 continue
-            if key[0] == _LOST and self._folded.pop(key[1], None) is not None:
-                self._flood_changed = True
+            if key[0] == _LOST:
+                self._flood.leave(key[1])
             changes += self._tell(bed_id, self.alarms(bed_id).end(key[0], at_ns=at_ns, scope=key[1]))
         for key, event in wanted.items():
             if key not in present and (bed_id, key[0]) not in self._doubted:
@@ -444,7 +472,7 @@ class AlarmEngine:
         at_ns = self._clock.wall_ns()
         if found is not None:
             for record in found.active if heir in self.beds else ():
-                if record.rule.latching and not record.acknowledged:
+                if record.latching and not record.acknowledged:
                     changes += self._tell(heir, self.alarms(heir).adopt(record, at_ns=at_ns))
             changes += self._tell(bed_id, found.end_all(at_ns=at_ns))
         self.dirty.discard(bed_id)
@@ -453,8 +481,6 @@ class AlarmEngine:
     def _forget(self, source_id: str) -> None:
         self._holding.pop(source_id, None)
         self._flood.found(source_id)
-        if self._folded.pop(source_id, None) is not None:
-            self._flood_changed = True
 
     # ------------------------------------------------------------------ restart
 
@@ -469,11 +495,12 @@ class AlarmEngine:
         sources = self.beds[bed_id].sources if bed_id in self.beds else []
         alarms = BedAlarms.from_dict(dict(state), source_id=sources[0] if sources else _OWN + bed_id)
         self._alarms[bed_id] = alarms
+        self._note_settling(bed_id)
         found: dict[str, list[AlarmRecord]] = {}
         for record in alarms.active:
             if record.acknowledged and record.present:
                 since = min(self._clock.steady_ns(record.acknowledged_ns), self._clock.now_ns())
-                self._acknowledged[bed_id, record.number] = since
+                self._reminders.acknowledged(bed_id, record.number, since)
         for record in alarms.present():
             source_id = record.source_id or (sources[0] if sources else _OWN + bed_id)
             if record.code == FLOOD:
@@ -493,40 +520,12 @@ class AlarmEngine:
             if code != record.code:
                 self._doubted[bed_id, code] = event
             if record.folded:
-                self._folded[source_id] = bed_id
+                self._flood.put_back(source_id, bed_id)
             found.setdefault(source_id, []).append(record)
         return found
 
     def settle(self) -> list[BedChange]:
         """After all beds were restored: bring the flood into line with them."""
-        if self._folded or self.alarms(SITE).get((FLOOD, "")) is not None:
-            self._flood_changed = True
+        if self._flood or self.alarms(SITE).get((FLOOD, "")) is not None:
+            self._flood.changed = True
         return self._tell_flood()
-
-
-def _hidden_ends_first(events: Iterable[ConditionEvent]) -> list[ConditionEvent]:
-    """Return the events, but of ends that come together those first that other alarms hide.
-
-    A beat ends an asystole and the pause before it. Were the asystole ended first, the pause would come up once more.
-    """
-    found = list(events)
-    if len(found) < 2:
-        return found
-    ordered: list[ConditionEvent] = []
-    ends: list[ConditionEvent] = []
-    for event in found:
-        if not event.present and (not ends or ends[0].source_id == event.source_id):
-            ends.append(event)
-            continue
-        ordered += sorted(ends, key=_hiders, reverse=True)
-        ends = []
-        if event.present:
-            ordered.append(event)
-        else:
-            ends.append(event)
-    return ordered + sorted(ends, key=_hiders, reverse=True)
-
-
-def _hiders(event: ConditionEvent) -> int:
-    rule = RULES.get(event.code)
-    return len(rule.superseded_by) if rule else 0

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.bank import MonitorBank
 from edgeward.clinic.monitor.beat_model import BeatModel
+from edgeward.clinic.monitor.ectopy import SETTLED, UNKNOWN
 from edgeward.clinic.monitor.ectopy import SUPRAVENTRICULAR as KIND_S
-from edgeward.clinic.monitor.ectopy import UNKNOWN
 from edgeward.clinic.monitor.ectopy import VENTRICULAR as KIND_V
 from edgeward.clinic.monitor.records import GAIN_UV, RecordError, Recording, read_annotations, read_recording
 
@@ -140,9 +140,9 @@ def percentages(tp: int, fn: int, fp: int) -> dict[str, float | int | None]:
 def kinds_of(beats: NDArray[Any]) -> NDArray[np.int32]:
     """Return the kind (``ectopy``) of counted beats in the order in which they were counted.
 
-    Each is settled by its successor; the last one is judged by what was known at once.
+    Each is settled `SETTLED` beats later; the last ones are judged by what was known at once.
     """
-    kinds = np.append(beats["before"][1:], UNKNOWN).astype(np.int32)
+    kinds = np.append(beats["before"][SETTLED:], [UNKNOWN] * min(SETTLED, len(beats))).astype(np.int32)
     open_ = kinds == UNKNOWN
     kinds[open_] = np.where(beats["ventricular"][open_] > 0.5, KIND_V, 0)
     return kinds

@@ -16,34 +16,43 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.state import MASK
+from edgeward.clinic.monitor.gaps import put_together
 
 WINDOW_S = 4.0
 POINTS_HZ = 62.5
 #: A fibrillating or fluttering ventricle runs at 1.8 to 9.5 cycles a second (adults; Clayton et al. 1993).
 FREQUENCY_HZ = (1.8, 9.5)
 LEAKAGE_MOST = 0.53
+#: Of one that is told later, where nothing like the patient's own QRS is seen (a torsade, a very irregular one).
+LEAKAGE_LOOSE = 0.63
 OCCUPIED_LEAST = 0.52
 HEIGHT_LEAST_MV = 0.18  # lower is asystole, not (coarse or fine) fibrillation
 OCCUPIED_LEVEL = 0.2
+#: How much steeper the steepest part of each second is than the whole: 1.6 is a sine wave, 2 to 3.5 a fibrillation (and
+#: parts of a flutter up to 4.8: alone it decides nothing), 2.7 to 7 a QRS beside a T wave.
+STEEP_LEAST = 2.4
 
-V_LEAKAGE, V_OCCUPIED, V_FREQUENCY, V_HEIGHT = range(4)
+V_LEAKAGE, V_OCCUPIED, V_FREQUENCY, V_HEIGHT, V_STEEP = range(5)
+MEASURES = 5
 
 
 @njit
-def measure(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64], out: NDArray[np.float64]) -> None:
-    """Write leakage (0 = one sine wave), occupied part (0..1), dominant frequency (Hz) and height (mV)."""
+def measure(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64], out: NDArray[np.float64]) -> float:
+    """Write leakage (0 = one sine wave), occupied part (0..1), dominant frequency (Hz), height (mV) and steepness.
+
+    They are of the last four seconds that were seen, gaps of a packet or two left out. Return how long they lasted with
+    the gaps, in seconds; 0: so much was not seen, and nothing is written.
+    """
     # Means of neighbours give about 62 points a second: mains and muscle must not count as crossings.
     stride = max(1, int(c.analysis_rate / POINTS_HZ + 0.5))
     rate = c.analysis_rate / stride
     count = int(WINDOW_S * rate)
-    first = c.n - count * stride
+    first = put_together(c, trace, stride, count, scratch)
+    if first < 0:
+        return 0.0
+    lasted = WINDOW_S + (c.n - first - count * stride) / c.analysis_rate
     mean = 0.0
     for k in range(count):
-        s = 0.0
-        for j in range(stride):
-            s += trace[(first + k * stride + j) & MASK]
-        scratch[k] = s / stride
         mean += scratch[k]
     mean /= count
     previous = 0.0
@@ -60,8 +69,8 @@ def measure(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64], ou
         bottom = min(bottom, v)
     out[V_HEIGHT] = top - bottom
     if path <= 0.0 or total <= 0.0:
-        out[V_LEAKAGE], out[V_OCCUPIED], out[V_FREQUENCY] = 1.0, 0.0, 0.0
-        return
+        out[V_LEAKAGE], out[V_OCCUPIED], out[V_FREQUENCY], out[V_STEEP] = 1.0, 0.0, 0.0, 0.0
+        return lasted
     period = 2.0 * math.pi * total / path
     out[V_FREQUENCY] = rate / period
     shift = int(0.5 * period + 0.5)
@@ -74,6 +83,7 @@ def measure(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64], ou
     # occupied part second by second, so that one spike does not set the scale for all four
     second = int(rate)
     occupied, used = 0.0, 0
+    steepest = 0.0
     start = 0
     while start + second <= count:
         most = 0.0
@@ -84,17 +94,29 @@ def measure(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64], ou
             if abs(scratch[k]) > OCCUPIED_LEVEL * most:
                 away += 1
         occupied += away / second
+        steep = 0.0
+        for k in range(start + 1, start + second):
+            steep = max(steep, abs(scratch[k] - scratch[k - 1]))
+        steepest += steep
         used += 1
         start += second
     out[V_OCCUPIED] = occupied / max(used, 1)
+    out[V_STEEP] = steepest / max(used, 1) * (count - 1) / path
+    return lasted
 
 
 @njit
 def is_fibrillation(m: NDArray[np.float64]) -> bool:
     """Return whether four seconds with these measures look like ventricular fibrillation or flutter."""
+    return m[V_LEAKAGE] <= LEAKAGE_MOST and is_chaos(m)
+
+
+@njit
+def is_chaos(m: NDArray[np.float64]) -> bool:
+    """Return whether four seconds with these measures may be a very irregular fibrillation, a torsade, or movement."""
     return (
         m[V_HEIGHT] >= HEIGHT_LEAST_MV
         and FREQUENCY_HZ[0] <= m[V_FREQUENCY] <= FREQUENCY_HZ[1]
-        and m[V_LEAKAGE] <= LEAKAGE_MOST
+        and m[V_LEAKAGE] <= LEAKAGE_LOOSE
         and m[V_OCCUPIED] >= OCCUPIED_LEAST
     )

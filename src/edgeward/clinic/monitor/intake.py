@@ -1,15 +1,15 @@
 """Takes what sources send, whatever it came by, and gives it to those who look at it.
 
 Responsible for decoding, for the order of packets, for knowing how each source's signal is sampled, for whose word a
-planned stop is. Not responsible for the signals (``bank``, ``signals``), the numerics (``vitals``), the limits
-(``values``), alarms (``engine``) or the bus (``role``).
+planned stop is. Not responsible for the signals (``bank``, ``signals``), for what becomes of a measured value
+(``measured``), for devices' clocks (``clocks``, ``clock_frames``), alarms (``engine``) or the bus (``role``).
 
 All times are the site's steady clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,21 +17,22 @@ import numpy as np
 
 from edgeward import waveform
 from edgeward.bedside import Numerics
-from edgeward.clinic.monitor import crosscheck, senml, streams
-from edgeward.clinic.monitor.bank import MonitorBank, steps_ahead
+from edgeward.clinic.monitor import senml, streams
+from edgeward.clinic.monitor.bank import MonitorBank
 from edgeward.clinic.monitor.bank import Numerics as HeartNumbers
-from edgeward.clinic.monitor.clocks import Clock, Clocks
+from edgeward.clinic.monitor.clock_frames import ClockFrames
+from edgeward.clinic.monitor.clocks import Clocks
 from edgeward.clinic.monitor.conditions import ConditionEvent
-from edgeward.clinic.monitor.engine import Verdict
 from edgeward.clinic.monitor.keepup import KeepUp
 from edgeward.clinic.monitor.limits import Limits
+from edgeward.clinic.monitor.measured import Measured
+from edgeward.clinic.monitor.numbering import steps_ahead
 from edgeward.clinic.monitor.readings import Board
 from edgeward.clinic.monitor.reorder import Held, Reorder
 from edgeward.clinic.monitor.signals import SignalBank
 from edgeward.clinic.monitor.site_clock import SiteClock
 from edgeward.clinic.monitor.values import LimitWatch
-from edgeward.clinic.monitor.vitals import Change, Vitals
-from edgeward.waveform import FLAG_CLOCK_UNSYNCHRONISED, FLAG_LAST, SignalPacket, WaveformPacket
+from edgeward.waveform import FLAG_LAST, SignalPacket, WaveformPacket
 
 CLOCKS_NS = 1_000_000_000  # devices' clocks drift slowly: a look a second is plenty
 #: When one of these ends, the signal settles: values are not missed at once.
@@ -64,19 +65,21 @@ class Intake:
         self.bank = MonitorBank(limits)
         self.signals = SignalBank()
         self.clocks = Clocks()
-        self.vitals = Vitals(self.clocks)
         self.watch = LimitWatch(clock.now_ns, self.has_signal)
+        self.measured = Measured(clock, self.clocks, self.watch)
+        self.vitals = self.measured.vitals
         self.descriptions: dict[str, dict[str, Any]] = {}  # of the ECG of a source
         self.changed: set[str] = set()  # sources whose description differs from what was written down last
         self.resting: set[str] = set()  # said that they stop
+        self.unmissed: set[str] = set()  # that, or their patient left: not missed until they send
         self.fresh: set[str] = set()  # sources whose numbers are not yet looked at
         self.shown: set[str] = set()  # sources with something new to show
         self.keep_up = KeepUp()
         self.reorder = Reorder(round(reorder_ms * 1e6))
         self._rows: dict[str, int] = {}  # source -> row of its ECG in the book of streams
         self._seated = 0  # how often that has changed
+        self._frames = ClockFrames(self.clocks, self.bank.seats, self._rows)
         self._board = Board(self.bank.seats)
-        self.clocks.before_look = self._tell_clock
         self._clocks_looked = 0
         self.counts: dict[str, int] = {}
         self.keep: Callable[[Numerics], None] = lambda _: None  # called with numerics that were taken
@@ -110,7 +113,7 @@ class Intake:
             for place in np.flatnonzero(looks[begun:at]).tolist():
                 source_id, row = packets[begun + place][0], int(rows[begun + place])
                 unsynchronised = bool(self.bank.seats.book[row]["unsynchronised"])
-                self._look(source_id, int(looks[begun + place]), received_ns, synchronised=not unsynchronised)
+                self._frames.look(source_id, int(looks[begun + place]), received_ns, synchronised=not unsynchronised)
             if at >= count:
                 return usual
             seated = self._seated
@@ -183,6 +186,8 @@ class Intake:
         if packet.ecg is not None:
             self._ecg(source_id, packet, packet.ecg, received_ns)
         if packet.others or source_id in self.signals:
+            if source_id not in self.signals:
+                self.changed.add(source_id)
             self.signals.push(source_id, packet, received_ns=received_ns)
         row = self._rows.get(source_id)
         if row is None:
@@ -193,11 +198,13 @@ class Intake:
             if packet.ecg is not None and not packet.others and source_id not in self.signals:
                 streams.describe(book, row, packet.ecg)
         if packet.start_ns > 0:
-            self._observe(source_id, packet, received_ns)
+            self._frames.observe(source_id, packet, received_ns)
         if packet.flags & FLAG_LAST:
             self.rest(source_id)
-        elif source_id in self.resting:
+        elif source_id in self.unmissed:
             self.resting.discard(source_id)
+            self.unmissed.discard(source_id)
+            self.changed.add(source_id)
 
     def _ecg(self, source_id: str, packet: SignalPacket, ecg: WaveformPacket, received_ns: int) -> None:
         known = self.descriptions.get(source_id)
@@ -234,41 +241,6 @@ class Intake:
         self._seated += 1
         streams.new_pace(self.bank.seats.book, row)
 
-    # ------------------------------------------------------------------ devices' clocks
-
-    def _observe(self, source_id: str, packet: SignalPacket, received_ns: int) -> None:
-        """Learn of the device's clock: its packet is sent when the last sample is taken."""
-        ecg = packet.ecg
-        if ecg is not None:
-            length_s = ecg.samples.shape[1] / ecg.rate_hz
-        else:
-            length_s = max((b.samples.size / b.channel.rate_hz for b in packet.others), default=0.0)
-        synchronised = not packet.flags & FLAG_CLOCK_UNSYNCHRONISED
-        self._look(source_id, packet.start_ns + round(length_s * 1e9), received_ns, synchronised=synchronised)
-
-    def _look(self, source_id: str, device_ns: int, received_ns: int, *, synchronised: bool) -> None:
-        """Look at a device's clock, and write into the book within what the next looks are not needed."""
-        self.clocks.observe(source_id, device_ns, received_ns, synchronised=synchronised)
-        row = self._rows.get(source_id)
-        clock = self.clocks.get(source_id)
-        frame = clock.frame() if clock is not None else None
-        if row is None or frame is None:
-            return
-        stream = self.bank.seats.book[row]
-        stream["base_ns"], stream["base_seen"], stream["slope"], stream["slack"] = frame[:4]
-        stream["bucket_end"], stream["bucket_best"] = frame[4:]
-        stream["device_ns"], stream["calm"] = device_ns, 1
-
-    def _tell_clock(self, source_id: str, clock: Clock) -> None:
-        """Before a clock is looked at: tell it what it showed while nobody had to look."""
-        row = self._rows.get(source_id)
-        if row is None:
-            return
-        stream = self.bank.seats.book[row]
-        if stream["passed"]:
-            clock.passed(int(stream["device_ns"]))
-        stream["passed"] = stream["calm"] = 0
-
     def lag_ms(self, event: ConditionEvent) -> float:
         """Return how long ago what decided an event should have been here."""
         row = self._rows.get(event.source_id)
@@ -292,6 +264,8 @@ class Intake:
             self.count("numerics_unknown", found.unknown)
         if found.numerics is not None:
             self.numerics(found.numerics, received_ns)
+        elif found.unknown and source_id not in self.vitals:
+            raise ValueError("none of its records is named as anything that is monitored")
 
     def numerics(self, numerics: Numerics, received_ns: int) -> None:
         """Take numerics of any protocol."""
@@ -301,76 +275,9 @@ class Intake:
         if numerics.protocol != "manual":
             self.resting.discard(numerics.source_id)
         now = max(received_ns, self._clock.now_ns())  # it may have waited in the server's store
-        self._values(self.vitals.take(numerics, now), now)
+        self.measured.take(numerics, now)
         self.shown.add(numerics.source_id)
         self.keep(numerics)
-
-    def take_up(self, dump: bytes | None, messages: Iterable[Numerics]) -> int:
-        """Take up the values that were kept over a restart, and the messages that came after; return how many of these.
-
-        What came steadily and has gone stale meanwhile is awaited: its silence counts from now.
-
-        Raises
-        ------
-        ValueError
-            If the dump holds no values. The messages were taken all the same.
-        """
-        now = self._clock.now_ns()
-        problem: ValueError | None = None
-        if dump is not None:
-            try:
-                self._values(self.vitals.restore(dump, now, self._clock.steady_ns), now)
-            except ValueError as error:
-                problem = error
-        count = 0
-        for message in messages:
-            try:
-                self._values(self.vitals.take(self._by_steady_clock(message, now), now), now)
-                count += 1
-            except ValueError:
-                self.count("numerics_not_taken_up")
-        for source_id in self.vitals:
-            source = self.vitals.source(source_id)
-            for name, held in source.values.items() if source else ():
-                if held.expired and held.missed:
-                    self.watch.expect(source_id, name)
-        if problem is not None:
-            raise problem
-        return count
-
-    def _by_steady_clock(self, numerics: Numerics, now: int) -> Numerics:
-        steady = self._clock.steady_ns
-        vitals = numerics.vitals
-        if numerics.clock == "site":
-            vitals = [msgspec.structs.replace(one, at_ns=steady(one.at_ns) if one.at_ns else 0) for one in vitals]
-        return msgspec.structs.replace(numerics, received_ns=min(steady(numerics.received_ns), now), vitals=vitals)
-
-    def by_wall_clock(self, numerics: Numerics) -> Numerics:
-        """Return a message that was taken as another process can take it up: `take_up` is the reverse."""
-        wall = self._clock.wall_ns
-        vitals = numerics.vitals
-        if numerics.clock == "site":
-            vitals = [msgspec.structs.replace(one, at_ns=wall(one.at_ns) if one.at_ns else 0) for one in vitals]
-        return msgspec.structs.replace(numerics, received_ns=wall(numerics.received_ns), vitals=vitals)
-
-    def _values(self, changes: list[Change], now_ns: int) -> None:
-        for change in changes:
-            if change.why == "patient":
-                self.watch.withdraw(change.source_id, change.parameter)
-                continue
-            source = self.vitals.source(change.source_id)
-            held = source.values.get(change.parameter) if source else None
-            self.watch.update(
-                change.source_id,
-                change.parameter,
-                change.value,
-                at_ns=change.at_ns,
-                received_ns=now_ns,  # whatever it waited for, its age counts from its measurement
-                quality=change.quality,
-                stale_s=(held.stale_ns - held.at_ns) / 1e9 if held and change.value is not None else None,
-                missed=held is None or held.missed,
-                bound=change.bound,
-            )
 
     # ------------------------------------------------------------------ time
 
@@ -423,8 +330,8 @@ class Intake:
         fresh, self.fresh = self.fresh, set()
         self.shown |= fresh
         self.shown.update(names)
-        self.signals.give_values(self.watch)
-        self._values(self.vitals.expire(now), now)
+        self.signals.give_values(self.watch, but=resting)  # a value of the last packet would be missed soon
+        self.measured.expire(now)
         self.watch.tick()
         found = self._follow([*self.bank.tick(now), *self.signals.tick(now)])
         if now - self._clocks_looked >= CLOCKS_NS:
@@ -464,6 +371,9 @@ class Intake:
             self.bank.rest(source_id)
         self.signals.rest(source_id)
         self.watch.rest(source_id)
+        if self.has_signal(source_id) and source_id not in self.unmissed:
+            self.unmissed.add(source_id)
+            self.changed.add(source_id)
 
     def clear(self, source_id: str) -> None:
         """Forget what belongs to the patient who left. The events of it are for nobody."""
@@ -484,37 +394,8 @@ class Intake:
         self._rows.pop(source_id, None)
         self._seated += 1
         self.reorder.forget(source_id)
-        for kept in (self.resting, self.fresh, self.shown, self.changed):
+        for kept in (self.resting, self.unmissed, self.fresh, self.shown, self.changed):
             kept.discard(source_id)
-
-    # ------------------------------------------------------------------ lethal rhythms and the pulse
-
-    def check(self, event: ConditionEvent, sources: list[str], now_ns: int) -> Verdict:  # noqa: ARG002 - `engine.Check`
-        """Hold a lethal rhythm against the pulse of the same device (`engine.Check`): one clock for both."""
-        source_id = event.source_id
-        pulses = self.signals.pulses(source_id)
-        description = self.descriptions.get(source_id)
-        if not pulses or description is None or source_id not in self.bank or event.onset_sample < 0:
-            return Verdict("undecided")
-        rate_hz = description["rate_hz"]
-        next_sample = int(self.bank.seats.book[self._rows[source_id]]["pace_next"])
-        numbers = self.bank.numerics(source_id, now_ns)
-        heart = crosscheck.Beats(
-            times_s=self.bank.recent_beats(source_id) / rate_hz,
-            now_s=next_sample / rate_hz,
-            quality=numbers.quality or 0.0,
-        )
-        rate = event.args.get("rate")
-        found = crosscheck.judge(
-            event.code,
-            event.onset_sample / rate_hz,
-            heart,
-            pulses,
-            rate=float(rate) if isinstance(rate, float | int) else None,
-        )
-        if found.doubt:
-            return Verdict("suppress", f"pulse_{found.pulse}")
-        return Verdict("confirm" if found.pulse == "absent" else "undecided", found.weakest)
 
     def count(self, name: str, n: int = 1) -> None:
         """Add `n` to a counter."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.streams import STREAM
 
-#: From so far behind on it is said: the budget of an alarm (docs/architecture.md "classes of service").
+#: From so far behind on it is said: the budget of an alarm as we ship it (``config.Budgets``).
 SAID_FROM_S = 0.5
 SAID_AFTER_NS = 1_000_000_000
 #: It is over when it was better than this for a while.

@@ -28,9 +28,12 @@ from edgeward.clinic.monitor.detector import (
     BEAT_FIELDS,
     detect,
 )
-from edgeward.clinic.monitor.ectopy import HISTORY, UNKNOWN, chance_of
+from edgeward.clinic.monitor.ectopy import HISTORY, SETTLED, UNKNOWN, chance_of
+from edgeward.clinic.monitor.fibrillation import MEASURES
 from edgeward.clinic.monitor.front_end import front_end, restart
-from edgeward.clinic.monitor.rhythm import on_beat, on_tick
+from edgeward.clinic.monitor.gaps import note_gap
+from edgeward.clinic.monitor.looks import look_anew
+from edgeward.clinic.monitor.rhythm import on_beat, on_gap, on_tick
 from edgeward.clinic.monitor.state import CHANNEL, HELD, MASK, MAX_LEADS, MAX_STEP, RING
 from edgeward.clinic.monitor.voting import is_supported
 
@@ -49,7 +52,7 @@ BEAT = np.dtype(
         ("reported", "i8"),  # sample at which it was known
         ("width_ms", "f8"),
         ("ventricular", "f8"),  # probability by what was known at once; -1: the beat was not counted
-        ("before", "i4"),  # kind (``ectopy``) of the counted beat before, settled by this one
+        ("before", "i4"),  # kind (``ectopy``) of the counted beat `SETTLED` before, settled by this one
         ("energy", "f8"),
         ("height", "f8"),
         ("features", "f8", (HELD,)),
@@ -62,8 +65,8 @@ BEAT = np.dtype(
 _PIECE = 32  # beats one lead can report at once: 2.5 s at 300 a minute when learning ends, and then some
 
 _SOURCES = ("compiled", "state", "filters", "qrs_model", "jumps", "front_end", "candidate", "detector",
-            "beats", "beat_model", "beat_net", "ectopy", "unrest", "unrest_model", "atrial", "fibrillation",
-            "voting", "patient", "listening", "rhythm", "kernel")  # fmt: skip
+            "beats", "beat_model", "beat_net", "ectopy", "unrest", "unrest_model", "unreadable", "atrial", "gaps",
+            "first_sight", "fibrillation", "looks", "voting", "patient", "listening", "rhythm", "kernel")  # fmt: skip
 
 
 def _stamp() -> int:
@@ -90,6 +93,7 @@ def advance_lead(
 ) -> int:
     """Take one lead through `raw`; return how many beats were reported (rows of `beats` and `extra`)."""
     if c.running == 0:
+        until = c.n
         skipped = (first - c.start_raw) // c.decimation - (c.n - c.start_n)
         if skipped > 0 and c.n > 0:
             for k in range(min(skipped, RING)):
@@ -97,6 +101,7 @@ def advance_lead(
                 band[(c.n + k) & MASK] = 0.0
             c.n += skipped
         restart(c, first)
+        note_gap(c, until)
         c.beat_peak_n = max(c.beat_peak_n, c.n)
     count, at = 0, 0
     made = front_end(c, raw, codes, phases, work)
@@ -154,7 +159,7 @@ def take_beats(
             t.reported = np.int64(row[B_REPORT])
             t.width_ms = more[R_WIDTH]
             t.ventricular = chance_of(p, (p.beats - 1) % HISTORY) if counted else -1.0
-            t.before = p.kinds[(p.beats - 2) % HISTORY] if counted and p.beats >= 2 else UNKNOWN
+            t.before = p.kinds[(p.beats - 1 - SETTLED) % HISTORY] if counted and p.beats > SETTLED else UNKNOWN
             t.energy = row[B_ENERGY]
             t.height = row[B_HEIGHT]
             t.later_of = more[R_BEFORE_AT]
@@ -201,11 +206,11 @@ def advance_all(
             p.next_index = first
             p.next_tick = (first // p.hop + 1) * p.hop
             p.anchor = float(first)
+            look_anew(p)
         if first > p.next_index:  # a gap: nobody saw what was there
-            p.anchor += first - p.next_index
+            on_gap(p, first)
             p.next_index = first
             p.next_tick = (first // p.hop + 1) * p.hop
-            p.vf_hits = 0
             for k in range(p.leads):
                 channels[p.row + k].running = 0
         elif first < p.next_index:  # sent twice
@@ -218,6 +223,7 @@ def advance_all(
             c.lead_off = block.off_mask >> k & 1
             if c.lead_off == 1:
                 c.running = 0
+                c.was_off = 1
         while at < block.samples:
             size = min(block.samples - at, p.next_tick - p.next_index)
             for k in range(p.leads):
@@ -248,7 +254,7 @@ def advance_all(
             at += size
             if p.next_index == p.next_tick:
                 p.next_tick += p.hop
-                found = on_tick(p, who, b, float(p.next_index), channels, traces, work[0], measures, out, found)
+                found = on_tick(p, who, b, float(p.next_index), channels, traces, bands, work[0], measures, out, found)
     return found, heard
 
 
@@ -275,7 +281,7 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
         extra = np.zeros((MAX_LEADS, _PIECE, RESULT))
         counts = np.zeros(MAX_LEADS, dtype=np.int64)
         taken = np.zeros(MAX_LEADS, dtype=np.int64)
-        measures = np.zeros(4)
+        measures = np.zeros(MEASURES)
         return advance_all(
             patients,
             channels,

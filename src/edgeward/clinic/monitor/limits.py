@@ -13,10 +13,13 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+import msgspec
+
 from edgeward.bedside import ParameterLimit
 from edgeward.config import LimitSetting, Monitor, Profile
 from edgeward.parameters import PARAMETERS
 
+SIDES = ("extreme_low", "low", "high", "extreme_high")
 #: Allowed range of each limit.
 RANGES: dict[str, tuple[float, float]] = {
     "asystole_s": (3.0, 10.0),
@@ -76,6 +79,23 @@ def rhythm_limits(values: Mapping[str, float]) -> Limits:
     return Limits(**given, ventricular_tachycardia_beats=int(beats))
 
 
+def with_extreme_rates(limits: Mapping[str, ParameterLimit], rhythm: Limits) -> dict[str, ParameterLimit]:
+    """Return limits with the extremes of the rhythm for rates that a device counted, where nobody sees its ECG here.
+
+    Where a limit has extremes of its own, or lies beyond those of the rhythm, it stays as it is.
+    """
+    found = dict(limits)
+    for name in ("heart_rate", "pulse_rate"):
+        limit = found.get(name, ParameterLimit())
+        slow, fast = rhythm.extreme_bradycardia, rhythm.extreme_tachycardia
+        if limit.extreme_low is None and (limit.low is None or slow <= limit.low):
+            limit = msgspec.structs.replace(limit, extreme_low=slow)
+        if limit.extreme_high is None and (limit.high is None or fast >= limit.high):
+            limit = msgspec.structs.replace(limit, extreme_high=fast)
+        found[name] = limit
+    return found
+
+
 def check_limit(parameter: str, limit: ParameterLimit) -> None:
     """Accept the limits of one parameter.
 
@@ -89,16 +109,13 @@ def check_limit(parameter: str, limit: ParameterLimit) -> None:
     if known is None:
         raise ValueError(f"there is no parameter {parameter}")
     least, most = known.plausible
-    order = [
-        (name, value)
-        for name in ("extreme_low", "low", "high", "extreme_high")
-        if (value := getattr(limit, name)) is not None
-    ]
+    order = [(name, value) for name in SIDES if (value := getattr(limit, name)) is not None]
     for name, value in order:
         if not least <= value <= most:
             raise ValueError(f"{parameter}: {name} is {value:g}; allowed are {least:g} to {most:g} {known.unit}")
     for (lower, a), (upper, b) in itertools.pairwise(order):
-        if not a < b:
+        same = a == b and lower.removeprefix("extreme_") == upper.removeprefix("extreme_")  # only the urgent one
+        if not (a < b or same):
             raise ValueError(f"{parameter}: {lower} ({a:g}) must be below {upper} ({b:g})")
     if not 0 <= limit.delay_s <= 120:
         raise ValueError(f"{parameter}: a delay is 0 to 120 s")

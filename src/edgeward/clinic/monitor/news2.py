@@ -81,17 +81,21 @@ def score(name: str, value: float, *, scale2: bool = False, oxygen: bool | None 
     return _band(_SPO2_2_OXYGEN, rounded) if oxygen else 0
 
 
-def news2(inputs: Mapping[str, float], *, stale: Collection[str] = (), scale2: bool = False) -> News2:
+def news2(
+    inputs: Mapping[str, float], *, stale: Collection[str] = (), scale2: bool = False, age_ms: float = 0.0
+) -> News2:
     """Return the score of what is known.
 
     Parameters
     ----------
     inputs : mapping
-        Fresh inputs, of `INPUTS`.
+        Inputs that count, of `INPUTS`.
     stale : collection of str
         Inputs that were given, too long ago.
     scale2 : bool
         SpO2 scale 2.
+    age_ms : float
+        Of the oldest of the inputs, if it is not live.
     """
     oxygen = inputs["supplemental_oxygen"] >= 0.5 if "supplemental_oxygen" in inputs else None
     scores: dict[str, int] = {}
@@ -113,6 +117,7 @@ def news2(inputs: Mapping[str, float], *, stale: Collection[str] = (), scale2: b
         scale2=scale2,
         response=_response(at_least, scores) if complete else "",
         at_least=at_least,
+        age_ms=age_ms,
     )
 
 
@@ -122,6 +127,21 @@ def _response(total: int, scores: Mapping[str, int]) -> Literal["routine", "ward
     if total >= URGENT or 3 in scores.values():
         return "urgent"
     return "ward" if total else "routine"
+
+
+def calls_still(code: str, before: Mapping[str, int], result: News2) -> bool:
+    """Return whether a score still calls for `code` where inputs that it has no more count as they did before.
+
+    Parameters
+    ----------
+    before
+        Scores per input when it called for `code`.
+    """
+    scores = {**before, **result.scores}
+    total = sum(scores.values())
+    if code == "news2_emergency":
+        return total >= EMERGENCY
+    return total >= URGENT or (len(scores) == len(INPUTS) and 3 in scores.values())
 
 
 def due(result: News2) -> str:

@@ -52,6 +52,7 @@ class NumericsLog:
     def __init__(self, path: Path, site_key: SiteKey) -> None:
         self._site_key = site_key
         self._db = Database(path, name="log of numerics", application_id=_APPLICATION, migrations=_MIGRATIONS)
+        self._db.write(lambda db: db.execute("PRAGMA secure_delete = ON"))  # what goes is gone: the key stays
         row = self._db.one("SELECT log, dumped, handed FROM marks")
         if row is None:
             row = secrets.token_hex(8), 0, 0

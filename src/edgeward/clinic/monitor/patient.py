@@ -37,10 +37,11 @@ class Condition(IntEnum):
     BIGEMINY = 12
     TRIGEMINY = 13
     FREQUENT_VENTRICULAR_BEATS = 14
+    ECG_UNREADABLE = 15
 
 
 (ASYSTOLE, VF, VT, BRADY, TACHY, LEAD_OFF, ALL_OFF, NOISY, V_RUN, PAUSE, AF, COUPLET, BIGEMINY, TRIGEMINY,
- FREQUENT_V) = (int(c) for c in Condition)  # fmt: skip
+ FREQUENT_V, UNREADABLE) = (int(c) for c in Condition)  # fmt: skip
 CONDITIONS = len(Condition)
 
 HOPS_A_MINUTE = 120
@@ -74,6 +75,12 @@ PATIENT = np.dtype(
         ("anchor", "f8"),  # the same, moved by the time nobody could see
         ("times", "f8", (HISTORY,)),
         ("intervals", "f8", (HISTORY,)),  # s; 0 where a gap lies between, negative where an asystole does
+        # of an interval with a gap: its parts that are longer than the slowest allowed one; -1: nobody knows
+        ("slow_parts", "i1", (HISTORY,)),
+        ("slow_open", "i4"),  # the same, of the interval that is open
+        ("parts_s", "f8", (HISTORY,)),  # how much of an interval with a gap was seen
+        ("unseen", "f8"),  # samples since the last beat that were not
+        ("seen_from", "f8"),  # stream index after the last gap
         # -- what each of them is: scores of the lead that gave it and of the others, at once and in hindsight
         ("voices", "i1", (HISTORY,)),
         ("now_own", "f8", (HISTORY,)),
@@ -101,14 +108,25 @@ PATIENT = np.dtype(
         ("beat_width", "f8"),  # ms
         ("run", "i4"),
         ("run_onset", "f8"),
-        ("normals", "i4"),
+        ("normals", "i4"),  # beats of another kind since two ventricular ones in a row
+        ("since_run", "i4"),  # beats since a run
+        ("narrow", "i1"),  # a narrow QRS was this patient's usual one (``first_sight``)
         ("v_counts", "i2", (HOPS_A_MINUTE,)),
         ("v_slot", "i4"),
         ("v_now", "i4"),
         ("v_minute", "i4"),
         ("fast", "i4"),
         ("rate_onset", "f8"),
-        ("vf_hits", "i4"),
+        ("vf_hits", "i4"),  # of the last looks for fibrillation, newest lowest
+        ("vf_sure", "i4"),  # the same, without those in which the patient's usual QRS were seen
+        ("vf_maybe", "i4"),  # and with those that are more irregular, and show no usual QRS
+        # -- while no beat is found and the signal cannot be read
+        ("rough_s", "f8"),  # since the last beat
+        ("waited_s", "f8"),  # for which the clock of asystole has waited since then
+        ("moved_s", "f8"),  # how long what moved last still counts
+        ("blind_s", "f8"),  # of the last minute or so; fades
+        ("blind", "i1", (HISTORY,)),  # an interval in which a beat may have been missed
+        ("blind_known", "i8"),  # beats whose interval has been looked at
         # -- conditions
         ("active", "i1", (CONDITIONS,)),
         ("value", "f8", (CONDITIONS,)),

@@ -28,6 +28,7 @@ RELEARN_S = 6.0  # nothing found for this long: perhaps the signal has become sm
 SETTLE_S = 0.6
 RATE_WINDOW_S = 8.0
 KNOWN_AFTER_S = AFTER_S + 0.1  # a pulse is written down this long after its onset
+RAILED_FEW, RAILED_MOST = 0.02, 0.15  # of the last seconds, flat at an edge of the range
 GOOD = 0.5  # quality of a pulse that counts as evidence
 #: Less than this part of the usual amplitude is not a pulse, however regular it is, until it has been so for long.
 LEAST_PART = 0.12
@@ -312,6 +313,7 @@ def judge_channel(c: Any, trace: NDArray[np.float32], at: float, room: NDArray[n
         count = int(4.0 * rate)
         if c.n - c.start_n > count:
             quality *= 0.6 + 0.4 * ramp(skewness(trace, MASK, c.n, count), -0.5, 0.0)
+        quality *= ramp(c.railed_part, RAILED_MOST, RAILED_FEW)  # pulses may hide behind the edge
     if c.missing > 0:
         quality *= 1.0 - c.missing / c.hop
     c.quality = min(1.0, max(0.0, quality))

@@ -19,7 +19,7 @@ from edgeward.clinic.monitor.seats import Patient, Seats
 from edgeward.clinic.monitor.state import MASK, RING
 
 _OF_RHYTHM = (
-    "heart_rate", "quality", "beat_width", "v_minute", "started", "beats", "last_beat", "off_mask", "primary"
+    "heart_rate", "quality", "beat_width", "v_minute", "started", "beats", "off_mask", "primary"
 )  # fmt: skip
 _OF_STREAM = ("received_ns", "packets", "missing")
 
@@ -32,7 +32,6 @@ class Numerics:
     quality: float | None
     beat_width_ms: float | None
     ventricular_per_min: float
-    last_beat_sample: int
     age_ms: float
     lead_off: tuple[str, ...]
     primary: str
@@ -88,7 +87,7 @@ class Board:
     def numerics(self, row: int) -> Numerics:
         """Return the numbers of a patient who was looked at."""
         patient: Patient = self._seats.by_row[row]
-        rate, quality, width, ventricular, started, beats, last, mask, primary, received, packets, missing = (
+        rate, quality, width, ventricular, started, beats, mask, primary, received, packets, missing = (
             column[row].item() for column in self._columns.values()
         )
         age_ms = max(0.0, (int(self._at[row]) - received) / 1e6)
@@ -97,7 +96,6 @@ class Board:
             quality=quality if started else None,
             beat_width_ms=width if beats else None,
             ventricular_per_min=ventricular,
-            last_beat_sample=last if beats else -1,
             age_ms=age_ms,
             lead_off=tuple(n for i, n in enumerate(patient.leads) if mask >> i & 1) if mask else (),
             primary=patient.leads[primary],
@@ -122,15 +120,22 @@ def trace(
     start = max(start, end - RING + 64, 0)
     index = np.arange(start, max(end, start), dtype=np.int64) & MASK
     samples = np.clip(np.rint(seats.traces[at][index] * 1e3), -32767, 32767).astype(np.int16)
-    beats = []
+    return rate, start, patient.leads[lead], samples, beats(seats, device_id)
+
+
+def beats(seats: Seats, device_id: str) -> list[int]:
+    """Return where the latest beats stand in the display trace of the lead listened to, oldest first."""
+    row = seats.rows[seats.patients[device_id].row]
+    channel = seats.channels[int(row["row"]) + int(row["primary"])]
+    found = []
     for k in range(min(int(row["beats"]), HISTORY)):
         stream = float(row["times"][(int(row["beats"]) - 1 - k) % HISTORY])
         position = int(channel["start_n"]) + (stream + float(channel["trace_delay"]) - int(channel["start_raw"])) / int(
             channel["decimation"]
         )
         if position >= 0:
-            beats.append(round(position))
-    return rate, start, patient.leads[lead], samples, sorted(beats)
+            found.append(round(position))
+    return sorted(found)
 
 
 def recent_beats(seats: Seats, device_id: str) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeward.clinic.monitor.bank import RESTART_BEHIND, steps_ahead
+from edgeward.clinic.monitor.numbering import RESTART_BEHIND, steps_ahead
 from edgeward.waveform import SignalPacket
 
 #: So many missing packets are waited for: more are a gap, not another order.
@@ -85,7 +85,28 @@ class Reorder:
             return [], False
         if -RESTART_BEHIND < ahead <= 0:
             return [one], False  # a copy of one that was used, or too late: whoever uses it will say so
-        return [*self.release(source_id, before), one], False
+        if ahead <= 0:  # the device has begun anew
+            return [*self.release(source_id, before), one], False
+        return self._give_up(source_id, one, before), False
+
+    def _give_up(self, source_id: str, one: Held, before: int) -> list[Held]:
+        """Return what is used once the first gap is waited for no longer; what later gaps hold back waits on.
+
+        Where much is read at once (after a restart, or when this process stood still) no time passes in which a gap
+        could be given up: it is when a packet comes that is too far ahead. That one may have overtaken another.
+        """
+        waiting = sorted([*self._held.pop(source_id), one], key=lambda held: steps_ahead(held.packet.sequence, before))
+        self._over.pop(source_id, None)
+        found: list[Held] = []
+        while waiting:
+            ahead = steps_ahead(waiting[0].packet.sequence, before)
+            farthest = steps_ahead(waiting[-1].packet.sequence, before)
+            if found and ahead > 1 and farthest <= 1 + MISSING_MOST and len(waiting) <= HELD_MOST:
+                self._held[source_id] = waiting
+                break
+            found.append(waiting.pop(0))
+            before = found[-1].packet.sequence
+        return found
 
     def _followers(self, source_id: str, sequence: int) -> list[Held]:
         """Return, and hold no more, the packets that follow each other from `sequence` on."""

@@ -2,14 +2,17 @@
 
 Responsible for putting back beds, alarms, timers, notices and values from the alarm log, and for asking the recorder
 for the last seconds of signal: they settle the filters, and what happened in them is raised late rather than never.
-Whatever was told already is not told again. Not responsible for the log's form (``alarm_log``).
+Whatever was told already is not told again; that nobody monitored for a while is told. Not responsible for the log's
+form (``alarm_log``).
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from edgeward.bedside import AlarmQuery, Recent, RecentQuery
@@ -17,9 +20,9 @@ from edgeward.bus import subjects
 from edgeward.bus.client import BusError, NoAnswer
 from edgeward.clinic.monitor.alarms import Key, key_of
 from edgeward.clinic.monitor.conditions import ConditionEvent
-from edgeward.clinic.monitor.engine import SITE
+from edgeward.clinic.monitor.engine import SITE, BedChange
 from edgeward.clinic.monitor.rules import RULES
-from edgeward.clinic.monitor.standby import Memory
+from edgeward.clinic.monitor.standby import Heard, Memory
 from edgeward.messages import Alarm, MessageError, Refused
 
 if TYPE_CHECKING:
@@ -42,6 +45,24 @@ MOST_S = 60.0
 SAME_NS = 2_000_000_000
 #: No two stamps of what is taken up are so far apart, unless the clock was set between them.
 SET_NS = 120_000_000_000
+#: A loss of power this long is told; settings outlast any (IEC 60601-1-8, 6.5.4 asks for 30 s).
+INTERRUPTED_S = 30.0
+
+
+def unmonitored_s(role: MonitorRole) -> float:
+    """Return for how long nobody monitored before this start; 0 if nobody ever did."""
+    tried = role.log.tried_ns()
+    return max(0.0, (role.clock.wall_ns() - tried) / 1e9) if tried else 0.0
+
+
+def interrupted(role: MonitorRole, away_s: float) -> list[BedChange]:
+    """Return what is to be told, and to stand in the log, of the time in which nobody monitored."""
+    engine, code = role.engine, "monitoring_interrupted"
+    told = engine.condition(SITE, code, False)  # of an earlier start, whose minute was not over
+    if away_s >= INTERRUPTED_S:
+        told += engine.condition(SITE, code, True, {"seconds": round(away_s)})
+        told += engine.condition(SITE, code, False)
+    return told
 
 
 def restore(role: MonitorRole) -> list[str]:
@@ -61,6 +82,11 @@ def restore(role: MonitorRole) -> list[str]:
                 role.intake.enrol(source_id, {**ecg, "leads": tuple(ecg["leads"])})
         except (ValueError, TypeError, KeyError) as error:
             _log.error("the signal of %s could not be taken up again: %s", source_id, error)
+        if row.get("unmissed"):  # its silence is no news after a restart either
+            role.intake.quiet(source_id)
+            role.intake.unmissed.add(source_id)
+        if row.get("signals") and not ecg:
+            role.intake.signals.expect(source_id, role.clock.now_ns(), missed=not row.get("unmissed"))
         role.devices[source_id] = device_id
         enrolled.add(source_id)
     records = [record for record, _ in kept if record.bed_id != SITE]
@@ -96,7 +122,7 @@ def _restore_values(role: MonitorRole) -> None:
         if one.source_id in role.devices:
             messages.append(one)
     try:
-        if count := role.intake.take_up(log.dump(), messages):
+        if count := role.intake.measured.take_up(log.dump(), messages):
             _log.info("took up %d messages of numerics of before", count)
     except ValueError as error:
         _log.error("the values of before could not be taken up again: %s", error)
@@ -120,6 +146,9 @@ def _restore_alarms(role: MonitorRole, bed_id: str, alarms: dict[str, object]) -
         if source_id in role.intake.bank:
             role.intake.bank.assume(source_id, codes)
         for record in records:
+            if record.code != "signal_lost" or source_id not in role.intake.bank:
+                channels = str(record.args.get("channels", "")).split(", ")
+                role.intake.signals.assume(source_id, record.code, [name for name in channels if name])
             if RULES[record.code].scope == "parameter" or (
                 record.code == "signal_lost" and source_id not in role.intake.bank
             ):
@@ -129,8 +158,9 @@ def _restore_alarms(role: MonitorRole, bed_id: str, alarms: dict[str, object]) -
 async def catch_up(role: MonitorRole, memory: Memory | None = None) -> None:
     """Take the last seconds of signal and the packets that came meanwhile, source by source.
 
-    They are in this process's own memory if it stood by for long enough; else the recorder has them. Without a
-    recorder, or when it does not come back in time, what there is and the live packets are taken.
+    They are in this process's own memory if it stood by for long enough, without losing the bus; else the recorder has
+    them, and what only one of the two has heard is put together. Without a recorder, or when it does not come back in
+    time, what there is and the live packets are taken.
     """
     now_ns = role.clock.wall_ns()
     away_s = (now_ns - await asyncio.to_thread(role.log.tried_ns)) / 1e9
@@ -142,10 +172,14 @@ async def catch_up(role: MonitorRole, memory: Memory | None = None) -> None:
     )
     past = Past(role, told)
     past.take()  # what the values of before say
-    own = memory.reach_s if memory is not None else 0.0
+    own, heard = 0.0, Heard([], now_ns=0, seconds=0.0)
+    if memory is not None:
+        own = memory.reach_s
+        # From here on what comes waits.
+        heard = Heard(memory.give(role.receive), now_ns=role.clock.now_ns(), seconds=seconds)
     try:
         async with asyncio.timeout(MOST_S):
-            packets = await _from_recorder(role, past, seconds) if own < seconds else 0
+            packets = await _from_recorder(role, past, seconds, heard) if own < seconds else 0
         if packets:
             _log.info("took up %d packets of before", packets)
     except TimeoutError:
@@ -154,13 +188,12 @@ async def catch_up(role: MonitorRole, memory: Memory | None = None) -> None:
         _log.warning("there is no recorder: the signal of before is not taken up, or in part")
     except (BusError, MessageError) as error:
         _log.warning("the signal of before is not taken up: %s", error)
-    if memory is not None:
-        await _from_memory(role, past, memory, seconds)
+    await _from_memory(role, past, heard)
     _release(role, past)
     role.waiting = None
 
 
-async def _from_recorder(role: MonitorRole, past: Past, seconds: float) -> int:
+async def _from_recorder(role: MonitorRole, past: Past, seconds: float, heard: Heard) -> int:
     count, after = 0, ""
     loop = asyncio.get_running_loop()
     # Where one has recorded, the same fault may have ended both: it is back sooner than we are of use without it.
@@ -180,14 +213,18 @@ async def _from_recorder(role: MonitorRole, past: Past, seconds: float) -> int:
         if isinstance(answer, Refused):
             _log.warning("the recorder gives no signal of before: %s", answer.reason)
             return count
-        for number, (source_id, received_ns, packet) in enumerate(answer.packets):
-            if source_id in role.devices:  # a device revoked meanwhile is not taken up
-                at_ns = role.clock.steady_ns(received_ns)
+        number = 0
+        for source_id, page in itertools.groupby(answer.packets, itemgetter(0)):
+            if source_id not in role.devices:  # a device revoked meanwhile is not taken up
+                continue
+            recorded = [(role.clock.steady_ns(received_ns), packet) for _, received_ns, packet in page]
+            for at_ns, packet in heard.join(source_id, recorded):
                 past.took(source_id, at_ns)
                 role.take_waves([(source_id, packet)], at_ns)
-            if number % AT_ONCE == AT_ONCE - 1:
-                past.take()
-                await asyncio.sleep(0)
+                number += 1
+                if number % AT_ONCE == 0:
+                    past.take()
+                    await asyncio.sleep(0)
         past.take()
         count += len(answer.packets)
         after = answer.after
@@ -196,22 +233,21 @@ async def _from_recorder(role: MonitorRole, past: Past, seconds: float) -> int:
         _release(role, past, after)
 
 
-async def _from_memory(role: MonitorRole, past: Past, memory: Memory, seconds: float) -> None:
-    packets = memory.give(role.receive)  # from here on what comes waits
-    now, count = role.clock.now_ns(), 0
-    for source_id, age_ns, packet in packets:
-        if age_ns > seconds * 1e9 or past.has(source_id, now - age_ns):
-            continue
-        if source_id in role.devices:
-            role.take_waves([(source_id, packet)], now - age_ns)
-        else:  # it came first while nobody was there
-            role.take_wave(source_id, packet, now - age_ns)
-        count += 1
-        if count % AT_ONCE == 0:
-            past.take()
-            await asyncio.sleep(0)
+async def _from_memory(role: MonitorRole, past: Past, heard: Heard) -> None:
+    count = 0
+    for source_id in heard.sources:
+        for at_ns, packet in heard.join(source_id, []):
+            if source_id in role.devices:
+                role.take_waves([(source_id, packet)], at_ns)
+            else:  # it came first while nobody was there
+                role.take_wave(source_id, packet, at_ns)
+            count += 1
+            if count % AT_ONCE == 0:
+                past.take()
+                await asyncio.sleep(0)
     past.take()
-    _log.info("took up %d packets that were heard while standing by", count)
+    if count:
+        _log.info("took up %d packets that were heard while standing by", count)
 
 
 def _release(role: MonitorRole, past: Past, upto: str = "") -> None:

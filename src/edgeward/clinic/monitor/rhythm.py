@@ -16,23 +16,36 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor import atrial, fibrillation
-from edgeward.clinic.monitor.beats import R_BEFORE_AT, R_BEFORE_S, R_BEFORE_V, R_NOW, R_WIDTH
+from edgeward.clinic.monitor import atrial, fibrillation, first_sight, gaps
+from edgeward.clinic.monitor.beats import (
+    KEPT_MOST,
+    R_BEFORE_AT,
+    R_BEFORE_S,
+    R_BEFORE_V,
+    R_KEPT,
+    R_NOW,
+    R_USUAL,
+    R_WIDTH,
+)
 from edgeward.clinic.monitor.detector import B_ENERGY, B_FIDUCIAL, B_REPORT, B_RESTART
 from edgeward.clinic.monitor.ectopy import (
     ALTERNATIONS,
     HISTORY,
     PATTERN_OVER,
+    SETTLED,
     TRIPLES,
+    UNHURRIED_BEATS,
     VENTRICULAR,
     add_later,
     decide,
     follow_patterns,
+    is_unhurried,
     open_slot,
     run_length,
 )
-from edgeward.clinic.monitor.fibrillation import is_fibrillation
+from edgeward.clinic.monitor.fibrillation import STEEP_LEAST, V_STEEP
 from edgeward.clinic.monitor.listening import AGREEMENT, choose_lead, judge_lead
+from edgeward.clinic.monitor.looks import add_look, is_over, look_anew, looks_fibrillating, note_look
 from edgeward.clinic.monitor.patient import (
     AF,
     ALL_OFF,
@@ -47,11 +60,13 @@ from edgeward.clinic.monitor.patient import (
     PAUSE,
     TACHY,
     TRIGEMINY,
+    UNREADABLE,
     V_RUN,
     VF,
     VT,
     switch,
 )
+from edgeward.clinic.monitor.unreadable import LEAKAGE_LEAST, TOLD_S, is_unreadable, note_missed, wait
 from edgeward.clinic.monitor.unrest import doubt, is_restless
 
 TICK_S = 0.5
@@ -61,7 +76,7 @@ RATE_WINDOW_S = 6.0  # a step 80 -> 120 or 80 -> 40 is shown fully within 7 s
 #: A run of three (IEC 60601-2-27 leaves the number to the maker) is told; it is a tachycardia by the patient's limits.
 RUN_BEATS = 3
 #: A run is told while the log odds of movement (``unrest.doubt``) are below this.
-RUN_CALM = -0.5
+RUN_CALM = -1.0
 #: A tachycardia is told after so many more beats where it may be movement, and after still more where it most likely
 #: is: late, but never not at all. The curve is in docs/physiology.md, "Movement".
 DOUBTFUL, RESTLESS_BEATS = 0.0, 3
@@ -72,6 +87,18 @@ VT_OVER_S = 3.0
 POOR_TICKS = 6
 RESCUE = 1.35
 SAME_BEAT_S = 0.15
+SLOW_INTERVALS = 3
+TORN_MOST = 6  # intervals with a gap among them
+TORN_SEEN, TORN_MARGIN = 4.0, 1.1  # longest allowed intervals: seen in all, and for each beat
+#: After a gap a beat may be missed for so long: filters settle, then a peak must become final.
+BLIND_S = 0.3
+#: So many beats, narrow ones, each as long after the one before as the others within this part of it, are no
+#: fibrillation; nor a flutter, which is faster.
+EVEN_BEATS, EVEN, EVEN_LEAST_S, EVEN_MOST_MS = 6, 0.08, 0.3, 120.0
+#: Of new signal between two looks for fibrillation; they come twice a second.
+LOOK_S = 0.45
+#: So many slow intervals in a row are one, if any of them may have hidden a beat.
+BLIND_INTERVALS = 5
 
 
 @njit
@@ -113,6 +140,38 @@ def mean_rate(p: Any, open_s: float) -> float:
 
 
 @njit
+def is_organised(p: Any, at: float) -> bool:
+    """Return whether the last beats come as evenly as no fibrillation has them, and more slowly than a flutter.
+
+    A sinus tachycardia whose T waves are as wide as the pauses between them fills the time as a fibrillation does.
+    """
+    if p.beats <= EVEN_BEATS or p.run > 0 or p.beat_width > EVEN_MOST_MS:
+        return False
+    shortest, longest = 1e9, 0.0
+    for k in range(EVEN_BEATS):
+        i = p.intervals[(p.beats - 1 - k) % HISTORY]
+        shortest = min(shortest, i)
+        longest = max(longest, i)
+    open_s = (at - p.last_beat) / p.rate - REPORT_S
+    return shortest >= EVEN_LEAST_S and longest <= (1.0 + EVEN) * shortest and open_s <= 1.2 * longest
+
+
+@njit
+def on_gap(p: Any, first: int) -> None:
+    """Take it that the stream goes on at `first`: no time has passed that anybody saw, and nothing has ended."""
+    allowed = 60.0 / p.extreme_bradycardia
+    blind = BLIND_S * p.rate
+    since = max(p.last_beat, p.seen_from + blind)
+    if p.beats > 0 and p.slow_open >= 0 and (p.next_index - since) / p.rate - REPORT_S > allowed:
+        p.slow_open += 1
+    p.seen_from = first
+    p.unseen += first + blind - p.next_index
+    p.anchor += first - p.next_index
+    if first - p.next_index > gaps.BRIDGED_S * p.rate:
+        look_anew(p)
+
+
+@njit
 def on_beat(
     p: Any,
     channels: Any,
@@ -128,12 +187,14 @@ def on_beat(
 ) -> tuple[int, bool]:
     """Take one beat of one lead and what ``beats.judge`` said of it.
 
-    Return the new count of transitions and whether the beat was counted. When it was, the kind of the counted beat
+    Return the new count of transitions and whether the beat was counted. When it was, the kind of the beat `SETTLED`
     before it is settled (``p.kinds``).
     """
     width, value = result[R_WIDTH], result[R_NOW]
     if result[R_BEFORE_AT] >= 0.0:
-        add_later(p, lead, result[R_BEFORE_AT], result[R_BEFORE_V], result[R_BEFORE_S], SAME_BEAT_S * p.rate)
+        kept = result[R_KEPT] * p.ventricular_tachycardia_rate > 60.0
+        later = min(result[R_BEFORE_V], KEPT_MOST) if kept else result[R_BEFORE_V]
+        add_later(p, lead, result[R_BEFORE_AT], later, result[R_BEFORE_S], SAME_BEAT_S * p.rate)
     at, fiducial = beat[B_REPORT], beat[B_FIDUCIAL]
     gap = (fiducial - p.last_beat) / p.rate if p.beats > 0 else 1e9
     own = channels[p.row + lead]
@@ -156,13 +217,19 @@ def on_beat(
             if i > 0.0:
                 total += i
                 n += 1
-        if (n < 4 or (gap < RESCUE * total / n and lead != p.voice) or beat[B_RESTART] > 0.0 or beat[B_ENERGY] < 0.6
-                or value > 0.0
-                or own.agreement < AGREEMENT):  # fmt: skip
+        # At the beginning nothing can be overdue, and no lead has proved itself. There a second such lead has to see
+        # the same beat: of twelve, the first may be the one that the heart's axis is square to.
+        if n < 4:
+            unproved = not is_seen_elsewhere(p, channels, lead, fiducial)
+        else:
+            unproved = (gap < RESCUE * total / n and lead != p.voice) or own.agreement < AGREEMENT
+        if unproved or beat[B_RESTART] > 0.0 or beat[B_ENERGY] < 0.6 or value > 0.0:
             own.told_at = fiducial
             own.told_score = value
             own.agreement *= 0.95
             return count, False
+        if n < 4:
+            own.agreement = 1.0  # two of a mind
     p.voice = lead
     slot = p.beats % HISTORY
     open_slot(p, slot, lead, value)
@@ -174,10 +241,20 @@ def on_beat(
             other.told_at = 0.0
             p.now_sum[slot] += other.told_score
             p.now_count[slot] += 1
-    valid = p.beats > 0 and gap < 12.0 and not (beat[B_RESTART] > 0.0 and lead == p.primary)
+    torn = p.beats > 0 and p.seen_from > p.last_beat
+    valid = p.beats > 0 and gap < 12.0 and not torn and not (beat[B_RESTART] > 0.0 and lead == p.primary)
     interval = gap if valid else 0.0
     if p.active[ASYSTOLE] == 1:
         interval = -gap
+    parts = p.slow_open if torn else -1
+    if torn and parts >= 0 and (fiducial - p.seen_from) / p.rate - BLIND_S > 60.0 / p.extreme_bradycardia:
+        parts += 1
+    p.slow_parts[slot] = parts
+    p.parts_s[slot] = gap - p.unseen / p.rate
+    p.slow_open = 0
+    p.unseen = 0.0
+    p.blind[slot] = 1 if p.rough_s > 0.0 else 0
+    p.rough_s = p.waited_s = 0.0
     p.times[slot] = fiducial
     p.intervals[slot] = interval
     p.beats += 1
@@ -189,7 +266,15 @@ def on_beat(
     count = switch(p, who, block, PAUSE, False, fiducial, at, 0.0, out, count)
     # -- ventricular runs: at once, or one beat later where only hindsight sees that the last beats were one
     run, ago = run_length(p, 0), 0
-    p.normals = p.normals + 1 if run == 0 else 0
+    if first_sight.is_narrow(result[R_USUAL]):
+        p.narrow = 1
+    sight = first_sight.look(p, channels, traces, scratch)
+    # A single ventricular beat among others, as in bigeminy, does not go on with a run that is over.
+    if run >= 2 or sight == first_sight.SEEN:
+        p.normals = 0
+    elif run == 0 and not (sight == first_sight.UNSEEN and p.active[VT] == 1):
+        p.normals += 1
+    p.since_run = 0 if run >= RUN_BEATS or sight == first_sight.SEEN else p.since_run + 1
     p.run = run
     if run == 0:
         run, ago = run_length(p, 1), 1
@@ -204,14 +289,50 @@ def on_beat(
         rate = 60.0 * (beats - 1) / span if span > 0.0 else 0.0
         if rate >= p.ventricular_tachycardia_rate and p.active[VF] == 0:
             count = switch(p, who, block, VT, True, p.run_onset, at, rate, out, count)
-    if run >= RUN_BEATS and moves < RUN_CALM and p.active[VF] == 0:
+    if sight == first_sight.SEEN and p.active[VF] == 0:
+        count = on_first_sight(p, own, traces[p.row + lead], who, block, at, scratch, out, count)
+    told = run >= UNHURRIED_BEATS or (run >= RUN_BEATS and not is_unhurried(p, run, ago, scratch))
+    if told and moves < RUN_CALM and p.active[VF] == 0:
         count = switch(p, who, block, V_RUN, True, p.run_onset, at, float(run), out, count)
-    if p.normals >= VT_OVER_BEATS:
+    if p.normals >= VT_OVER_BEATS or p.since_run >= HISTORY:
         count = switch(p, who, block, VT, False, fiducial, at, 0.0, out, count)
         count = switch(p, who, block, V_RUN, False, fiducial, at, 0.0, out, count)
-    if p.beats >= 2:
+    if p.beats > SETTLED:
         count = on_decided(p, channels, traces, who, block, at, scratch, out, count)
-    return on_rate(p, who, block, fiducial, at, out, count), True
+    count = on_rate(p, who, block, fiducial, at, out, count)
+    return on_slow(p, who, block, fiducial, at, False, out, count), True
+
+
+@njit
+def on_first_sight(
+    p: Any,
+    own: Any,
+    trace: NDArray[np.float32],
+    who: int,
+    block: int,
+    at: float,
+    scratch: NDArray[np.float64],
+    out: Any,
+    count: int,
+) -> int:
+    """Tell a tachycardia that nothing else came before, unless it is movement; return the new count."""
+    if doubt(p, own, trace, first_sight.LOOKED, scratch) >= DOUBTFUL:
+        return count
+    since = p.times[(p.beats - 1 - first_sight.LOOKED) % HISTORY]
+    rate = 60.0 * first_sight.LOOKED * p.rate / (p.last_beat - since)
+    return switch(p, who, block, VT, True, since, at, rate, out, count)
+
+
+@njit
+def is_seen_elsewhere(p: Any, channels: Any, lead: int, fiducial: float) -> bool:
+    """Return whether a lead that is neither this one nor listened to has told of the same beat."""
+    for k in range(p.leads):
+        told_at = channels[p.row + k].told_at
+        if k == lead or k == p.primary or told_at <= 0.0:  # noqa: PLR1714 - compiled: a tuple of two types is none
+            continue
+        if abs(told_at - fiducial) < SAME_BEAT_S * p.rate:
+            return True
+    return False
 
 
 @njit
@@ -226,34 +347,34 @@ def on_decided(
     out: Any,
     count: int,
 ) -> int:
-    """Settle the kind of the beat before the newest, and judge what follows from it; return the new count."""
-    slot = (p.beats - 2) % HISTORY
+    """Settle the kind of the beat `SETTLED` before the newest, and judge what follows from it; return the new count."""
+    slot = (p.beats - 1 - SETTLED) % HISTORY
     kind = decide(p, slot)
     row = p.row_of_v
     follow_patterns(p)
     atrial.on_decided(p)
     own, trace = channels[p.row + p.voice], traces[p.row + p.voice]
     if kind == VENTRICULAR:
-        p.v_now += 0 if is_restless(p, own, trace, 4) else 1
-    elif row == 2 and p.beats >= 5 and not is_restless(p, own, trace, 5):
-        onset = p.times[(p.beats - 4) % HISTORY]
+        p.v_now += 0 if is_restless(p, own, trace, 3 + SETTLED) else 1
+    elif row == 2 and p.beats >= 4 + SETTLED and not is_restless(p, own, trace, 4 + SETTLED):
+        onset = p.times[(p.beats - 3 - SETTLED) % HISTORY]
         p.couplet_at = at
         count = switch(p, who, block, COUPLET, True, onset, at, 2.0, out, count)
     rate = p.heart_rate
-    if p.bigeminy_left == PATTERN_OVER and not is_restless(p, own, trace, 6):
-        onset = p.times[(p.beats - 1 - ALTERNATIONS) % HISTORY]
+    if p.bigeminy_left == PATTERN_OVER and not is_restless(p, own, trace, 5 + SETTLED):
+        onset = p.times[(p.beats - SETTLED - ALTERNATIONS) % HISTORY]
         count = switch(p, who, block, BIGEMINY, True, onset, at, rate, out, count)
     elif p.bigeminy_left == 0:
         count = switch(p, who, block, BIGEMINY, False, p.times[slot], at, rate, out, count)
     if p.trigeminy_left == PATTERN_OVER:
-        onset = p.times[(p.beats - 1 - 3 * TRIPLES) % HISTORY]
+        onset = p.times[(p.beats - SETTLED - 3 * TRIPLES) % HISTORY]
         count = switch(p, who, block, TRIGEMINY, True, onset, at, rate, out, count)
     elif p.trigeminy_left == 0:
         count = switch(p, who, block, TRIGEMINY, False, p.times[slot], at, rate, out, count)
     # -- atrial fibrillation: so for half a minute before it is told, and not so for as long before it ends
     change = atrial.irregularity(p, scratch)
     looks = p.change_count >= atrial.CHANGES_LEAST and atrial.is_atrial_fibrillation(
-        change, channels[p.row + p.voice].p_like
+        change, own.p_like, own.shape_width[max(own.dominant, 0)]
     )
     if looks == (p.active[AF] == 1):
         p.af_since = -1.0
@@ -266,28 +387,66 @@ def on_decided(
 
 
 @njit
+def is_slow(p: Any, allowed: float) -> bool:
+    """Return whether the last three intervals were each longer than `allowed`, in seconds.
+
+    One with a gap in it says neither yes nor no, unless a part of it that was seen is longer by itself. Where gaps
+    leave too few whole ones, the beats of the time that was seen are counted: four times as long without a shorter
+    interval, and clearly fewer beats than allowed.
+    """
+    found, torn, blind, seen_s = 0, 0, 0, 0.0
+    for k in range(1, min(p.beats, HISTORY)):
+        slot = (p.beats - k) % HISTORY
+        if p.intervals[slot] > allowed and p.blind[slot] == 1:
+            blind += 1
+        elif p.intervals[slot] > allowed:
+            found += 1
+            seen_s += p.intervals[slot]
+        elif p.intervals[slot] == 0.0 and p.slow_parts[slot] >= 0 and torn < TORN_MOST:
+            found += p.slow_parts[slot]
+            seen_s += p.parts_s[slot]
+            torn += 1
+        else:
+            return False
+        if found >= SLOW_INTERVALS or found + blind >= BLIND_INTERVALS:
+            return True
+        if seen_s > max(TORN_SEEN, TORN_MARGIN * (k - blind)) * allowed:
+            return True
+    return False
+
+
+@njit
 def on_rate(p: Any, who: int, block: int, since: float, at: float, out: Any, count: int) -> int:
-    """Judge the extreme rates. A margin of 5/min (3/min for the slow one) ends them."""
+    """Judge the extreme tachycardia. A margin of 5/min ends it."""
     rate = p.heart_rate
     if math.isnan(rate):
         return count
     p.fast = p.fast + 1 if rate > p.extreme_tachycardia else 0
-    # Slow: three intervals in a row, each longer than the limit allows; one pause is not a slow rhythm.
-    allowed = 60.0 / p.extreme_bradycardia
-    slow = p.beats >= 4
-    for k in range(1, 4):
-        slow = slow and p.intervals[(p.beats - k) % HISTORY] > allowed
-    slow = slow or (at - p.anchor) / p.rate - REPORT_S > 3.0 * allowed
     if p.fast == 1:
         p.rate_onset = since
     if p.fast >= 3 and p.active[VF] == 0:
         count = switch(p, who, block, TACHY, True, p.rate_onset, at, rate, out, count)
     elif rate < p.extreme_tachycardia - 5.0:
         count = switch(p, who, block, TACHY, False, since, at, rate, out, count)
-    if slow:
+    return count
+
+
+@njit
+def on_slow(p: Any, who: int, block: int, since: float, at: float, looked: bool, out: Any, count: int) -> int:
+    """Judge the extreme bradycardia. A margin of 3/min ends it.
+
+    Three intervals in a row, each longer than the limit allows; one pause is not a slow rhythm. It is told when it has
+    been `looked` for beats that were missed.
+    """
+    rate = p.heart_rate
+    if math.isnan(rate):
+        return count
+    allowed = 60.0 / p.extreme_bradycardia
+    slow = is_slow(p, allowed) or (at - p.anchor) / p.rate - REPORT_S > SLOW_INTERVALS * allowed
+    if slow and looked:
         onset = p.times[(p.beats - 4) % HISTORY] if p.beats >= 4 else p.anchor
         count = switch(p, who, block, BRADY, True, onset, at, rate, out, count)
-    elif rate > p.extreme_bradycardia + 3.0:
+    elif not slow and rate > p.extreme_bradycardia + 3.0:
         count = switch(p, who, block, BRADY, False, since, at, rate, out, count)
     return count
 
@@ -300,6 +459,7 @@ def on_tick(
     at: float,
     channels: Any,
     traces: NDArray[np.float32],
+    bands: NDArray[np.float32],
     scratch: NDArray[np.float64],
     measures: NDArray[np.float64],
     out: Any,
@@ -340,20 +500,32 @@ def on_tick(
     if seen == 0:
         p.anchor += p.hop
         p.heart_rate = math.nan
-        p.vf_hits = 0
+        p.slow_open = -1
+        look_anew(p)
         return count
     # -- fibrillation: three of the last four half seconds, four seconds each
     c = channels[p.row + p.primary]
-    hit = False
-    if c.n - c.start_n > (fibrillation.WINDOW_S + 0.3) * c.analysis_rate and off & (1 << p.primary) == 0:
-        fibrillation.measure(c, traces[p.row + p.primary], scratch, measures)
-        hit = is_fibrillation(measures)
-    p.vf_hits = ((p.vf_hits << 1) | (1 if hit else 0)) & 15
-    hits = (p.vf_hits & 1) + (p.vf_hits >> 1 & 1) + (p.vf_hits >> 2 & 1) + (p.vf_hits >> 3 & 1)
-    if hits >= 3:
-        count = switch(p, who, block, VF, True, at - fibrillation.WINDOW_S * p.rate, at, measures[2] * 60.0, out, count)
-    elif p.vf_hits == 0:
+    lasted, leakage = fibrillation.WINDOW_S, 0.0
+    if off & (1 << p.primary) != 0:
+        add_look(p, False, False, False)
+    elif gaps.seen(c) - c.looked_n >= LOOK_S * c.analysis_rate:
+        # While too little was seen nothing is known: that is no sign against it.
+        lasted = fibrillation.measure(c, traces[p.row + p.primary], scratch, measures)
+        if lasted > 0.0:
+            c.looked_n = gaps.seen(c)
+            leakage = measures[fibrillation.V_LEAKAGE]
+            organised = measures[V_STEEP] >= STEEP_LEAST and is_organised(p, at)
+            note_look(p, c, traces[p.row + p.primary], measures, organised, scratch)
+    if looks_fibrillating(p):
+        count = switch(p, who, block, VF, True, at - lasted * p.rate, at, measures[2] * 60.0, out, count)
+    elif is_over(p):
         count = switch(p, who, block, VF, False, at, at, 0.0, out, count)
+    # -- what cannot be read proves nothing: the clock waits, and if that lasts it is told
+    readable = leakage <= LEAKAGE_LEAST or p.vf_hits & 15 != 0
+    wait(p, at, not readable and is_unreadable(p, channels, traces, bands, at, scratch))
+    if p.blind_s >= TOLD_S or p.blind_s <= 0.5 * TOLD_S:
+        count = switch(p, who, block, UNREADABLE, p.blind_s >= TOLD_S, at, at, p.blind_s, out, count)
+    note_missed(p, channels, traces, scratch)
     quiet = (at - p.anchor) / p.rate - REPORT_S
     if p.active[VT] == 1 and (quiet > VT_OVER_S or p.active[VF] == 1):
         count = switch(p, who, block, VT, False, at, at, 0.0, out, count)
@@ -371,9 +543,11 @@ def on_tick(
     if quiet > 12.0 or p.active[ASYSTOLE] == 1:
         p.heart_rate = 0.0 if p.active[ASYSTOLE] == 1 else math.nan
         count = switch(p, who, block, TACHY, False, at, at, 0.0, out, count)
-    elif p.beats > 1 and quiet > 0.0 and p.active[VF] == 0:
-        p.heart_rate = mean_rate(p, quiet)
-        count = on_rate(p, who, block, at, at, out, count)
+    elif p.beats > 1 and p.active[VF] == 0:
+        if quiet > 0.0:
+            p.heart_rate = mean_rate(p, quiet)
+            count = on_rate(p, who, block, at, at, out, count)
+        count = on_slow(p, who, block, at, at, True, out, count)
     noisy = p.poor >= POOR_TICKS
     if noisy or p.poor == 0:
         count = switch(p, who, block, NOISY, noisy and off != everything, at, at, p.quality, out, count)

@@ -1,25 +1,23 @@
 """The `monitor` role: waveforms and numerics from the bus in, alarms and numbers out.
 
-Responsible for putting its rooms together and for their loops: packets at once, time four times a second, numbers twice
-a second, the check of the alarm system every two. What is decided is decided elsewhere: ``intake`` (what is measured),
+Responsible for putting its rooms together, for the sources that may be heard, and for the loops: packets at once, time
+four times a second, numbers twice a second. What is decided is decided elsewhere: ``intake`` (what is measured),
 ``engine`` (alarms), ``escalation`` (who is told), ``publisher`` (how they leave), ``screens``, ``desk`` (answers),
-``restart``.
+``restart``, ``selfcheck_loop`` (whether all this works).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
-import shutil
 import time
 from typing import Any
 
+from edgeward import measurement
 from edgeward.bedside import AlarmPause, AlarmQuery, Hearing, NoticeReport, Numerics, SetBed
 from edgeward.bus import stored, subjects
 from edgeward.bus.bulk import Batch
-from edgeward.bus.client import BusError
 from edgeward.bus.role import RoleContext
 from edgeward.bus.stored import Stored, TwoWays
 from edgeward.bus.tasks import end
@@ -28,18 +26,20 @@ from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.bank import warm_up
 from edgeward.clinic.monitor.beds import Beds as BedBook
 from edgeward.clinic.monitor.desk import BY_HAND, Desk
-from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
+from edgeward.clinic.monitor.engine import AlarmEngine, BedChange
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.floods import FloodWatch
 from edgeward.clinic.monitor.intake import Intake
 from edgeward.clinic.monitor.keeper import Keeper, NotKept
-from edgeward.clinic.monitor.limits import Profiles, rhythm_limits
+from edgeward.clinic.monitor.limits import Profiles, rhythm_limits, with_extreme_rates
 from edgeward.clinic.monitor.numerics_log import NumericsLog
+from edgeward.clinic.monitor.pacing import Pacing
 from edgeward.clinic.monitor.publisher import Publisher
 from edgeward.clinic.monitor.screens import Screens
-from edgeward.clinic.monitor.selfcheck import EVERY_S, NOT_DELIVERED_S, AlarmSystem, Surroundings
+from edgeward.clinic.monitor.selfcheck_loop import SelfCheck
 from edgeward.clinic.monitor.shown import Shown
 from edgeward.clinic.monitor.site_clock import SiteClock
+from edgeward.clinic.monitor.witnesses import Witnesses
 from edgeward.messages import AlarmAck, Ask, RoleState, ServiceClass, Viewing
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
@@ -55,11 +55,9 @@ GRACE_S = 1.0
 GRACE_MOST_S = 30.0
 SOURCES_AT_ONCE = 4000  # a second of so many sources' packets is taken within a second
 MOST_SOURCES = 20_000  # a gateway that names ever new places must not fill the memory
+_DOORS = {"senml": "mqtt", "pcd01": "hl7", "fhir": "fhir"}
 COMPLAIN_S = 10.0  # one quarantine entry per device and reason in this time
 KEEP_S = 15.0  # values that outlast a restart are written down this often
-WRITE_S = 2.0  # a log that takes longer to write one row is a problem
-
-_BEHIND = "monitoring is behind what is sent: alarms are late"
 
 
 class MonitorRole:
@@ -70,19 +68,22 @@ class MonitorRole:
         settings = context.settings
         section = settings.monitor
         self.clock = clock or SiteClock()
-        self.log = AlarmLog(context.home.db("alarms"))
-        self.numerics_log = NumericsLog(context.home.db("numerics"), SiteKey.load(context.home))
+        site_key = SiteKey.load(context.home)
+        self.log = AlarmLog(context.home.db("alarms"), site_key)
+        self.numerics_log = NumericsLog(context.home.db("numerics"), site_key)
         self.keeper = Keeper(self.numerics_log, context.bus, self.clock)
         self.registry = Registry(context.home)
         self.beds = BedBook(Profiles(section, settings.profile), settings.ward, ward=section.ward)
         profile = self.beds.profiles.rhythm[self.beds.profiles.default]
         self.intake = Intake(self.clock, rhythm_limits(profile), self.know, reorder_ms=section.reorder_ms)
         self.intake.keep = self.keep
+        self.witnesses = Witnesses(self.intake)
+        self.pacing = Pacing(self.intake.bank.recent_beats)
         self.engine = AlarmEngine(
             self.beds,
             self.clock,
             FloodWatch(section.flood_beds, section.flood_s),
-            check=self.intake.check if section.suppress else None,
+            check=self.witnesses.check if section.suppress else None,
             lag=self.intake.lag_ms,
             late_from_ms=settings.budgets.alarm_ms,
             reminder_s=section.reminder_s,
@@ -116,7 +117,18 @@ class MonitorRole:
             tell=self.tell,
         )
         self.desk = Desk(self, section.audio_pause_s, lambda: set(self.devices))
-        self.alarm_system = AlarmSystem(time.monotonic())
+        self.selfcheck = SelfCheck(
+            context,
+            clock=self.clock,
+            log=self.log,
+            keeper=self.keeper,
+            beds=self.beds,
+            intake=self.intake,
+            engine=self.engine,
+            escalation=self.escalation,
+            publisher=self.publisher,
+            waiting_s=self.waiting_s,
+        )
         self._two_ways = TwoWays()
         self.devices: dict[str, str] = {}  # source -> enrolled device that brings it; empty: not known
         self.waiting: list[tuple[str, bytes, int]] | None = []  # packets that come while a restart is taken up
@@ -126,9 +138,6 @@ class MonitorRole:
         self._due_at = self._due_since = 0.0
         self._loop = asyncio.get_running_loop()
         self._unchecked: set[str] = set()
-        self._ticked = self._published = time.monotonic()
-        self._behind_told = asyncio.Event()
-        self._deliver_heard = 0.0  # when `deliver` said last that it lives; 0: it never did, and is not missed
 
     # ---------------------------------------- sources
 
@@ -155,7 +164,12 @@ class MonitorRole:
 
     def describe(self, source_id: str) -> dict[str, Any]:
         """Return what is kept of a source."""
-        return {"ecg": self.intake.descriptions.get(source_id), "device": self.device_of(source_id)}
+        return {
+            "ecg": self.intake.descriptions.get(source_id),
+            "signals": self.intake.signals.knows(source_id),
+            "unmissed": source_id in self.intake.unmissed,
+            "device": self.device_of(source_id),
+        }
 
     def device_of(self, source_id: str) -> str:
         """Return the enrolled device that brings a source."""
@@ -172,8 +186,11 @@ class MonitorRole:
     def apply_limits(self, bed_id: str) -> None:
         """Bring the limits of a bed's sources into force."""
         limits, rhythm = self.beds.limits(bed_id), self.beds.rhythm(bed_id)
+        if not any(source_id in self.intake.bank for source_id in self.beds[bed_id].sources):
+            limits = with_extreme_rates(limits, rhythm)
         for source_id in self.beds[bed_id].sources:
             self.intake.watch.set_limits(source_id, limits)
+            self.pacing.want(source_id, self.beds[bed_id].paced == "yes", rhythm.asystole_s, self.clock.now_ns())
             if source_id in self.intake.bank:
                 self.intake.bank.set_limits(source_id, rhythm)
 
@@ -182,6 +199,7 @@ class MonitorRole:
         bed_id = self.beds.bed_of(source_id)
         changes = self.engine.remove_source(source_id)
         self.intake.remove(source_id)
+        self.pacing.forget(source_id)
         self.devices.pop(source_id, None)
         self.screens.gone.add(bed_id)
         self.publisher.keep(beds=[bed_id], gone_sources=[source_id])
@@ -219,6 +237,10 @@ class MonitorRole:
         usual = self.intake.waves(packets, received_ns, lambda one, data: self.take_wave(one, data, received_ns))
         self.context.stats.count("packets", usual)
         self.screens.came(source_id for source_id, _ in packets)
+        if self.pacing:
+            for source_id, data in packets:
+                if source_id in self.pacing and source_id in self.intake.bank:
+                    self.pacing.take_packet(source_id, data, received_ns)
 
     def take_wave(self, source_id: str, data: bytes, received_ns: int) -> None:
         """Take one waveform packet that came at a time."""
@@ -232,6 +254,8 @@ class MonitorRole:
         self.context.stats.count("packets")
         if not known and source_id in self.intake.bank:
             self.apply_limits(self.beds.bed_of(source_id))
+            # Killed before its description was written down: what holds from before must find its end.
+            self.intake.bank.assume(source_id, self.engine.held(source_id))
         if self.intake.changed:
             self.publisher.keep(sources=self.intake.changed)
             self.intake.changed.clear()
@@ -269,7 +293,9 @@ class MonitorRole:
         """Write down what was measured."""
         bed_id = self.beds.bed_of(numerics.source_id)
         found = self.intake.vitals.observations(numerics, bed_id, self.clock.wall_ns)
-        self.keeper.put(self.intake.by_wall_clock(numerics), found)
+        self.keeper.put(self.intake.measured.by_wall_clock(numerics), found)
+        for reason in measurement.complaints(numerics.vitals):
+            self._complain(numerics.source_id, reason, "vitals", _DOORS.get(numerics.protocol, "console"))
 
     def process_soon(self, after_s: float = GATHER_S) -> None:
         """Look at what came, within a few milliseconds."""
@@ -287,7 +313,7 @@ class MonitorRole:
             self._due.cancel()
             self._due = None
         began = time.perf_counter()
-        changes = self.engine.take(self.intake.process())
+        changes = self.engine.take(self.pacing.filter(self.intake.process()))
         self.context.stats.stage(ServiceClass.ALARM, "analyse", (time.perf_counter() - began) * 1e3)
         self.tell(changes)
         if (due_ns := self.intake.reorder.due_ns) is not None:
@@ -295,12 +321,16 @@ class MonitorRole:
         if watched := self.screens.watched():
             self._spawn(self.screens.publish_traces(watched))
 
+    def waiting_s(self) -> float:
+        """Return how long the oldest packet has waited to be looked at."""
+        return self._loop.time() - self._due_since if self._due is not None else 0.0
+
     def tell(self, changes: list[BedChange]) -> None:
         """Tell transitions."""
         if changes:
             self.publisher.put(changes)
 
-    def _complain(self, source_id: str, reason: str, what: str) -> None:
+    def _complain(self, source_id: str, reason: str, what: str, where: str = "mqtt") -> None:
         now = self._loop.time()
         if now - self._complaints.get((source_id, reason), -COMPLAIN_S) < COMPLAIN_S:
             return
@@ -309,7 +339,7 @@ class MonitorRole:
         self._complaints[source_id, reason] = now
         self._spawn(
             self.context.quarantine(
-                "mqtt", source_id, reason, f"correct the device's packets: docs/protocols/{what}.md"
+                where, source_id, reason, f"correct what the device sends: docs/protocols/{what}.md"
             )
         )
 
@@ -331,32 +361,16 @@ class MonitorRole:
                 self.context.stats.count("pauses")
                 # What waits takes its time on a large site: silence is not judged before it is through.
                 grace = now + max(GRACE_S, min(GRACE_MOST_S, (now - before) * len(self.devices) / SOURCES_AT_ONCE))
-                self._deliver_heard = max(self._deliver_heard, time.monotonic() if self._deliver_heard else 0.0)
+                self.selfcheck.stood_still()
             before = now
-            self._ticked = time.monotonic()
-            self._look_behind()
+            self.selfcheck.ticked()
             if now < grace:
                 continue
-            self.tell(self.engine.take(self.intake.tick()) + self.engine.tick())
+            self.witnesses.look((bed.sources for bed in self.beds), self.clock.now_ns())
+            found = self.pacing.filter(self.intake.tick()) + self.pacing.look(self.clock.now_ns())
+            self.tell(self.engine.take(found) + self.engine.tick())
             for change, contacts in self.escalation.tick():
                 self.publisher.put([change], contacts)
-
-    def _look_behind(self) -> None:
-        """Say when monitoring does not keep up with what is sent, and when it does again."""
-        keep_up, stats = self.intake.keep_up, self.context.stats
-        told = keep_up.told
-        self.intake.look_behind(full=self.context.bus.full)
-        stats.counters["behind_ms"] = round(1e3 * keep_up.behind_s)
-        if keep_up.told == told:
-            return
-        if keep_up.told:
-            _log.error("monitoring is %.1f s behind what is sent: alarms are late", keep_up.behind_s)
-            stats.count("overloads")
-            stats.warnings.add(_BEHIND)
-        else:
-            _log.warning("monitoring keeps up again")
-            stats.warnings.discard(_BEHIND)
-        self._behind_told.set()
 
     async def publish_beds(self) -> None:
         """Publish numerics twice a second."""
@@ -370,74 +384,16 @@ class MonitorRole:
             counters |= self.intake.counts | self.intake.vitals.counts | self.keeper.counts
             counters["alarms_suppressed"] = self.engine.suppressed
             counters["notices_waiting"] = self.publisher.courier.waiting
-            self._published = time.monotonic()
+            self.selfcheck.published()
             await asyncio.sleep(BEDS_S)
 
-    # ---------------------------------------- the alarm system itself
+    # ---------------------------------------- life
 
-    async def check(self) -> None:
-        """Try the alarm system, and tell whether it works, every few seconds."""
-        kept = time.monotonic()
+    async def write_values(self) -> None:
+        """Write down, a few times a minute, the values that outlast a restart."""
         while True:
-            self._behind_told.clear()
-            now = time.monotonic()
-            if now - kept > KEEP_S:
-                kept = now
-                await self.keep_values()
-            self.alarm_system.check(await self._surroundings())
-            problems = self.alarm_system.problems
-            args: dict[str, float | str] = {"reason": problems[0]} if problems else {}
-            changes = self.engine.condition(SITE, "alarm_system_failure", bool(problems), args)
-            unheard = self.alarm_system.unheard(time.monotonic())
-            changes += self.engine.condition(SITE, "alarms_not_heard", unheard)
-            self.tell(changes)
-            state = self.alarm_system.state(
-                self.clock.wall_ns(), time.monotonic(), beds=len(self.beds), flood=self.engine.flooded
-            )
-            try:
-                await self.context.bus.publish(subjects.ALARM_SYSTEM, state)
-            except BusError as error:
-                _log.debug("the state of the alarm system was not published: %s", error)
-            # That monitoring is behind is told at once.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, EVERY_S - (time.monotonic() - now))):
-                    await self._behind_told.wait()
-
-    async def _surroundings(self) -> Surroundings:
-        if self.publisher.owing:
-            self.publisher.again()
-        problem = ""
-        writing = asyncio.ensure_future(self.publisher.call(self.log.try_writing, self.clock.wall_ns()))
-        await asyncio.wait({writing}, timeout=WRITE_S)
-        if not writing.done():
-            problem = f"it has taken more than {WRITE_S:g} s"
-            writing.add_done_callback(lambda done: done.exception())
-        elif error := writing.exception():
-            problem = str(error)
-        elif self.keeper.problem:
-            problem = f"numerics: {self.keeper.problem}"
-        now = time.monotonic()
-        return Surroundings(
-            bus=self.context.bus.connected,
-            log_problem=problem,
-            free_mb=shutil.disk_usage(self.context.home.data).free / 1e6,
-            tick_age_s=now - self._ticked,
-            beds_age_s=now - self._published,
-            packets_waiting_s=self._loop.time() - self._due_since if self._due is not None else 0.0,
-            behind_s=self.intake.keep_up.behind_s if self.intake.keep_up.told else 0.0,
-            notices_problem=self.publisher.courier.problem or self._deliver_problem(now),
-            unknown_codes=len(self.engine.unknown),
-        )
-
-    def _deliver_problem(self, now: float) -> str:
-        """Return what keeps people from being told; empty if nothing does, or if nobody is to be told."""
-        wanted = self.escalation.systems or bool(self.context.settings.contact)
-        silent = self._deliver_heard and now - self._deliver_heard > NOT_DELIVERED_S
-        return "`deliver` does not answer" if wanted and silent and self.context.bus.connected else ""
-
-    async def hear_deliver(self, _: str, state: RoleState) -> None:  # noqa: ARG002 - that it came is what matters
-        """`deliver` lives."""
-        self._deliver_heard = time.monotonic()
+            await asyncio.sleep(KEEP_S)
+            await self.keep_values()
 
     async def keep_values(self) -> None:
         """Write down the values that outlast a restart."""
@@ -445,18 +401,6 @@ class MonitorRole:
             await self.keeper.dump(self.intake.vitals.dump(self.clock.wall_ns))
         except DatabaseError as error:
             _log.warning("values are not written down: %s", error)
-
-    async def hear(self, _: str, hearing: Hearing) -> None:
-        """Somebody hears alarms."""
-        self.alarm_system.hear(hearing, time.monotonic())
-
-    # ---------------------------------------- life
-
-    def begin(self) -> None:
-        """Count from now: what a start takes (a compilation after an update, a minute) is no failure of the loops."""
-        now = time.monotonic()
-        self._ticked = self._published = now
-        self.alarm_system.started_s = now
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)
@@ -498,6 +442,7 @@ async def run(context: RoleContext) -> None:
     gc.freeze()
     gc.set_threshold(20_000, 50, 1000)
     bus, desk = context.bus, role.desk
+    away_s = restart.unmonitored_s(role)
     restored = restart.restore(role)
     queue = subjects.MONITORS
     if memory is None:
@@ -513,14 +458,17 @@ async def run(context: RoleContext) -> None:
     await bus.serve(subjects.MONITOR_SET_BED, SetBed, desk.set_bed, queue)
     await bus.serve(subjects.MONITOR_NUMERICS, Numerics, desk.numerics, queue)
     await bus.serve(subjects.MONITOR_NOTICE, NoticeReport, desk.notice, queue)
-    await bus.subscribe(subjects.MONITOR_HEARING, Hearing, role.hear)
-    await bus.subscribe(subjects.role_state("deliver"), RoleState, role.hear_deliver)
+    await bus.subscribe(subjects.MONITOR_HEARING, Hearing, role.selfcheck.hear)
+    await bus.subscribe(subjects.role_state("deliver"), RoleState, role.selfcheck.hear_deliver)
     await bus.subscribe(subjects.STATE_VIEWING, Viewing, role.screens.view)
     await stored.subscribe(bus, subjects.VITAL_ALL, role.receive_numerics)
     await bus.flush()
     await restart.publish_active(role, restored)
-    role.begin()
-    work += [asyncio.ensure_future(loop()) for loop in (role.tick, role.publish_beds, role.check)]
+    role.tell(restart.interrupted(role, away_s))
+    role.selfcheck.begin()
+    work += [
+        asyncio.ensure_future(loop()) for loop in (role.tick, role.publish_beds, role.write_values, role.selfcheck.run)
+    ]
     follow = stored.follow(bus, subjects.STORED_VITALS, subjects.VITAL_ALL, role.keep_stored)
     work.append(asyncio.ensure_future(follow))
     context.ready()

@@ -8,7 +8,7 @@ same event more precisely than another. Codes are keys of the translations. Not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgeward.messages import AlarmPriority
@@ -37,6 +37,11 @@ class Rule:
     hold_s
         Its end is told only after so long without it: what comes and goes is one alarm, not one a minute. Never of a
         lethal one.
+    event
+        It was over as it was told, and holds a while only to be seen: hidden once, it does not come up again.
+    settle_s
+        Hidden by an alarm that is over, it is raised only if it still holds after so long: what it is about comes back
+        later than what hid it.
     """
 
     priority: AlarmPriority
@@ -46,6 +51,8 @@ class Rule:
     scope: Scope = "bed"
     fixed: bool = False
     hold_s: float = 0.0
+    event: bool = False
+    settle_s: float = 0.0
 
 
 HIGH, MEDIUM, LOW = AlarmPriority.HIGH, AlarmPriority.MEDIUM, AlarmPriority.LOW
@@ -71,13 +78,16 @@ RULES: dict[str, Rule] = {
     _VT: _lethal(_VF),
     "extreme_bradycardia": _lethal("asystole", _VF),
     "extreme_tachycardia": Rule(HIGH, superseded_by=(_VT, _VF, "asystole"), fixed=True),
-    "no_pulse": _lethal("asystole", _VF, _VT),  # pulse gone in every pulsatile signal while they are good
+    # a pacemaker that the heart does not answer (``pacing``); no limit of a value hides it
+    "pacing_without_capture": _lethal("asystole", _VF),
+    # pulse gone in every pulsatile signal while they are good; after an arrest the first beats come before it is found
+    "no_pulse": replace(_lethal("asystole", _VF, _VT), settle_s=8.0),
     # -- other rhythms
     # three ventricular beats or more, short of a tachycardia
     "ventricular_run": Rule(MEDIUM, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
     "pause": Rule(MEDIUM, superseded_by=("asystole", _VF), hold_s=_PASSING_S),
     "atrial_fibrillation": Rule(MEDIUM, superseded_by=_LETHAL_FAST, hold_s=_PASSING_S),
-    "couplet": Rule(LOW, superseded_by=(*_LETHAL_FAST, "ventricular_run"), hold_s=_ECTOPY_S),
+    "couplet": Rule(LOW, superseded_by=(*_LETHAL_FAST, "ventricular_run"), hold_s=_ECTOPY_S, event=True),
     "bigeminy": Rule(LOW, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
     "trigeminy": Rule(LOW, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
     "frequent_ventricular_beats": Rule(LOW, superseded_by=_LETHAL_FAST, hold_s=_ECTOPY_S),
@@ -114,7 +124,11 @@ RULES: dict[str, Rule] = {
     "all_leads_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source", fixed=True),
     "lead_off": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source"),
     "lead_swapped": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
-    "noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
+    # the ECG shows movement and no beat, so that an asystole could not be seen: its clock waits meanwhile
+    "ecg_unreadable": Rule(
+        MEDIUM, technical=True, superseded_by=(*_NO_SIGNAL, "asystole", _VF), scope="source", fixed=True
+    ),
+    "noisy": Rule(LOW, technical=True, superseded_by=(*_NO_SIGNAL, "ecg_unreadable"), scope="source", hold_s=_HOVER_S),
     "pulse_noisy": Rule(LOW, technical=True, superseded_by=_NO_SIGNAL, scope="source", hold_s=_HOVER_S),
     "sensor_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source"),
     "packets_missing": Rule(LOW, technical=True, superseded_by=("signal_lost",), scope="source"),
@@ -125,9 +139,12 @@ RULES: dict[str, Rule] = {
         superseded_by=("signal_lost", "all_leads_off", "sensor_off", "asystole", "no_pulse", _VF),
         scope="parameter",
         fixed=True,
+        settle_s=10.0,
     ),
     # -- technical, of the site
     "signal_flood": Rule(HIGH, technical=True, fixed=True),
+    # told once, after a start: nobody was watched in that time (6.12: the log knows of a loss of power)
+    "monitoring_interrupted": Rule(LOW, technical=True, hold_s=60.0),
     "alarms_not_heard": Rule(HIGH, technical=True, fixed=True),
     "alarm_system_failure": Rule(HIGH, technical=True, fixed=True),
 }
@@ -141,9 +158,14 @@ RATES = frozenset({"heart_rate", "pulse_rate"})
 
 
 def names_better(other: tuple[str, str, str], this: tuple[str, str, str]) -> bool:
-    """Return whether a present alarm `other` says what `this` would say. Each is (code, scope, source)."""
+    """Return whether a present alarm `other` says what `this` would say. Each is (code, scope, source).
+
+    The ECG and the pulse count the same heart: beyond the same limit they are one event, whichever tells it first.
+    """
     code, scope, source = this
     by, by_scope, by_source = other
+    if by == code and by_scope != scope and RULES[code].scope == "parameter":
+        return by != "no_value" and {scope, by_scope} == RATES
     if by not in RULES[code].superseded_by:
         return False
     mine, theirs = RULES[code].scope, RULES[by].scope
@@ -151,6 +173,6 @@ def names_better(other: tuple[str, str, str], this: tuple[str, str, str]) -> boo
         return by_source == source
     if mine == "parameter":
         if theirs == "parameter":
-            return by_scope == scope
+            return by_scope == scope or {scope, by_scope} == RATES
         return scope in RATES or (by == "apnea" and scope == "respiratory_rate")
     return True

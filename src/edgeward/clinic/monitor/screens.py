@@ -17,11 +17,14 @@ from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
 from edgeward.clinic.monitor.intake import Intake
 from edgeward.clinic.monitor.shown import Shown
 from edgeward.clinic.monitor.site_clock import SiteClock
-from edgeward.messages import Bed, Beds, Trace, Viewing
+from edgeward.clinic.monitor.traces import Traces
+from edgeward.messages import Bed, Beds, Viewing
 
 _log = logging.getLogger("edgeward.monitor.screens")
 
 VIEW_S = 6.0  # a view not renewed for this long is over
+MOST_AT_ONCE = 256  # sources that one console names
+MOST_WISHES = 32
 ALWAYS_ALL = 256  # up to so many beds all of them are published each time
 ROUNDS = 6  # on a larger site, beds that nobody looks at and whose alarms stand are published every so many times
 SLICE = 250  # beds built, and published, at once
@@ -50,8 +53,9 @@ class Screens:
         self._bus, self._beds, self._engine, self._intake = bus, beds, engine, intake
         self._shown, self._clock, self._tell = shown, clock, tell
         self.gone: set[str] = set()  # beds that are no more, and nobody was told yet
+        self._traces = Traces(intake.bank, intake.signals)
         self._viewed: dict[str, float] = {}
-        self._traced: dict[str, int] = {}
+        self._wishes: dict[str, dict[str, float]] = {}  # source -> what of it somebody wants to see -> until when
         self._fresh: set[str] = set()
         self._round = 0
         self._site_shown = False
@@ -61,11 +65,30 @@ class Screens:
 
     async def view(self, _: str, viewing: Viewing) -> None:
         """Somebody looks at these traces."""
+        self._expire()
+        until = self._loop.time() + VIEW_S
+        for source_id in viewing.device_ids[:MOST_AT_ONCE]:
+            self._viewed[source_id] = until
+            for wish in viewing.waves.get(source_id, ())[:MOST_WISHES]:
+                self._wishes.setdefault(source_id, {})[wish] = until
+        self._intake.signals.look(self._wishes)
+
+    def _expire(self) -> None:
+        """Forget views that are over."""
         now = self._loop.time()
-        if len(self._viewed) > 1024:
-            self._viewed = {one: until for one, until in self._viewed.items() if until > now}
-        for source_id in viewing.device_ids[:256]:
-            self._viewed[source_id] = now + VIEW_S
+        over = [one for one, until in self._viewed.items() if until <= now]
+        for source_id in over:
+            del self._viewed[source_id]
+        for source_id in list(self._wishes):
+            kept = {wish: until for wish, until in self._wishes[source_id].items() if until > now}
+            if kept:
+                self._wishes[source_id] = kept
+            else:
+                del self._wishes[source_id]
+                over.append(source_id)
+        if over:
+            self._traces.forget([one for one in over if one not in self._viewed])
+            self._intake.signals.look(self._wishes)
 
     def came(self, source_ids: Iterable[str]) -> None:
         """Take it that these sources have sent more."""
@@ -80,17 +103,10 @@ class Screens:
 
     async def publish_traces(self, source_ids: list[str]) -> None:
         """Send what has come since the last time."""
-        bank = self._intake.bank
         for source_id in source_ids:
-            if source_id not in bank:
+            trace = self._traces.read(source_id, self._wishes.get(source_id, ()))
+            if trace is None:
                 continue
-            rate, start, lead, samples, beats = bank.trace(source_id, since=self._traced.get(source_id))
-            if not len(samples):
-                rate, start, lead, samples, beats = bank.trace(source_id)  # the stream began anew
-            self._traced[source_id] = start + len(samples)
-            trace = Trace(
-                device_id=source_id, rate_hz=rate, start=start, lead=lead, samples=samples.tobytes(), beats=beats
-            )
             try:
                 await self._bus.publish(subjects.trace(source_id), trace)
             except BusError as error:
@@ -100,6 +116,7 @@ class Screens:
 
     async def publish_beds(self, changed: set[str]) -> None:
         """Send the beds; of a large site those that changed, those that somebody looks at, and a part of the rest."""
+        self._expire()
         everything = len(self._beds) <= ALWAYS_ALL
         wanted: dict[str, None]
         shown, self._intake.shown = self._intake.shown, set()

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.limits import Limits
 from edgeward.clinic.monitor.patient import PATIENT
 from edgeward.clinic.monitor.state import CHANNEL, MAX_LEADS, RING, Tuning, new_channel
 from edgeward.clinic.monitor.streams import STREAM, new_stream
+
+#: Kinds of devices whose filters are remembered; a device chooses its rate and gain itself.
+DESIGNS_MOST = 64
 
 
 @dataclass(slots=True)
@@ -29,6 +34,13 @@ class Patient:
     limits: Limits
 
 
+def twice(rows: NDArray[Any]) -> NDArray[Any]:
+    """Return the rows and as many empty ones, whose memory is not touched yet."""
+    more = np.zeros((2 * len(rows), *rows.shape[1:]), dtype=rows.dtype)
+    more[: len(rows)] = rows
+    return more
+
+
 class Seats:
     """Patients and their rows.
 
@@ -39,7 +51,7 @@ class Seats:
 
     Attributes
     ----------
-    rows : ndarray of `rhythm.PATIENT`
+    rows : ndarray of `patient.PATIENT`
     book : ndarray of `streams.STREAM`
         What packets say of their stream.
     channels, traces, bands : ndarray
@@ -56,6 +68,7 @@ class Seats:
         self.bands = np.zeros((32, RING), dtype=np.float32)
         self._channel_count = 0
         self._tuning = tuning
+        self._designs: dict[tuple[float, float], NDArray[Any]] = {}  # filters are designed once, not for each patient
 
     def enrol(
         self, device_id: str, *, rate_hz: float, leads: tuple[str, ...], gain_uv: float, limits: Limits, now_ns: int
@@ -69,7 +82,7 @@ class Seats:
         """
         if not 1 <= len(leads) <= MAX_LEADS:
             raise ValueError(f"{len(leads)} leads; allowed are 1 to {MAX_LEADS}")
-        channel = new_channel(rate_hz, gain_uv, self._tuning)
+        channel = self._design(rate_hz, gain_uv)
         known = self.patients.get(device_id)
         if known is not None and len(known.leads) >= len(leads):
             row, first = known.row, int(self.rows[known.row]["row"])
@@ -102,14 +115,19 @@ class Seats:
         self.set_limits(known, limits)
         return known
 
+    def _design(self, rate_hz: float, gain_uv: float) -> NDArray[Any]:
+        found = self._designs.get((rate_hz, gain_uv))
+        if found is None:
+            found = new_channel(rate_hz, gain_uv, self._tuning)
+            if len(self._designs) < DESIGNS_MOST:
+                self._designs[rate_hz, gain_uv] = found
+        return found
+
     def _grow(self, rows: int, channels: int) -> None:
         while len(self.rows) < rows:
-            self.rows = np.concatenate((self.rows, np.zeros_like(self.rows)))
-            self.book = np.concatenate((self.book, np.zeros_like(self.book)))
+            self.rows, self.book = twice(self.rows), twice(self.book)
         while len(self.channels) < channels:
-            self.channels = np.concatenate((self.channels, np.zeros_like(self.channels)))
-            self.traces = np.concatenate((self.traces, np.zeros_like(self.traces)))
-            self.bands = np.concatenate((self.bands, np.zeros_like(self.bands)))
+            self.channels, self.traces, self.bands = twice(self.channels), twice(self.traces), twice(self.bands)
 
     def set_limits(self, patient: Patient, limits: Limits) -> None:
         """Change the limits of a patient; they hold from the next sample on."""

@@ -151,6 +151,8 @@ def decode(data: bytes, device_id: str, received_ns: int) -> Pack:
 def _word(name: str) -> tuple[str, str]:
     """Return the part of a name that says what is measured, and what of it ("" or ``quality``)."""
     parts = [part for part in _PARTS.split(name) if part]
+    if name.startswith("urn:dev:") and "_" in parts[-1] and codes.find(parts[-1]) is None:
+        parts += parts.pop().split("_", 1)  # RFC 9039, 3.2: what of a device is meant follows an underscore
     if len(parts) > 1 and parts[-1] == "quality":
         return parts[-2], "quality"
     return (parts[-1] if parts else ""), ""
@@ -171,6 +173,7 @@ def _ratio(record: _Record) -> float | None:
 
 
 def _rows(data: bytes) -> list[dict[str, Any]]:
+    data = data.removeprefix(b"\xef\xbb\xbf").removeprefix(b"\xd9\xd9\xf7")  # byte order mark; self-described CBOR
     start = data.lstrip(b" \t\r\n")[:1]
     if start == b"[":
         try:

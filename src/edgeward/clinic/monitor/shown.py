@@ -6,14 +6,15 @@ building only the beds that have something new. Not responsible for sending (``r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from edgeward.clinic.monitor.alarms import AlarmRecord
 from edgeward.clinic.monitor.beds import BedRecord, Beds
 from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
+from edgeward.clinic.monitor.held_values import Held
 from edgeward.clinic.monitor.intake import Intake
-from edgeward.clinic.monitor.news2 import SOURCES, due, news2
+from edgeward.clinic.monitor.news2 import SOURCES, calls_still, due, news2
 from edgeward.clinic.monitor.rules import RULES
 from edgeward.clinic.monitor.site_clock import SiteClock
 from edgeward.clinic.monitor.values import Value
@@ -33,6 +34,7 @@ RHYTHMS = (
 )
 #: NEWS2 is shown as soon as one of these is there: a wearable's heart rate alone asks for no score.
 _ASKS_FOR_SCORE = frozenset({"supplemental_oxygen", "consciousness", "temperature", "respiratory_rate", "spo2"})
+_SAME_NS = 1_000_000_000  # two notes of one measurement differ by less
 _URGENCY = {AlarmPriority.HIGH: 3, AlarmPriority.MEDIUM: 2, AlarmPriority.LOW: 1}
 
 
@@ -46,7 +48,7 @@ def to_message(bed_id: str, record: AlarmRecord, state: str, at_ns: int, *, labe
         code=record.code,
         priority=record.priority,
         technical=record.rule.technical,
-        latching=record.rule.latching,
+        latching=record.latching,
         state=state,  # type: ignore[arg-type]
         present=record.present,
         acknowledged=record.acknowledged,
@@ -103,6 +105,7 @@ class Shown:
         self._site_label = site_label
         self._silence_ms = silence_s * 1e3
         self._scores: dict[str, str] = {}  # bed -> code that its score calls for
+        self._inputs: dict[str, dict[str, int]] = {}  # bed -> the scores of its inputs when it called for that
 
     def label(self, bed_id: str) -> str:
         """Return what a bed is called."""
@@ -182,18 +185,34 @@ class Shown:
         return found
 
     def _score(self, bed: BedRecord, chosen: dict[str, tuple[str, Value]], now: int) -> News2 | None:
-        if not _ASKS_FOR_SCORE.intersection(chosen) or not self._beds.profiles.adult(self._beds.profile(bed.bed_id)):
+        if not self._beds.profiles.adult(self._beds.profile(bed.bed_id)):
             return None
         inputs: dict[str, float] = {}
         stale: list[str] = []
+        since = now  # of the oldest one that is of a round
+        asked = not _ASKS_FOR_SCORE.isdisjoint(chosen)
         for name, choices in SOURCES.items():
             given = [chosen[choice][1] for choice in choices if choice in chosen]
             live = next((value.value for value in given if value.value is not None and not value.stale(now)), None)
             if live is not None:
                 inputs[name] = live
+            elif (held := self._of_round(bed, choices, given, now)) is not None and held.value is not None:
+                inputs[name] = held.value
+                since = min(since, held.at_ns)
+                asked = asked or name in _ASKS_FOR_SCORE
             elif given:
                 stale.append(name)
-        return news2(inputs, stale=stale, scale2=bed.spo2_scale2)
+        if not asked:
+            return None
+        return news2(inputs, stale=stale, scale2=bed.spo2_scale2, age_ms=round((now - since) / 1e6, 1))
+
+    def _of_round(self, bed: BedRecord, choices: Iterable[str], given: list[Value], now: int) -> Held | None:
+        """Return what was measured once and still counts: unless a monitor has said something later."""
+        found = (self._intake.vitals.of_round(bed.sources, choice, now) for choice in choices)
+        newest = max((held for held in found if held is not None), key=lambda held: held.at_ns, default=None)
+        if newest is None or any(value.at > newest.at_ns + _SAME_NS for value in given):
+            return None
+        return newest
 
     # ------------------------------------------------------------------ beds
 
@@ -232,6 +251,7 @@ class Shown:
             "news2": score,
             "audio_paused_until_ns": self._engine.alarms(bed_id).paused_until_ns if alarms else 0,
             "standby": quiet,
+            "alarms_off": self._beds.switched_off(bed_id),
             "clock_offset_ms": offset_ms,
             "clock_drift_ppm": drift_ppm,
         }
@@ -277,6 +297,9 @@ class Shown:
 
     def _called(self, bed_id: str, code: str, score: News2 | None) -> list[BedChange]:
         before = self._scores.get(bed_id, "")
+        inputs = self._inputs.pop(bed_id, {})
+        if code and score is not None:
+            self._inputs[bed_id] = score.scores
         if code == before:
             return []
         changes: list[BedChange] = []
@@ -286,7 +309,9 @@ class Shown:
         else:
             self._scores.pop(bed_id, None)
         if before:
-            changes += self._engine.condition(bed_id, before, False)
+            # A score that is lower only because an input went out of date is not a patient who is better.
+            unseen = score is not None and bool(inputs) and calls_still(before, inputs, score)
+            changes += self._engine.condition(bed_id, before, False, unseen=unseen)
         return changes
 
     def assume(self, bed_id: str, code: str) -> None:
@@ -295,4 +320,5 @@ class Shown:
 
     def forget(self, bed_id: str) -> None:
         """Forget the score of a bed whose patient left."""
+        self._inputs.pop(bed_id, None)
         self._scores.pop(bed_id, None)

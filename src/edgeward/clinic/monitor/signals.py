@@ -1,13 +1,15 @@
 """All signals of a site that are not an ECG: packets in, numbers and conditions out.
 
-Responsible for sequence numbers, for handing everything queued to the compiled kernel at once, and for putting what the
-channels of one source say together. Pure apart from its memory: the caller passes the time in. Which channel sits in
-which row is ``signals_rows``, what is read off is ``signals_readings``. Not responsible for transport, alarms
-(``alarms``) or ECG (``bank``).
+Responsible for one packet at a time, for handing everything queued to the compiled kernel at once, and for putting what
+the channels of one source say together. Pure apart from its memory: the caller passes the time in. Which channel sits
+in which row is ``signals_rows``, what is read off is ``signals_readings``, what numbers of packets mean ``numbering``.
+Not responsible for transport, alarms (``alarms``) or ECG (``bank``).
 """
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from edgeward.clinic.monitor import signals_readings
 from edgeward.clinic.monitor.conditions import ConditionEvent, ValueSink
 from edgeward.clinic.monitor.crosscheck import Pulses
+from edgeward.clinic.monitor.numbering import RESTART_BEHIND, began_anew, steps_ahead
 from edgeward.clinic.monitor.signals_kernel import BLOCK, EVENTS_PER_TICK, TRANSITION, advance_all
 from edgeward.clinic.monitor.signals_readings import ChannelNumerics, SignalValue
 from edgeward.clinic.monitor.signals_rows import SignalLimits, SignalRows, Source
@@ -33,11 +36,12 @@ from edgeward.waveform import Block, Channel, Kind, SignalPacket
 
 __all__ = ["ChannelNumerics", "SignalBank", "SignalLimits", "SignalValue", "warm_up"]
 
-SEQUENCE = 2**32
-RESTART_BEHIND = 64  # a packet this far behind is not a late one: the device has started again
-GAP_MOST_S = 6 * 3600.0
 BLOCKS_AT_ONCE = 1024
 _QUEUE_MOST = 1 << 22
+SHOWN_MOST = 512  # blocks of a source that wait for a screen
+#: So long after a restart a channel that something is assumed of may be away; then it is no longer sent.
+ASSUMED_S = 10.0
+_ASSUMED = {"sensor_off": OFF, "pulse_noisy": POOR, "no_pulse": NO_PULSE, "apnea": APNEA}
 _CODES = {OFF: "sensor_off", DISCONNECTED: "sensor_off", POOR: "pulse_noisy", NO_PULSE: "no_pulse", APNEA: "apnea"}
 
 
@@ -56,10 +60,19 @@ class SignalBank:
         self._queue: list[tuple[int, int, int, int, NDArray[np.int16], int]] = []
         self._queued = 0
         self._pending: list[ConditionEvent] = []
+        self._looked_at: dict[str, deque[Block]] = {}
+        self._assumed: dict[str, dict[str, set[str]]] = {}  # of sources that have not sent yet
+        self._were_lost: set[str] = set()
+        self._expected: dict[str, int] = {}  # since when
+        self._sent_before: set[str] = set()
 
     def __contains__(self, source_id: object) -> bool:
         """Whether the source has sent signals."""
         return source_id in self._kept.sources
+
+    def knows(self, source_id: str) -> bool:
+        """Return whether the source sends signals, or did so before a restart."""
+        return source_id in self._kept.sources or source_id in self._sent_before
 
     @property
     def source_ids(self) -> list[str]:
@@ -80,7 +93,17 @@ class SignalBank:
         if source is None:
             if not packet.others:
                 return
-            source = self._kept.sources[source_id] = Source(source_id, self._limits, has_ecg=packet.ecg is not None)
+            source = self._kept.sources[source_id] = Source(
+                source_id,
+                self._limits,
+                has_ecg=packet.ecg is not None,
+                assumed=self._assumed.pop(source_id, {}),
+                lost=source_id in self._were_lost,
+                began_ns=received_ns,
+            )
+            self._were_lost.discard(source_id)
+            self._expected.pop(source_id, None)
+            source.told = {code: ", ".join(sorted(names)) for code, names in source.assumed.items()}
         source.packets += 1
         source.last_received_ns = max(source.last_received_ns, received_ns)
         source.resting = False
@@ -90,8 +113,8 @@ class SignalBank:
             source.lost = False
             self._pending.append(ConditionEvent(source_id, "signal_lost", False, received_ns, received_ns))
         if source.sequence >= 0:
-            ahead = (packet.sequence - source.sequence + SEQUENCE // 2) % SEQUENCE - SEQUENCE // 2
-            if ahead <= -RESTART_BEHIND or self._began_anew(source, packet, ahead):
+            ahead = steps_ahead(packet.sequence, source.sequence)
+            if self._began_anew(source, packet, ahead):
                 self._restart(source, received_ns)
             elif ahead <= 0:
                 source.refused += 1
@@ -104,6 +127,8 @@ class SignalBank:
         if packet.others:
             block = packet.others[0]
             source.expected = (block.channel.name, block.first_sample + block.samples.size)
+        if (shown := self._looked_at.get(source_id)) is not None:
+            shown.extend(packet.others)
         for row, block in zip(source.places, packet.others, strict=True):
             samples = block.samples
             self._queue.append((row, samples.size, block.first_sample, block.state, samples, received_ns))
@@ -129,17 +154,20 @@ class SignalBank:
         source = self._kept.sources.get(source_id)
         return source.sequence if source else -1
 
-    def _began_anew(self, source: Source, packet: SignalPacket, ahead: int) -> bool:
-        if not packet.others:
-            return False
-        block: Block = packet.others[0]
+    @staticmethod
+    def _began_anew(source: Source, packet: SignalPacket, ahead: int) -> bool:
         name, expected = source.expected
-        if block.channel.name != name:
-            return False
-        jump = (block.first_sample - expected) / block.channel.rate_hz
-        if ahead <= 0:
-            return block.first_sample == 0 and packet.sequence == 0 and expected > block.samples.size
-        return abs(jump) > GAP_MOST_S or (jump < 0 and block.first_sample + block.samples.size <= expected)
+        if not packet.others or packet.others[0].channel.name != name:  # nothing to hold its samples against
+            return ahead <= -RESTART_BEHIND
+        block: Block = packet.others[0]
+        return began_anew(
+            ahead,
+            block.first_sample,
+            block.samples.size,
+            sequence=packet.sequence,
+            expected=expected,
+            rate_hz=block.channel.rate_hz,
+        )
 
     def _restart(self, source: Source, now_ns: int) -> None:
         """Begin a source's signals anew; conditions of the old stream are over unless the new one shows them."""
@@ -148,7 +176,8 @@ class SignalBank:
             self._pending += told
         for channel_row in source.rows.values():
             self._kept.begin(channel_row, self._kept.channels[channel_row], source)
-        for code in list(source.present):
+        source.assumed = {}
+        for code in {*source.present, *source.told}:
             source.present[code] = set()
             self._pending += self._tell(source, code, now_ns, now_ns)
         source.sequence = -1
@@ -156,12 +185,25 @@ class SignalBank:
     def _place(self, source: Source, channel: Channel, now_ns: int) -> int:
         known = source.rows.get(channel.name)
         if known is None:
-            return self._kept.add(source, channel)
+            row = self._kept.add(source, channel)
+            for code, names in source.assumed.items():
+                if channel.name in names:
+                    names.discard(channel.name)
+                    source.present.setdefault(code, set()).add(row)
+            self._go_on(source, row)
+            return row
         if self._kept.channels[known] != channel:
             told = self.process(now_ns) if self._queue else []
             self._pending += told
             self._kept.begin(known, channel, source)
+            self._go_on(source, known)
         return known
+
+    def _go_on(self, source: Source, row: int) -> None:
+        """Let what is told of a channel hold although its signal begins anew: the signal tells when it is over."""
+        for code, rows in source.present.items():
+            if row in rows:
+                self._kept.rows[row]["active"][_ASSUMED[code]] = 1
 
     def process(self, now_ns: int) -> list[ConditionEvent]:
         """Take everything queued through the kernel; return the conditions that began or ended, in order."""
@@ -209,11 +251,12 @@ class SignalBank:
     ) -> list[ConditionEvent]:
         """Return what changes for the source as a whole, now that one of its channels has changed."""
         rows = source.present.get(code, set())
+        unseen = source.assumed.get(code, set())
         if code == "no_pulse" and rows and self._pulse_elsewhere(source, rows):
-            rows = set()
+            rows, unseen = set(), set()
         if code == "apnea" and rows and self._breathing_elsewhere(source, rows):
-            rows = set()
-        names = ", ".join(sorted(self._kept.channels[r].name for r in rows))
+            rows, unseen = set(), set()
+        names = ", ".join(sorted({*(self._kept.channels[r].name for r in rows), *unseen}))
         before = source.told.get(code, "")
         if names == before:
             return []
@@ -267,7 +310,9 @@ class SignalBank:
         What another channel hides (`no_pulse`, `apnea`) is looked at again too. Call it at least twice a second.
         """
         events, self._pending = self._pending, []
+        events += self._still_away(now_ns)
         for source in self._kept.sources.values():
+            events += self._no_longer_sent(source, now_ns)
             for code in ("no_pulse", "apnea"):
                 if source.present.get(code):
                     events += self._tell(source, code, now_ns, now_ns)
@@ -285,14 +330,53 @@ class SignalBank:
                 )
         return events
 
+    def assume(self, source_id: str, code: str, channels: Collection[str] = ()) -> None:
+        """Take a condition as holding that held before a restart, of these channels, so that its end will be told.
+
+        The source must not yet have sent. Codes that are not told here are left alone.
+        """
+        if code == "signal_lost":
+            self._were_lost.add(source_id)
+            self._expected.pop(source_id, None)
+        elif code in _ASSUMED:
+            self._assumed.setdefault(source_id, {}).setdefault(code, set()).update(channels)
+
+    def expect(self, source_id: str, now_ns: int, *, missed: bool = True) -> None:
+        """Take it that a source without ECG sent before a restart; if it is `missed`, its silence counts from now."""
+        if missed:
+            self._expected[source_id] = now_ns
+        self._sent_before.add(source_id)
+
+    def _still_away(self, now_ns: int) -> list[ConditionEvent]:
+        events: list[ConditionEvent] = []
+        for source_id, since_ns in list(self._expected.items()):
+            silent_s = (now_ns - since_ns) / 1e9
+            if silent_s >= self._limits.silence_s:
+                self.assume(source_id, "signal_lost")
+                args: dict[str, float | str] = {"seconds": round(silent_s, 1)}
+                events.append(ConditionEvent(source_id, "signal_lost", True, now_ns, now_ns, args=args))
+        return events
+
+    def _no_longer_sent(self, source: Source, now_ns: int) -> list[ConditionEvent]:
+        """Tell the end of what was assumed of channels that do not come any more."""
+        if not source.assumed or now_ns - source.began_ns < ASSUMED_S * 1e9:
+            return []
+        left, source.assumed = source.assumed, {}
+        return [event for code, names in left.items() if names for event in self._tell(source, code, now_ns, now_ns)]
+
     def rest(self, source_id: str) -> None:
         """Take a source's word that it stops on purpose: its silence is no alarm until it sends again."""
         if source_id in self._kept.sources:
             self._kept.sources[source_id].resting = True
+        self._expected.pop(source_id, None)
 
     def remove(self, source_id: str, now_ns: int) -> list[ConditionEvent]:
         """Stop monitoring a source; whatever held of it is over."""
         events = self.process(now_ns)
+        for waiting in (self._assumed, self._expected):
+            waiting.pop(source_id, None)
+        for one in (self._were_lost, self._sent_before):
+            one.discard(source_id)
         source = self._kept.sources.pop(source_id, None)
         if source is None:
             return events
@@ -302,15 +386,44 @@ class SignalBank:
         self._kept.remove(source)
         return events
 
+    # ------------------------------------------------------------------ screens
+
+    def look(self, source_ids: Iterable[str]) -> None:
+        """Keep what comes of these sources until it is taken by `take_blocks`, and of no others."""
+        self._looked_at = {one: self._looked_at.get(one, deque(maxlen=SHOWN_MOST)) for one in source_ids}
+
+    def channels(self, source_id: str) -> tuple[Channel, ...]:
+        """Return the channels of the last packet of a source; none if it sent no signals."""
+        source = self._kept.sources.get(source_id)
+        return source.channels if source else ()
+
+    def take_blocks(self, source_id: str) -> list[tuple[Block, float, str]]:
+        """Return, once, what has come of a source that is looked at: as it came, for a screen to draw.
+
+        With each block the quality of its channel, 0 to 1, and why it shows nothing: ``off``, ``disconnected`` or "".
+        """
+        shown, source = self._looked_at.get(source_id), self._kept.sources.get(source_id)
+        if not shown or source is None:
+            return []
+        found = []
+        while shown:
+            block = shown.popleft()
+            row = self._kept.rows[source.rows[block.channel.name]]
+            why = "off" if row["active"][OFF] else "disconnected" if row["active"][DISCONNECTED] else ""
+            found.append((block, float(row["quality"]), why))
+        return found
+
     # ------------------------------------------------------------------ numbers
 
     def take_values(self) -> list[SignalValue]:
         """Return the numbers of all channels judged since the last call; see `signals_readings.take_values`."""
         return signals_readings.take_values(self._kept)
 
-    def give_values(self, sink: ValueSink) -> None:
-        """Hand `take_values` to `sink`."""
+    def give_values(self, sink: ValueSink, but: Collection[str] = ()) -> None:
+        """Hand `take_values` to `sink`, those of the sources `but` excepted."""
         for value in self.take_values():
+            if value.source_id in but:
+                continue
             sink.update(
                 value.source_id,
                 value.parameter,
@@ -336,6 +449,18 @@ class SignalBank:
         Times are seconds since the stream of the source began, as are those of its ECG.
         """
         return signals_readings.pulses(self._kept, source_id)
+
+    def newest(self, source_id: str) -> tuple[int, float]:
+        """Return when the newest packet of a source came, and how far its signals were read, in seconds of its stream.
+
+        Raises
+        ------
+        KeyError
+            If the source has sent no signals.
+        """
+        source = self._kept.sources[source_id]
+        ends = [int(c["next_index"]) / float(c["rate"]) for c in (self._kept.rows[row] for row in source.rows.values())]
+        return source.last_received_ns, max(ends, default=0.0)
 
     def statistics(self) -> dict[str, int]:
         """Return counts over all sources: sources, channels, packets, refused."""

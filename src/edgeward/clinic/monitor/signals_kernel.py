@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgeward.clinic.monitor.pressure import judge_level, judge_line, judge_pressure
 from edgeward.clinic.monitor.pulse import GOOD, is_quiet, judge_channel, judge_pulse, search
-from edgeward.clinic.monitor.respiration import SHALLOW_AFTER_S, breathe, judge_breathing
+from edgeward.clinic.monitor.respiration import SHALLOW_AFTER_S, breathe, judge_breathing, leave_heart_out
 from edgeward.clinic.monitor.signals_state import (
     AFTER_S,
     APNEA,
@@ -52,6 +52,7 @@ FLAT_S = 4.0  # a living sensor is never exactly constant for this long
 FLAT_LINE_S = 10.0  # the same for a pressure
 LOST_S = 2.0
 CLIP_S = 0.09
+RAIL = 32767
 POOR_BELOW, FINE_FROM = 0.3, 0.5
 POOR_TICKS, FINE_TICKS = 20, 6
 BACK_PULSES = 3
@@ -142,6 +143,9 @@ def advance_signal(
                 c.same += 1
                 if c.same >= CLIP_S * c.rate and value - c.level > 0.3 * c.usual and c.family == PULSE:
                     c.clipped_n = c.n
+                away = value - c.level
+                if c.same >= CLIP_S * c.rate and (abs(code) >= RAIL or not -0.7 * c.usual <= away <= 0.3 * c.usual):
+                    c.railed += 1
             else:
                 c.same = 0
                 c.last_raw = code
@@ -178,9 +182,17 @@ def advance_signal(
 
 @njit
 def on_tick(
-    c: Any, trace: NDArray[np.float32], row: int, block: int, at: float, room: NDArray[np.float64], out: Any, count: int
+    rows: Any,
+    trace: NDArray[np.float32],
+    row: int,
+    block: int,
+    at: float,
+    room: NDArray[np.float64],
+    out: Any,
+    count: int,
 ) -> int:
     """Judge what no single beat tells, twice a second of signal; return the new count of transitions."""
+    c = rows[row]
     lost = c.missing_run >= LOST_S * c.rate or c.running == 0
     flat = c.same >= (FLAT_S if c.family in (PULSE, BREATH) else FLAT_LINE_S) * c.rate and c.family <= BREATH
     off = (c.state & STATE_OFF) != 0 or lost or flat
@@ -194,6 +206,8 @@ def on_tick(
     c.added = 0
     c.least = math.inf
     c.most = -math.inf
+    c.railed_part += 0.125 * (c.railed / c.hop - c.railed_part)
+    c.railed = 0
     if c.family <= ARTERIAL:
         judge_channel(c, trace, at, room)
         if c.family == ARTERIAL:
@@ -201,12 +215,15 @@ def on_tick(
     elif c.family == LEVEL:
         judge_level(c)
     else:
+        leave_heart_out(c, rows, at)
         judge_breathing(c, at)
     c.missing = 0
     if (c.state & STATE_POOR) != 0:
         c.quality = min(c.quality, 0.3)
     if off:
         withdraw(c)
+        c.blind = at
+        c.locked = 0
         c.anchor = at  # nobody can see: time does not pass for a missing pulse or breath
         c.good_run = 0
         c.present = 0
@@ -230,6 +247,10 @@ def on_tick(
         since = (at - c.anchor) / c.rate
         none = c.learned == 1 and c.count >= 3 and not off and since >= c.apnea_s
         if none:
+            if c.active[APNEA] == 0 and c.family == BREATH:  # from here on smaller waves are followed, from now
+                c.rising = 0
+                c.extreme = trace[(c.n - 1) & MASK]
+                c.extreme_n = c.n - 1
             count = switch(c, row, block, APNEA, True, c.anchor, at, out, count)
             c.shallow = 1 if since >= c.apnea_s + SHALLOW_AFTER_S else c.shallow
         elif off or (c.active[APNEA] == 1 and back_for_good(c)):
@@ -251,8 +272,8 @@ def on_tick(
 @njit
 def back_for_good(c: Any) -> bool:
     """Return whether the last two breaths follow each other as breaths do."""
-    last = c.intervals[(c.count - 1) % BEATS]
-    return 0.0 < last < 15.0
+    last = (c.count - 1) % BEATS
+    return 0.0 < c.intervals[last] < 15.0 and c.qualities[last] > 0.0
 
 
 @njit
@@ -306,7 +327,7 @@ def _build(stamp: int) -> Callable[..., int]:
                 at += size
                 if c.next_index == c.next_tick:
                     c.next_tick += c.hop
-                    count = on_tick(c, traces[block.row], block.row, b, float(c.next_index), room, out, count)
+                    count = on_tick(rows, traces[block.row], block.row, b, float(c.next_index), room, out, count)
         return count
 
     return advance_all

@@ -15,11 +15,12 @@ import numpy as np
 
 from edgeward.clinic.monitor.crosscheck import Pulses
 from edgeward.clinic.monitor.signals_rows import SignalRows
-from edgeward.clinic.monitor.signals_state import ARTERIAL, BEATS, OFF, PULSE
+from edgeward.clinic.monitor.signals_state import APNEA, ARTERIAL, BEATS, OFF, PULSE
 from edgeward.waveform import Channel, Kind
 
 #: A number that is gone for this long is withdrawn; shorter, the last one stands and ages.
 ABSENT_NS = 8_000_000_000
+BREATH_S = 12.0  # five breaths a minute
 _FIELDS = ("pulse_rate", "systolic", "diastolic", "mean", "breath_rate", "end_tidal")
 
 
@@ -46,8 +47,6 @@ class ChannelNumerics:
     perfusion
         Amplitude relative to what is usual for this patient and sensor (1: as usual). It is not the oximeter's
         perfusion index, which needs the unfiltered light.
-    pulses_seen
-        Since the channel began.
     damped
         The pulse pressure has shrunk and the mean has not: look at the line.
     """
@@ -62,7 +61,6 @@ class ChannelNumerics:
     mean: float | None
     breath_rate: float | None
     end_tidal: float | None
-    pulses_seen: int
     damped: bool
     flush: bool
 
@@ -79,6 +77,9 @@ def take_values(kept: SignalRows) -> list[SignalValue]:
         return []
     part = kept.rows[fresh]
     kept.rows["fresh"][fresh] = 0
+    # What ended the last breath says nothing of now: without another one for so long there is no end-tidal value.
+    held = (part["next_index"] - part["anchor"]) / part["rate"] > BREATH_S
+    part["end_tidal"][held | (part["active"][:, APNEA] == 1)] = math.nan
     columns = [part[name].tolist() for name in _FIELDS]
     best: dict[tuple[str, str], tuple[float, float, float, int]] = {}
     for row, family, kind, quality, rate, systolic, diastolic, mean, breaths, tidal in zip(
@@ -125,7 +126,7 @@ def take_values(kept: SignalRows) -> list[SignalValue]:
             source.values[parameter] = at
             values.append(SignalValue(name, parameter, value, quality, at))
         elif parameter in source.values and (
-            at - source.values[parameter] > ABSENT_NS or kept.rows[row]["active"][OFF]
+            at - source.values[parameter] > ABSENT_NS or kept.rows[row]["active"][[OFF, APNEA]].any()
         ):
             values.append(SignalValue(name, parameter, None, 0.0, at))
     return values
@@ -159,7 +160,6 @@ def numerics(kept: SignalRows, source_id: str) -> list[ChannelNumerics]:
                 mean=value(c, "mean"),
                 breath_rate=value(c, "breath_rate"),
                 end_tidal=value(c, "end_tidal"),
-                pulses_seen=int(c["count"]) if c["family"] <= ARTERIAL else 0,
                 damped=bool(c["damped"] >= 20),
                 flush=bool(c["flush"] > 0),
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgeward.clinic.monitor.signals_state import RING, SIGNAL, new_signal
+from edgeward.clinic.monitor.signals_state import ARTERIAL, BREATH, PEERS, RING, SIGNAL, new_signal
 from edgeward.waveform import MAX_CHANNELS, Channel
 
 
@@ -54,6 +54,8 @@ class Source:
     values: dict[str, int] = field(default_factory=dict)  # parameter -> when it was there last
     packets: int = 0
     refused: int = 0
+    assumed: dict[str, set[str]] = field(default_factory=dict)  # code -> channels of which it held before a restart
+    began_ns: int = 0  # arrival of its first packet
 
 
 class SignalRows:
@@ -101,6 +103,7 @@ class SignalRows:
         self.owners[row] = source
         self.channels[row] = channel
         source.rows[channel.name] = row
+        self._pair(source)
         return row
 
     def begin(self, row: int, channel: Channel, source: Source) -> None:
@@ -108,6 +111,16 @@ class SignalRows:
         self.rows[row] = new_signal(channel, no_pulse_s=source.limits.no_pulse_s, apnea_s=source.limits.apnea_s)[0]
         self.traces[row] = 0.0
         self.channels[row] = channel
+        self._pair(source)
+
+    def _pair(self, source: Source) -> None:
+        """Show each breathing channel of a source the pulses beside it."""
+        held = sorted(source.rows.values())
+        pulses = [row for row in held if self.rows[row]["family"] <= ARTERIAL][:PEERS]
+        peers = pulses + [-1] * (PEERS - len(pulses))
+        for row in held:
+            if self.rows[row]["family"] == BREATH:
+                self.rows[row]["peers"] = peers
 
     def remove(self, source: Source) -> None:
         """Give the rows of a source back."""

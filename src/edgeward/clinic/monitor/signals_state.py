@@ -27,6 +27,7 @@ BEFORE_S = 0.14
 AFTER_S = 0.36
 RECENT = 8
 TICKS = 8
+PEERS = 4  # pulse channels of the same source that a breathing channel is held against
 
 #: How a channel is read.
 PULSE, ARTERIAL, LEVEL, BREATH, GAS = range(5)
@@ -83,6 +84,8 @@ SIGNAL = np.dtype(
         ("last_raw", "i4"),
         ("same", "i8"),  # run of identical raw values
         ("clipped_n", "i8"),  # when a run stood at the top of the signal
+        ("railed", "i8"),  # samples since the last tick in a run at an edge of what can be sent or shown
+        ("railed_part", "f8"),  # their share of the last seconds
         ("missing", "i8"),  # samples without a value since the last tick
         ("missing_run", "i8"),
         # -- clock
@@ -151,6 +154,11 @@ SIGNAL = np.dtype(
         ("crest", "f8"),
         ("moved", "i8"),  # when something too large for a breath was seen
         ("shallow", "i4"),
+        ("deep", "f8"),  # depth of the patient's breaths, over a minute
+        ("pace", "f8"),  # interval of the patient's breaths, over a minute, s
+        ("locked", "i4"),  # the small waves are the heart's
+        ("blind", "f8"),  # stream index up to which nobody could see
+        ("peers", "i8", (PEERS,)),  # rows of the pulses of the same source, -1: none
         # -- told
         ("quality", "f8"),
         ("poor_ticks", "i4"),
@@ -212,6 +220,7 @@ def new_signal(channel: Channel, *, no_pulse_s: float, apnea_s: float) -> NDArra
     row["window"] = max(2, min(31, round(_UPSTROKE_S.get(family, 0.128) * analysis)))
     row["no_pulse_s"] = no_pulse_s
     row["apnea_s"] = apnea_s
+    row["peers"] = -1
     row["interval"] = 0.8 * analysis
     row["beat_n"] = row["onset_n"] = row["clipped_n"] = row["moved"] = -(10**9)
     for name in _NO_VALUE:

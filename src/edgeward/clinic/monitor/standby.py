@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from operator import itemgetter
 from weakref import WeakKeyDictionary
 
 from edgeward.bus import subjects
@@ -27,11 +28,24 @@ KEPT_S = 35.0
 
 
 class Memory:
-    """The packets that came lately, as they came together."""
+    """The packets that came lately, as they came together.
 
-    def __init__(self, kept_s: float = KEPT_S, clock: Callable[[], int] = time.monotonic_ns) -> None:
+    Parameters
+    ----------
+    breaks : callable
+        How often the connection has been lost and found again, as far as that is known.
+    """
+
+    def __init__(
+        self,
+        kept_s: float = KEPT_S,
+        clock: Callable[[], int] = time.monotonic_ns,
+        breaks: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._kept_ns = round(kept_s * 1e9)
         self._clock = clock
+        self._breaks = breaks
+        self._broken = breaks()
         self._batches: deque[tuple[int, Batch]] = deque()
         self._to: Callable[[Batch], None] | None = None
         self._began = clock()
@@ -42,14 +56,20 @@ class Memory:
             self._to(batch)
             return
         now = self._clock()
+        self._look()
         batches = self._batches
         batches.append((now, batch))
         while batches[0][0] < now - self._kept_ns:
             batches.popleft()
 
+    def _look(self) -> None:
+        if (broken := self._breaks()) != self._broken:  # what came meanwhile, others may have heard
+            self._broken, self._began = broken, self._clock()
+
     @property
     def reach_s(self) -> float:
-        """For how long every packet was heard, s."""
+        """For how long every packet was heard, s: no longer than the connection was there."""
+        self._look()
         return min(self._clock() - self._began, self._kept_ns) / 1e9
 
     def give(self, to: Callable[[Batch], None]) -> list[tuple[str, int, bytes]]:
@@ -71,13 +91,45 @@ class Memory:
         return [one for source_id in sorted(found) for one in found[source_id]]
 
 
+class Heard:
+    """What was heard while standing by, and is not taken yet, by source.
+
+    Parameters
+    ----------
+    packets
+        As `Memory.give` returns them.
+    """
+
+    def __init__(self, packets: list[tuple[str, int, bytes]], *, now_ns: int, seconds: float) -> None:
+        self._packets: dict[str, list[tuple[int, bytes]]] = {}
+        for source_id, age_ns, packet in packets:
+            if age_ns <= seconds * 1e9:
+                self._packets.setdefault(source_id, []).append((now_ns - age_ns, packet))
+
+    @property
+    def sources(self) -> list[str]:
+        """Sources of which something is left, in order."""
+        return sorted(self._packets)
+
+    def join(self, source_id: str, others: list[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Return what was heard of a source and what somebody else has heard, each packet once, by arrival.
+
+        Whoever lost the connection for a moment does not know what came meanwhile; the other may.
+        """
+        own = self._packets.pop(source_id, [])
+        known = {packet for _, packet in others}
+        more = [one for one in own if one[1] not in known]
+        return sorted([*others, *more], key=itemgetter(0)) if more else others
+
+
 #: What was heard, until the role takes it.
 memories: WeakKeyDictionary[RoleContext, Memory] = WeakKeyDictionary()
 
 
 async def stand_by(context: RoleContext) -> bool:
     """Listen, load what the role needs, and wait; return whether this process is needed."""
-    memory = Memory()
+    # Lost and not yet found again counts too: then nobody knows what this process misses.
+    memory = Memory(breaks=lambda: 2 * context.bus.reconnects + (not context.bus.connected))
     await context.bus.subscribe_bulk(subjects.WAVE_ALL, memory.take)
     await context.bus.flush()
     context.bus.gather(GATHER_S)

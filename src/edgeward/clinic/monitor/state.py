@@ -50,13 +50,18 @@ PATTERN = 19  # points of a QRS in its band, about 12 ms apart
 PAST_S = 0.5  # of samples without pulses: a candidate is judged within 0.35 s, and what it began with lies before it
 PAST_MOST = int(PAST_S * MAX_RATE_HZ)
 EDGE_MV = 0.2
+#: From one sample to the next no QRS goes further: a triangle of 5 mV and 40 ms rises by 0.25 mV/ms, from the R of 5 mV
+#: to the S of a child's narrow one it is 0.75.
+LEAP_MV_PER_MS = 0.8
+LEAP_LEAST_MV = 2.0
 #: Of what relaxes after a jump of the baseline (``jumps``).
 TIME_CONSTANTS_S = (0.003, 0.0045, 0.007, 0.01, 0.015, 0.022, 0.033, 0.05, 0.075, 0.11, 0.17, 0.6)
 DECAYS = len(TIME_CONSTANTS_S)
 SHIFTS = 4  # points a candidate may slide against a pattern
-LEVEL_AT_FIRST = -4.5  # the usual score of a beat that is not ventricular, over the patients trained on
+LEVEL_AT_FIRST = (-4.5, -4.5, -3.5)  # the usual score of a beat that is not ventricular (supraventricular)
 FACTS = 8  # of a candidate, for the veto in noise
 NEVER = 2**62
+GAPS = 8  # remembered: what looks across them looks back eight seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +107,7 @@ CHANNEL = np.dtype(
         ("running", "i4"),
         ("origin", "i4"),  # first sample: all filters start in their steady state for it
         ("before", "i2", (2 * SPIKE_LAG_MOST,)),  # the last raw samples, oldest first
+        ("leapt", "i4"),  # how many of them, up to the last, were replaced: nobody's heart leaps so far
         ("past", "i4"),  # how many of them are kept
         ("clean", "i2", (PAST_MOST,)),  # the last samples without pacing pulses, oldest first
         ("clean_first", "i8"),  # stream index of the first, while a block is being searched
@@ -117,6 +123,7 @@ CHANNEL = np.dtype(
         ("last_raw", "i4"),
         ("same", "i8"),  # run of identical raw values
         ("railed", "i8"),  # run of raw values at the end of the int16 range
+        ("leap_code", "i4"),  # more than this from one sample to the next is a pulse or an electrode
         ("edge_code", "i4"),  # the least jump within a pulse width that may be one of the baseline
         ("decays", "f8", (DECAYS,)),  # what is left of a decay after one sample
         ("steps", "f8", (DECAYS,)),  # and after one analysis sample
@@ -127,6 +134,14 @@ CHANNEL = np.dtype(
         ("start_raw", "i8"),  # stream index of the first raw sample after it
         ("settled_n", "i8"),
         ("learned_n", "i8"),
+        # -- short gaps, which what needs seconds of signal may look across (``gaps``)
+        ("was_off", "i4"),  # the electrode was off: what comes now does not go on with what was before
+        ("seen_from", "i8"),  # nothing before belongs together with now
+        ("gaps", "i8"),  # how many since then
+        ("gap_from", "i8", (GAPS,)),
+        ("gap_to", "i8", (GAPS,)),  # with the time in which filters settle
+        ("unseen", "i8"),  # analysis samples that lie in gaps; never reset
+        ("looked_n", "i8"),  # seen samples at the last look for fibrillation
         # -- peak search
         ("mean_gain", "f8"),
         ("rising", "i4"),
@@ -177,8 +192,9 @@ CHANNEL = np.dtype(
         ("shape_serial", "i8", (TEMPLATES,)),  # tells a shape from another that took its place
         ("votes", "f8", (2, TEMPLATES)),  # running score of its beats: at once, and in hindsight
         ("voters", "i8", (2, TEMPLATES)),
-        ("level", "f8", (2,)),  # running score of the beats that do not look ventricular: at once, and in hindsight
-        ("leveled", "i8", (2,)),
+        # running score of the beats that do not look ventricular: at once, and in hindsight; and not supraventricular
+        ("level", "f8", (3,)),
+        ("leveled", "i8", (3,)),
         ("serials", "i8"),
         ("dominant", "i4"),
         ("normal_interval", "f8"),  # running RR of beats of the dominant shape, s
@@ -269,6 +285,8 @@ def new_channel(rate_hz: float, gain_uv: float, tuning: Tuning | None = None) ->
     row["past"] = max(len(low) - 1, math.ceil(PAST_S * rate_hz))
     row["decays"] = np.exp(-1.0 / (np.array(TIME_CONSTANTS_S) * rate_hz))
     row["steps"] = row["decays"] ** decimation
+    leap = max(LEAP_LEAST_MV, LEAP_MV_PER_MS * 1e3 / rate_hz)
+    row["leap_code"] = math.ceil(leap / row["scale"][0])
     row["edge_code"] = math.ceil(EDGE_MV / row["scale"][0])
     row["beat_n"] = row["beat_peak_n"] = -(10**9)
     row["jump_at"] = -1e18

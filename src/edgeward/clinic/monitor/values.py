@@ -25,6 +25,8 @@ from edgeward.parameters import PARAMETERS, Parameter
 CONTINUOUS_S = 60.0
 #: A signal that is back has this long until its values must be there again: electrodes and detectors settle.
 SETTLE_S = 10.0
+#: What arrives this soon after a value came along with it: a source that has sent nothing later is silent.
+_TOGETHER_NS = 2_000_000_000
 _SIDES = ("extreme_low", "low", "high", "extreme_high")
 _OFF = ParameterLimit()
 
@@ -43,12 +45,14 @@ class Value:
     parameter: Parameter
     value: float | None = None
     at: int = 0  # when it was measured
+    arrived: int = 0
     quality: float | None = None
     stale_ns: int = 0  # how long it stays valid
     live: bool = False  # it had values and is expected to go on having them
     gone: bool = False  # told as missing
     limit: ParameterLimit = _OFF
     on: set[str] = field(default_factory=set)  # sides that are told as beyond
+    unseen: set[str] = field(default_factory=set)  # those whose end nobody saw: the next value that is within is it
     since: dict[str, int] = field(default_factory=dict)  # side -> beyond since, not yet told
     history: deque[tuple[int, float]] | None = None  # for averaging
     timed: bool = False  # has its entry in the timers
@@ -140,11 +144,13 @@ class LimitWatch:
         stale_s: float | None = None,
         missed: bool = True,
         bound: str = "",
+        heard: bool = True,
     ) -> None:
         """Take one value (`conditions.ValueSink`).
 
         `stale_s` says how long this value stays valid, where that is known better than by its parameter. Where it need
-        not be followed by another (a spot check), `missed` is false: then its silence is no alarm.
+        not be followed by another (a spot check), `missed` is false: then its silence is no alarm. Not `heard`: time
+        took the value away, nothing came from the source.
         """
         source = self._sources.get(source_id)
         if source is None:
@@ -154,8 +160,9 @@ class LimitWatch:
             known = source.values[parameter] = Value(PARAMETERS[parameter])
             known.adopt(source.limits.get(parameter, _OFF))
         now = self._clock()
-        source.heard = now
-        if source.lost:
+        if heard:
+            source.heard = now
+        if heard and source.lost:
             source.lost = False
             self._events.append(ConditionEvent(source_id, "signal_lost", False, now, now))
             self.settle(source_id)
@@ -167,6 +174,7 @@ class LimitWatch:
         if at < known.at:
             return  # an older measurement, come late
         known.value, known.at, known.quality, known.bound = value, at, quality, bound
+        known.arrived = now
         known.stale_ns = int((known.parameter.stale_s if stale_s is None else stale_s) * 1e9)
         if known.stale(now):
             return  # old when it came: shown as old, and compared with nothing
@@ -207,6 +215,7 @@ class LimitWatch:
                 or not known.live
                 or not known.timed
                 or known.on
+                or known.unseen
                 or known.since
                 or known.history is not None
                 or not known.calm[0] <= value <= known.calm[1]
@@ -217,6 +226,7 @@ class LimitWatch:
                 continue
             source.heard = now
             known.value, known.at, known.quality, known.stale_ns = value, at, quality, stale_ns
+            known.arrived = now
 
     # ------------------------------------------------------------------ limits
 
@@ -234,7 +244,7 @@ class LimitWatch:
             beyond = bound is not None and (value < bound if side.endswith("low") else value > bound)
             if not beyond:
                 known.since.pop(side, None)
-                if side in known.on:
+                if side in known.on or side in known.unseen:
                     ended.append(side)
             elif side not in known.on and side not in known.since:
                 delay = 0.0 if side.startswith("extreme") else limit.delay_s
@@ -248,6 +258,7 @@ class LimitWatch:
 
     def _begin(self, source_id: str, known: Value, side: str, value: float) -> None:
         known.on.add(side)
+        known.unseen.discard(side)
         bound = getattr(known.limit, side)
         args: dict[str, float | str] = {
             "value": round(value, known.parameter.decimals or 1),
@@ -260,13 +271,25 @@ class LimitWatch:
             args["priority"] = known.limit.priority
         self._tell(source_id, known, f"parameter_{side}", args)
 
-    def _end(self, source_id: str, known: Value, sides: list[str]) -> None:
+    def _end(self, source_id: str, known: Value, sides: list[str], *, unseen: bool = False) -> None:
         for side in sides:
             known.on.discard(side)
-            self._tell(source_id, known, f"parameter_{side}")
+            if unseen:
+                known.unseen.add(side)
+            else:
+                known.unseen.discard(side)
+            self._tell(source_id, known, f"parameter_{side}", unseen=unseen)
 
-    def _tell(self, source_id: str, known: Value, code: str, begun: dict[str, float | str] | None = None) -> None:
-        """Tell that a condition has begun, with what there is to say of it, or ended."""
+    def _tell(
+        self,
+        source_id: str,
+        known: Value,
+        code: str,
+        begun: dict[str, float | str] | None = None,
+        *,
+        unseen: bool = False,
+    ) -> None:
+        """Tell that a condition has begun, with what there is to say of it, or ended (as far as anybody knows)."""
         now = self._clock()
         self._events.append(
             ConditionEvent(
@@ -277,6 +300,7 @@ class LimitWatch:
                 now,
                 onset_ns=known.at if begun is not None else 0,
                 args={"parameter": known.parameter.name, **(begun or {})},
+                unseen=unseen,
             )
         )
 
@@ -320,8 +344,8 @@ class LimitWatch:
         known.timed = False
         known.since.clear()
         if known.live:
-            valid_ns = known.stale_ns if known.at else int(known.parameter.stale_s * 1e9)  # awaited over a restart
-            silent = now - source.heard >= valid_ns
+            # Not by how long it has been silent: a value is older than its arrival by as much as it took to come.
+            silent = source.heard - known.arrived <= _TOGETHER_NS
             if silent and not source.lost and not self._has_signal(source_id):
                 source.lost = True
                 seconds = round((now - source.heard) / 1e9, 1)
@@ -329,7 +353,10 @@ class LimitWatch:
             known.live, known.gone = False, True
             args: dict[str, float | str] = {"seconds": round((now - (known.at or source.heard)) / 1e9, 1)}
             self._tell(source_id, known, "no_value", args)
-        self._end(source_id, known, sorted(known.on))
+            self._end(source_id, known, sorted(known.on))
+            return
+        # Of a spot check nobody knows whether it is over: what it was told of waits for somebody to see it.
+        self._end(source_id, known, sorted(known.on), unseen=True)
 
     def settle(self, source_id: str) -> None:
         """Take it that a source, or its sensor, is back: what has no value yet is missed only when it has settled."""
@@ -404,6 +431,7 @@ class LimitWatch:
         source.heard = source.heard or now
         valid = int(known.parameter.stale_s * 1e9)
         known.stale_ns = now + valid  # it was measured nobody knows when
+        known.arrived = now
         known.live = known.timed = True
         self._timer(now + valid, "stale", source_id, parameter)
 
@@ -418,10 +446,12 @@ class LimitWatch:
         if parameter not in PARAMETERS or (code != "no_value" and side not in _SIDES):
             return
         known = source.values.get(parameter)
+        fresh = known is None
         if known is None:
             known = source.values[parameter] = Value(
                 PARAMETERS[parameter],
                 at=now,
+                arrived=now,
                 stale_ns=int(PARAMETERS[parameter].stale_s * 1e9),
             )
             known.adopt(source.limits.get(parameter, _OFF))
@@ -429,7 +459,7 @@ class LimitWatch:
             known.gone = True
         else:
             known.on.add(side)
-            known.live = True
+            known.live = known.live or fresh  # of a value that was taken up it is known whether it will be missed
             if not known.timed and known.continuous:
                 known.timed = True
                 self._timer(now + known.stale_ns, "stale", source_id, parameter)

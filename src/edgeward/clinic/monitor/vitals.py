@@ -2,7 +2,8 @@
 
 Responsible for order by corrected time and sequence number, plausibility, staleness and gaps, for up to thousands of
 sources. Not responsible for protocols (``senml``, ``gateway.pcd01``, ``gateway.fhir_vitals``), limits or alarms: a
-change is returned, and the role hands it on (``conditions.ValueSink``).
+change is returned, and the role hands it on (``conditions.ValueSink``). What is held, and kept over a restart, is
+``held_values``.
 
 Rules:
 
@@ -20,110 +21,24 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-
-import msgspec
+from collections.abc import Callable, Iterable, Iterator
 
 from edgeward.bedside import Numerics, Observation, Vital
+from edgeward.clinic.monitor import held_values
 from edgeward.clinic.monitor.clocks import Clocks
-from edgeward.messages import decoder
+from edgeward.clinic.monitor.held_values import EPISODIC_S, Change, Held, Source
 from edgeward.parameters import PARAMETERS, Parameter
 
+__all__ = ["Change", "Vitals"]
+
 _S = 1_000_000_000
-EPISODIC_S = 600.0  # a parameter that stays valid this long is measured once in a while
-_MOST_STALE_S = 180.0
-_INTERVALS = 2.2
 _MOVED_NS = 30 * _S  # by so much at most a better estimate of a device's clock moves what came before
 _OLDEST_NS = 24 * 3600 * _S
 _GAP_INTERVALS = 2.5
-_STEADY = 2
 _STEADY_NS = 60 * _S
 _SEQUENCE_S = 60 * _S  # a number that is lower later than this is a device that started anew
 _SEQUENCES = 1 << 32
 WITHDRAWN = ("deleted", "wrong", "entered_in_error")
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A parameter of a source has another value now, or none.
-
-    Attributes
-    ----------
-    value
-        In the parameter's unit; None: no value.
-    why
-        Why there is none: what the device said, ``stale``, ``implausible``, ``patient``; or empty.
-    at_ns, received_ns
-        Site time of the measurement, and of its arrival; for ``stale`` and ``patient``: now.
-    """
-
-    source_id: str
-    parameter: str
-    value: float | None
-    why: str
-    at_ns: int
-    received_ns: int
-    quality: float | None = None
-    bound: str = ""  # the true value lies below, or above
-
-
-@dataclass(slots=True)
-class Held:
-    """The present value of one parameter of one source. Times are site time."""
-
-    parameter: Parameter
-    value: float | None
-    at_ns: int
-    received_ns: int
-    why: str = ""
-    quality: float | None = None
-    code: str = ""
-    validity: str = "valid"
-    device_ns: int = 0  # as the device said it, which tells a repetition from a new measurement; 0: it did not say
-    interval_ns: int = 0  # between measurements, as far as there is a habit; 0: not known
-    steps: int = 0  # measurements that each came within a minute of the one before
-    expired: bool = False
-    bound: str = ""
-
-    @property
-    def stale_ns(self) -> int:
-        """When it goes stale, site time."""
-        seconds = self.parameter.stale_s
-        if self.interval_ns and seconds < EPISODIC_S:
-            seconds = max(seconds, min(_INTERVALS * self.interval_ns / _S, _MOST_STALE_S))
-        return self.at_ns + round(seconds * _S)
-
-    @property
-    def missed(self) -> bool:
-        """Whether its silence means something: it has come steadily.
-
-        A nurse's round with a thermometer, a spot check or an entry of a record system is no monitoring that stops.
-        """
-        return self.steps >= _STEADY
-
-    @property
-    def live(self) -> bool:
-        """Whether there is a value, and it is not stale."""
-        return self.value is not None and not self.expired
-
-
-@dataclass(slots=True)
-class Source:
-    """What is known of one source beside its values."""
-
-    source_id: str
-    device_id: str
-    protocol: str
-    label: str
-    values: dict[str, Held] = field(default_factory=dict)
-    patient: str = ""
-    sequence: int = -1
-    sequence_ns: int = 0
-    received_ns: int = 0
-    gaps: int = 0
-    last_gap: tuple[int, int] = (0, 0)  # site time: from the last value before it to the first after it
-    due_ns: int = 0  # of its entry in the queue
 
 
 class Vitals:
@@ -150,6 +65,12 @@ class Vitals:
     def source(self, source_id: str) -> Source | None:
         """Return what is known of a source, its present values included."""
         return self._sources.get(source_id)
+
+    def of_round(self, sources: Iterable[str], parameter: str, now_ns: int) -> Held | None:
+        """Return the newest value of these sources that was measured once, and still counts in a score."""
+        found = [source.values[parameter] for source in map(self._sources.get, sources)
+                 if source is not None and parameter in source.values]  # fmt: skip
+        return max((held for held in found if held.stands(now_ns)), key=lambda held: held.at_ns, default=None)
 
     def take(self, numerics: Numerics, now_ns: int) -> list[Change]:
         """Take measurements; return what changed by them, in the order of their times.
@@ -365,6 +286,7 @@ class Vitals:
                         value=value,
                         at_ns=wall(self._site_time(numerics, vital)),
                         device_ns=vital.at_ns,
+                        bound=vital.bound,
                     )
                 )
         return found
@@ -373,36 +295,7 @@ class Vitals:
 
     def dump(self, wall: Callable[[int], int] = lambda at_ns: at_ns) -> bytes:
         """Return what outlasts a restart: the values that are live, whose they are, and how often they come."""
-        rows = [
-            _Kept(
-                source.source_id,
-                source.device_id,
-                source.protocol,
-                source.label,
-                source.patient,
-                source.sequence,
-                wall(source.sequence_ns),
-                [
-                    _KeptValue(
-                        name,
-                        held.value,
-                        wall(held.at_ns),
-                        wall(held.received_ns),
-                        held.quality,
-                        held.code,
-                        held.validity,
-                        held.device_ns,
-                        held.interval_ns,
-                        held.steps,
-                        held.bound,
-                    )
-                    for name, held in source.values.items()
-                    if held.live and held.value is not None
-                ],
-            )
-            for source in self._sources.values()
-        ]
-        return msgspec.msgpack.encode(rows)
+        return held_values.dump(self._sources.values(), wall)
 
     def restore(self, data: bytes, now_ns: int, steady: Callable[[int], int] = lambda at_ns: at_ns) -> list[Change]:
         """Take up what ``dump`` returned; return the values that are still valid. Others are known to be expired.
@@ -412,71 +305,11 @@ class Vitals:
         ValueError
             If it is something else.
         """
-        try:
-            rows = decoder(list[_Kept]).decode(data)
-        except msgspec.MsgspecError as error:
-            raise ValueError(f"these are no values: {error}") from error
-        changes = []
-        for row in rows:
-            source = Source(row.source_id, row.device_id, row.protocol, row.label, patient=row.patient)
-            source.sequence, source.sequence_ns = row.sequence, steady(row.sequence_ns)
-            for kept in row.values:
-                parameter = PARAMETERS.get(kept.name)
-                if parameter is None:
-                    continue
-                held = Held(
-                    parameter,
-                    kept.value,
-                    steady(kept.at_ns),
-                    steady(kept.received_ns),
-                    quality=kept.quality,
-                    code=kept.code,
-                    validity=kept.validity,
-                    device_ns=kept.device_ns,
-                    interval_ns=kept.interval_ns,
-                    steps=kept.steps,
-                    bound=kept.bound,
-                )
-                if held.at_ns > now_ns:
-                    continue  # a clock was set meanwhile: nobody knows how old it is
-                source.values[kept.name] = held
-                if held.stale_ns > now_ns:
-                    changes.append(
-                        Change(
-                            row.source_id, kept.name, held.value, "", held.at_ns, held.received_ns, held.quality,
-                            held.bound,
-                        )
-                    )  # fmt: skip
-                else:
-                    held.expired = True
-            self._sources[row.source_id] = source
+        sources, changes = held_values.read(data, now_ns, steady)
+        for source in sources:
+            self._sources[source.source_id] = source
             self._schedule(source)
         return changes
-
-
-class _KeptValue(msgspec.Struct, array_like=True):
-    name: str
-    value: float
-    at_ns: int
-    received_ns: int
-    quality: float | None
-    code: str
-    validity: str
-    device_ns: int
-    interval_ns: int
-    steps: int
-    bound: str = ""  # dumps of the version before end here
-
-
-class _Kept(msgspec.Struct, array_like=True):
-    source_id: str
-    device_id: str
-    protocol: str
-    label: str
-    patient: str
-    sequence: int
-    sequence_ns: int
-    values: list[_KeptValue]
 
 
 def _checked(parameter: Parameter, vital: Vital) -> tuple[float | None, str]:

@@ -17,7 +17,7 @@ import msgspec
 
 from edgeward.bedside import Notice
 from edgeward.clinic.imaging.fhir_bundle import Addresses
-from edgeward.clinic.notices.wording import MDC, event, headline, words
+from edgeward.clinic.notices.wording import MDC, bound_sign, event, headline, words
 from edgeward.parameters import PARAMETERS
 
 Resource = dict[str, Any]
@@ -80,10 +80,13 @@ def build_alarm_bundle(notice: Notice, site: str, addresses: Addresses) -> bytes
         parameter = PARAMETERS.get(vital.parameter)
         if parameter is None or not parameter.loinc or vital.value is None or vital.stale:
             continue
+        quantity: Resource = {"value": vital.value, "unit": vital.unit, "system": _UCUM, "code": vital.unit}
+        if off := bound_sign(vital.bound):
+            quantity["comparator"] = off
         resource["component"].append(
             {
                 "code": {"coding": [{"system": _LOINC, "code": parameter.loinc}], "text": vital.parameter},
-                "valueQuantity": {"value": vital.value, "unit": vital.unit, "system": _UCUM, "code": vital.unit},
+                "valueQuantity": quantity,
             }
         )
     bundle = {"resourceType": "Bundle", "type": "transaction", "entry": [addresses.entry(resource, key)]}

@@ -13,13 +13,22 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from edgeward.bedside import Notice
-from edgeward.clinic.notices.wording import LOCAL, event, words
+from edgeward.clinic.notices.wording import LOCAL, bound_sign, event, words
 from edgeward.hl7 import er7
 from edgeward.messages import Alarm, AlarmPriority
 from edgeward.parameters import PARAMETERS
 
 _PROFILE = ("IHE_PCD_ACM_001", "IHE PCD", "1.3.6.1.4.1.19376.1.6.1.4.1", "ISO")  # MSH-21
 _PRIORITY = {AlarmPriority.HIGH: "PH", AlarmPriority.MEDIUM: "PM", AlarmPriority.LOW: "PL"}
+_HEART = ("147842", "MDC_ECG_HEART_RATE", "MDC")
+_DEVICE = ("69965", "MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS", "MDC")
+#: What a physiological alarm without a value is about, where it is not the heart's rhythm.
+_SOURCES = {
+    "apnea": ("151562", "MDC_RESP_RATE", "MDC"),
+    "no_pulse": ("149530", "MDC_PULS_OXIM_PULS_RATE", "MDC"),
+    "news2_urgent": _DEVICE,
+    "news2_emergency": _DEVICE,
+}
 _PHASE = {"start": "start", "update": "continue", "escalate": "continue", "acknowledge": "continue", "end": "end"}
 
 
@@ -105,11 +114,11 @@ def _source(alarm: Alarm) -> tuple[str, tuple[str, ...], er7.Value, er7.Value, s
         beyond = "<" if alarm.code.endswith("_high") else ">"  # OBX-7 is the range that would be in order
         limits = f"{beyond}{limit:g}" if isinstance(limit, float | int) else ""
         identifier = (str(parameter.mdc_code), parameter.mdc, "MDC")
-        return "NM", identifier, f"{value:g}", (parameter.unit, "", "UCUM"), limits, ""
-    if alarm.technical:
-        source: tuple[str, ...] = ("69965", "MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS", "MDC")
-    else:
-        source = ("147842", "MDC_ECG_HEART_RATE", "MDC")
+        unit = (parameter.unit, "", "UCUM")
+        if off := bound_sign(alarm.args.get("bound")):  # structured numeric (v2.6, 2A.3.66): comparator, number
+            return "SN", identifier, (off, f"{value:g}"), unit, limits, ""
+        return "NM", identifier, f"{value:g}", unit, limits, ""
+    source = _DEVICE if alarm.technical or alarm.args.get("parameter") else _SOURCES.get(alarm.code, _HEART)
     return "CWE", ("68480", "MDC_ATTR_ALERT_SOURCE", "MDC"), source, "", "", ""
 
 

@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import hmac
 import smtplib
+import socket
 import ssl
 import time
 from abc import ABC, abstractmethod
@@ -169,7 +170,7 @@ class WebhookReceiver(Receiver):
             ):
                 return answer.status_code  # what else it says is not read: it has no bound
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise Unreachable(f"cannot connect ({type(error).__name__})", connected=False) from None
+            raise _no_connection(error) from None
         except (TimeoutError, httpx.TimeoutException):
             await self.close()
             raise Interrupted(f"it did not answer within {WEBHOOK_TIMEOUT_S:g} s") from None
@@ -204,6 +205,10 @@ class MailReceiver(Receiver):
         smtp = self._smtp
         try:
             context = ssl.create_default_context(cafile=smtp.ca or None)
+        except OSError as error:  # SSLError among them
+            raise Unreachable(f"the file with the mail server's authority cannot be read ({type(error).__name__})",
+                              connected=False) from None  # fmt: skip
+        try:
             server: smtplib.SMTP
             if smtp.security == "tls":
                 server = smtplib.SMTP_SSL(smtp.host, smtp.port, timeout=smtp.timeout_s, context=context)
@@ -219,6 +224,9 @@ class MailReceiver(Receiver):
             raise _mail_refused(error) from None
         except smtplib.SMTPAuthenticationError:
             raise Unreachable("the mail server does not let us in", connected=True) from None
+        except smtplib.SMTPNotSupportedError:
+            raise Unreachable("the mail server does not offer what [smtp] asks for (STARTTLS, login, or an address"
+                              " that is not ASCII)", connected=True) from None  # fmt: skip
         except smtplib.SMTPException as error:
             raise Interrupted(f"the mail server failed ({type(error).__name__})") from None
         except ssl.SSLError as error:
@@ -226,6 +234,20 @@ class MailReceiver(Receiver):
                               connected=True) from None  # fmt: skip
         except OSError as error:
             raise Unreachable(f"cannot connect to the mail server ({type(error).__name__})", connected=False) from None
+
+
+def _no_connection(error: BaseException) -> Unreachable:
+    """Return why there is no connection, in words that say what to look at; httpx hides it in the causes."""
+    reason: BaseException | None = error
+    while reason is not None:
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return Unreachable(f"its certificate is not trusted ({reason.verify_message})", connected=True)
+        if isinstance(reason, ssl.SSLError):
+            return Unreachable(f"no TLS ({reason.reason or 'handshake failed'})", connected=True)
+        if isinstance(reason, socket.gaierror):
+            return Unreachable("its name is not known here", connected=False)
+        reason = reason.__cause__ or reason.__context__
+    return Unreachable(f"cannot connect ({type(error).__name__})", connected=False)
 
 
 def _mail_refused(error: smtplib.SMTPException) -> SinkError:
@@ -267,6 +289,7 @@ def describe(notice: Notice, site: str, *, identity: bool) -> dict[str, Any]:
             "text": words(alarm),
             "values": {
                 vital.parameter: {"value": vital.value, "unit": vital.unit}
+                | ({"bound": vital.bound} if vital.bound else {})
                 for vital in notice.vitals
                 if vital.value is not None and not vital.stale
             },
@@ -281,7 +304,8 @@ def write_mail(notice: Notice, contact: Contact, sender: str, site: str) -> Emai
     what = headline(alarm, place) if contact.identity else f"{alarm.priority.value.upper()} alarm in {place}"
     ended = {"end": "ended: ", "acknowledge": "acknowledged: "}.get(notice.phase, "")
     message = EmailMessage()
-    message["Subject"] = f"[Edgeward] {ended}{what}".replace("\n", " ").replace("\r", " ")[:200]
+    # A header may hold none of what Python takes for the end of a line; a bed's name may come from anybody's message.
+    message["Subject"] = " ".join(f"[Edgeward] {ended}{what}".split())[:200]
     message["From"] = sender
     message["To"] = contact.email
     message["Date"] = formatdate(notice.at_ns / 1e9)

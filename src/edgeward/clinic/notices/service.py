@@ -46,6 +46,9 @@ T = TypeVar("T")
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0  # an alarm manager that is back must not wait for long
 MAX_FAULTS = 5  # of one notice, at a receiver that is there
+# A system says the same of what it will never take and of its own trouble (AE, AR: HL7 table 0008), so it is asked
+# again, unless it refused what came before as well: a receiver that takes nothing must not hold up what it is told.
+MAX_REFUSALS = 3
 KEEP_S = 7 * 86_400.0
 _TELL_TIMEOUT_S = 5.0
 _TELL_AGAIN_S = (0.2, 5.0)
@@ -96,6 +99,7 @@ class Notices:
         self._store = store
         self._receivers = {receiver.name: receiver for receiver in found}
         self._reasons: dict[str, str] = {}
+        self._refusing: set[str] = set()  # receivers that refused the last notice for good
         self._sending: set[str] = set()
         self._wake = {name: asyncio.Event() for name in self._receivers}
         self._news = asyncio.Event()
@@ -205,7 +209,13 @@ class Notices:
         try:
             await receiver.send(owed.notice)
         except Rejected as error:
-            await self._give_up(receiver, owed, str(error))
+            reason = str(error)
+            self._down(name, reason)
+            if not receiver.contact and name not in self._refusing and faults + 1 < MAX_REFUSALS:
+                await self._call(self._store.tried, owed, reason)
+                return False
+            self._refusing.add(name)
+            await self._give_up(receiver, owed, reason)
             return True
         except (Interrupted, Unreachable) as error:
             reason = str(error)
@@ -214,11 +224,19 @@ class Notices:
             waited = (time.time_ns() - owed.accepted_ns) / 1e9
             # A clock that was stepped forward must not be all that a notice is given up for.
             late = waited > receiver.patience_s and owed.attempts >= 2
-            if late or (not away and faults + 1 >= MAX_FAULTS):
+            # A person's gateway that starts anew answers 503 for a while: for as long as a person is tried at all.
+            if late or (not away and not receiver.contact and faults + 1 >= MAX_FAULTS):
                 await self._give_up(receiver, owed, reason)
                 return True
             await self._call(self._store.tried, owed, reason)
             return None if away else False
+        except (DatabaseError, WrongKey, MessageError):
+            raise
+        except Exception as error:
+            # A notice that cannot be put together, or an address that is none, must not end the notices of all others.
+            _log.error("a notice for %s failed: %s", name, type(error).__name__)  # the text may quote the notice
+            await self._give_up(receiver, owed, f"it could not be sent ({type(error).__name__})")
+            return True
         finally:
             self._sending.discard(name)
         await self._call(self._store.settle, owed, "delivered", "", time.time_ns())
@@ -245,6 +263,7 @@ class Notices:
         self._context.stats.warnings.add(f"{name} does not take notices: {reason}")
 
     def _up(self, name: str) -> None:
+        self._refusing.discard(name)
         reason = self._reasons.pop(name, "")
         self._context.stats.warnings.discard(f"{name} does not take notices: {reason}")
 

@@ -57,18 +57,23 @@ def words(alarm: Alarm) -> str:
     if parameter and alarm.code.startswith("parameter_"):
         text = f"{parameter} {alarm.code.removeprefix('parameter_').replace('_', ' ')}"
         if isinstance(value := args.get("value"), float | int):
-            text += f": {value:g}"
+            text += f": {bound_sign(args.get('bound'))}{value:.10g}"
             text += f" {args['unit']}" if args.get("unit") else ""
         if isinstance(limit := args.get("limit"), float | int):
-            text += f" (limit {limit:g})"
+            text += f" (limit {limit:.10g})"
         return text
     text = alarm.code.replace("_", " ")
     details = [
-        f"{name.replace('_', ' ')} {value:g}" if isinstance(value, float | int) else f"{name.replace('_', ' ')} {value}"
+        f"{name.replace('_', ' ')} " + (f"{value:.10g}" if isinstance(value, float | int) else str(value))
         for name, value in args.items()
         if value not in ("", None)
     ]
     return f"{text}: {', '.join(details)}" if details else text
+
+
+def bound_sign(bound: object) -> str:
+    """Return what stands before a value off the scale of its device: the true one lies below, or above."""
+    return {"below": "<", "above": ">"}.get(str(bound), "")
 
 
 def headline(alarm: Alarm, place: str) -> str:
@@ -81,7 +86,7 @@ def headline(alarm: Alarm, place: str) -> str:
 
 def reading(vital: VitalState) -> str:
     """Return one value as ``heart rate 142 /min``; dashes if there is none or it is old."""
-    shown = "--" if vital.value is None or vital.stale else f"{vital.value:g} {vital.unit}"
+    shown = "--" if vital.value is None or vital.stale else f"{bound_sign(vital.bound)}{vital.value:g} {vital.unit}"
     return f"{vital.parameter.replace('_', ' ')} {shown}"
 
 

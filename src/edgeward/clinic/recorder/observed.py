@@ -10,6 +10,7 @@ tells where to go on.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 import imagecodecs
 import msgspec
@@ -21,7 +22,15 @@ from edgeward.messages import decoder
 
 BLOCK_ROWS = 2000
 MOST = 50_000  # of one answer
-_Row = tuple[str, str, float, int, int]  # source, parameter, value, site time, the device's time
+
+
+class _Row(msgspec.Struct, array_like=True):
+    source_id: str
+    parameter: str
+    value: float
+    at_ns: int
+    device_ns: int
+    bound: Literal["", "below", "above"] = ""  # blocks of the version before end here
 
 
 class ObservedError(ValueError):
@@ -56,7 +65,7 @@ def blocks(log: str, upto: int, observations: Iterable[Observation]) -> list[tup
     """Return numerics as blocks, each with its first bed."""
     beds: dict[str, list[_Row]] = {}
     for one in observations:
-        row = one.source_id, one.parameter, one.value, one.at_ns, one.device_ns
+        row = _Row(one.source_id, one.parameter, one.value, one.at_ns, one.device_ns, one.bound)
         beds.setdefault(one.bed_id, []).append(row)
     result: list[tuple[str, bytes]] = []
     part: dict[str, list[_Row]] = {}
@@ -94,9 +103,15 @@ def unpack(block: bytes, bed_id: str) -> list[Observation]:
     """
     return [
         Observation(
-            bed_id=bed_id, source_id=source_id, parameter=parameter, value=value, at_ns=at_ns, device_ns=device_ns
+            bed_id=bed_id,
+            source_id=row.source_id,
+            parameter=row.parameter,
+            value=row.value,
+            at_ns=row.at_ns,
+            device_ns=row.device_ns,
+            bound=row.bound,
         )
-        for source_id, parameter, value, at_ns, device_ns in _unpacked(block).beds.get(bed_id, ())
+        for row in _unpacked(block).beds.get(bed_id, ())
     ]
 
 
@@ -114,10 +129,10 @@ def upto(block: bytes) -> tuple[str, int]:
 
 def answer(query: ObservationQuery, until_ns: int, found: Iterable[Observation]) -> Observations:
     """Return what was asked for, by time. The same measurement that a system sent twice is told once."""
-    wanted: dict[tuple[str, str, int, float], Observation] = {}
+    wanted: dict[tuple[str, str, int, float, str], Observation] = {}
     for one in found:
         if query.since_ns <= one.at_ns <= until_ns and (not query.parameters or one.parameter in query.parameters):
-            wanted.setdefault((one.source_id, one.parameter, one.device_ns or one.at_ns, one.value), one)
+            wanted.setdefault((one.source_id, one.parameter, one.device_ns or one.at_ns, one.value, one.bound), one)
     ordered = sorted(wanted.values(), key=lambda one: (one.at_ns, one.source_id, one.parameter))
     limit = max(1, min(query.limit, MOST))
     return Observations(observations=ordered[:limit], more=len(ordered) > limit)

@@ -26,8 +26,8 @@ MISSING = -32768
 _APART_S = 120.0  # arrivals that disagree so much: the site's clock was set, or the device began anew
 _SECOND = 1e9
 
-Signature = tuple[tuple[str, str, float, float, float], ...]
-"""Name, unit, rate, gain and offset of each channel."""
+Signature = tuple[tuple[str, str, float, float, float, str], ...]
+"""Name, unit, rate, gain, offset and kind of each channel."""
 
 
 @dataclass
@@ -81,17 +81,18 @@ def strip(
 
 
 def _take(stretches: list[_Stretch], packet: waveform.SignalPacket, received_ns: int) -> None:
-    signature: list[tuple[str, str, float, float, float]] = []
+    signature: list[tuple[str, str, float, float, float, str]] = []
     pieces: list[tuple[int, int, NDArray[np.int16]]] = []
     ecg = packet.ecg
     if ecg is not None:
         for lead, samples in zip(ecg.leads, ecg.samples, strict=True):
             pieces.append((len(signature), ecg.first_sample, samples))
-            signature.append((lead, "uV", ecg.rate_hz, ecg.gain_uv, 0.0))
+            signature.append((lead, "uV", ecg.rate_hz, ecg.gain_uv, 0.0, "ecg"))
     for block in packet.others:
         channel = block.channel
         pieces.append((len(signature), block.first_sample, block.samples))
-        signature.append((channel.name, channel.unit, channel.rate_hz, channel.gain, channel.offset))
+        kind = channel.kind.name.lower()
+        signature.append((channel.name, channel.unit, channel.rate_hz, channel.gain, channel.offset, kind))
     _, first, samples = pieces[0]
     zero_ns = received_ns - (first + samples.size) / signature[0][2] * _SECOND
     key = tuple(signature)
@@ -106,7 +107,7 @@ def _take(stretches: list[_Stretch], packet: waveform.SignalPacket, received_ns:
 
 
 def _row(stretch: _Stretch, number: int, start_ns: int, end_ns: int) -> StripChannel | None:
-    name, unit, rate, gain, offset = stretch.signature[number]
+    name, unit, rate, gain, offset, kind = stretch.signature[number]
     first = max(0, int(np.ceil((start_ns - stretch.zero_ns) / _SECOND * rate)))
     end = int(np.ceil((end_ns - stretch.zero_ns) / _SECOND * rate))
     pieces = [(at, samples) for channel, at, samples in stretch.pieces if channel == number]
@@ -130,4 +131,5 @@ def _row(stretch: _Stretch, number: int, start_ns: int, end_ns: int) -> StripCha
         offset=offset,
         samples=row.tobytes(),
         missing=MISSING,
+        kind=kind,
     )
