@@ -60,6 +60,21 @@ async def test_limits_are_changed_marked_and_recorded_and_wrong_ones_are_not(ser
     await admin.aclose()
 
 
+async def test_whether_a_patient_is_paced_is_set_beside_the_limits_and_only_when_it_changes(served: Served) -> None:
+    admin = await served.logged_in()
+    hospital = served.hospital.bedside
+
+    page = (await admin.get("/beds/bed-01/settings")).text
+    assert '<select name="paced">' in page
+    answer = await admin.post("/beds/bed-01/limits", data=await form(admin, "bed-01", paced="yes"))
+    assert answer.status_code == 303
+    assert (hospital.wishes[-1].paced, hospital.wishes[-1].by) == ("yes", "admin")
+    await admin.post("/beds/bed-01/limits", data=await form(admin, "bed-01", paced="unknown", **{"spo2.low": "91"}))
+    assert hospital.wishes[-1].paced is None
+    assert (await admin.post("/beds/bed-01/limits", data=await form(admin, "bed-01", paced="maybe"))).status_code == 400
+    await admin.aclose()
+
+
 async def test_who_only_looks_changes_nothing(served: Served) -> None:
     admin = await served.logged_in()
     viewer = await served.person(admin, "wall", "viewer")
@@ -144,6 +159,7 @@ async def test_alarms_are_listed_filtered_and_reviewed_with_their_strip(served: 
     assert review.status_code == 200
     assert PAYLOAD not in review.text
     assert "/alarms/bed-01-2?" in review.text, "the newer one is a key away"
+    assert 'data-sources="bed-01"' in review.text, "strips of all sources that the bed consists of"
     assert (await admin.get("/alarms/bed-01-9?bed=bed-01&at=1")).status_code == 404
     assert (await admin.get("/alarms/bed-01-1")).status_code == 404
 
@@ -163,6 +179,46 @@ async def test_alarms_are_listed_filtered_and_reviewed_with_their_strip(served: 
     assert {row["parameter"] for row in rows} == {series["p"] for series in trend["series"]}
     assert all(row["time"].endswith("+08:00") for row in rows)
     assert (await admin.get("/beds/bed-01/trend.csv?hours=25")).status_code == 400
+    await admin.aclose()
+
+
+async def test_of_two_who_save_limits_in_the_same_moment_one_looks_again(served: Served) -> None:
+    nurse = doctor = await served.logged_in()  # the same person at two screens
+    for round_ in range(3):
+        forms = [
+            await form(nurse, "bed-01", **{"heart_rate.high": str(130 + 2 * round_)}),
+            await form(doctor, "bed-01", **{"heart_rate.high": str(131 + 2 * round_)}),
+        ]
+        answers = await asyncio.gather(
+            *(who.post("/beds/bed-01/limits", data=typed) for who, typed in zip((nurse, doctor), forms, strict=True))
+        )
+        assert sorted(answer.status_code for answer in answers) == [303, 409]
+        assert len(served.hospital.bedside.wishes) == round_ + 1
+    await nurse.aclose()
+
+
+async def test_trends_and_alarms_of_the_patient_before_are_told_apart(served: Served) -> None:
+    admin = await served.logged_in()
+    bedside = served.hospital.bedside
+    patient = bedside.patient("bed-01")
+    assert patient is not None
+    patient.alarms.append(make_alarm("bed-01", "asystole", AlarmPriority.HIGH))
+    async with asyncio.timeout(30):
+        while (answer := await admin.get("/beds/bed-01")).status_code == 404:  # the console has heard of no bed yet
+            await asyncio.sleep(0.05)
+    assert answer.status_code == 200
+    assert "of the patient before" not in answer.text
+    assert (await admin.get("/api/beds/bed-01/trend?hours=4")).json()["discharged"] == []
+    left = await admin.post("/beds/bed-01/discharge", data={"csrf": await csrf(admin), "sure": "1"})
+    assert left.status_code == 303
+
+    assert "of the patient before" in (await admin.get("/beds/bed-01")).text
+    trend = (await admin.get("/api/beds/bed-01/trend?hours=4")).json()
+    (discharged,) = trend["discharged"]
+    assert discharged == bedside.wishes[-1].at_ns // 1_000_000
+    file = await admin.get("/beds/bed-01/trend.csv?hours=4")
+    rows = [row for row in csv.DictReader(io.StringIO(file.text.removeprefix("\ufeff"))) if not row["unit"]]
+    assert [row["parameter"] for row in rows if not row["mean"]] == ["discharged"]
     await admin.aclose()
 
 

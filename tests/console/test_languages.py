@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jinja2
 import pytest
 
+import edgeward
 from edgeward.clinic.monitor.alarms import RULES
 from edgeward.console import languages, render
 from edgeward.console.accounts import ROLES
@@ -36,9 +39,65 @@ def test_both_catalogues_fill_in_the_same_values() -> None:
     assert differing == []
 
 
+# Calls whose text people see on the page of what was refused.
+TELLING = {
+    "note", "refuse", "_refuse", "_refuse_object", "_note", "Refusal", "NotUnderstood", "Broken", "Malformed", "Misread",
+    "OrderError", "Answer", "MultipartError", "NotHl7", "TooMuch", "VaultError", "VaultDamaged",
+    "Unreachable", "Interrupted", "Rejected", "_Gone", "quarantine",
+}  # fmt: skip
+
+
+# What begins with another's words, of which only they know what they are.
+UNKNOWN = {"HL7: 77", "77: 77", *(f"77: {said}" for said in ("it does not let us in", "nothing takes results at its address", "it has moved; set its new address"))}  # fmt: skip
+
+
+def spoken(node: ast.expr) -> Iterator[str]:
+    """Yield the wordings that an expression may have; a value in it is told as 77."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    elif isinstance(node, ast.JoinedStr):
+        yield "".join(str(part.value) if isinstance(part, ast.Constant) else "77" for part in node.values)
+    elif isinstance(node, ast.IfExp):
+        yield from spoken(node.body)
+        yield from spoken(node.orelse)
+
+
+def refused_with() -> set[str]:
+    found = set()
+    source = Path(edgeward.__file__).parent
+    for path in (*source.glob("gateway/*.py"), *source.glob("hl7/*.py"), *source.glob("clinic/imaging/*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in TELLING:
+                given = (*call.args, *(keyword.value for keyword in call.keywords))
+                found |= {text for one in given for text in spoken(one) if " " in text.strip()}
+    return found
+
+
+def test_what_is_refused_is_told_in_chinese() -> None:
+    told = refused_with()
+    assert len(told) > 100, "the search has lost the calls it looks for"
+
+    english = [text for text in told if not re.search("[\u4e00-\u9fff]", languages.reason("zh", text))]
+
+    assert [text for text in english if text not in UNKNOWN] == []
+    assert all(languages.reason("en", text) == text for text in told)
+
+
+def test_the_particulars_of_a_refusal_stay() -> None:
+    text = "ORM^O01 was answered AE: it is longer than 16 characters or holds characters DICOM lacks (OBR-18)"
+
+    assert languages.reason("zh", text) == "对 ORM^O01 的答复为 AE：超过 16 个字符，或含有 DICOM 没有的字符（OBR-18）"
+    assert (
+        languages.reason("zh", "not delivered to emr: it answers with status 307: it has moved; set its new address")
+        == "未送达 emr：对方返回状态码 307：地址已变更，请设置新地址"
+    )
+    assert languages.reason("zh", "something nobody foresaw") == "something nobody foresaw"
+
+
 def test_chinese_is_chinese() -> None:
     same = {"app.name", "unit.mb", "unit.ms", "budget.p50", "budget.p99", "system.cpu", "kind.ct", "notice.warning",
-            "bed.scale", "bed.news2", "shell.other_language", "alarm_list.by", "live.announce", "quarantine.times"}  # fmt: skip
+            "bed.scale", "bed.news2", "shell.other_language", "alarm_list.by", "live.announce", "quarantine.times",
+            "wave.gain", "wave.label"}  # fmt: skip
     left = [k for k, v in languages.catalogue("zh").items() if k not in same and not re.search(r"[\u4e00-\u9fff]", v)]
 
     assert left == []

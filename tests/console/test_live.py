@@ -16,7 +16,7 @@ from edgeward.bus import subjects
 from edgeward.console import live, render
 from edgeward.console.live import MAX_EVENTS, MAX_TRACES, Connection, pack_trace
 from edgeward.console.sessions import Sessions
-from edgeward.messages import AlarmPriority, Trace
+from edgeward.messages import AlarmPriority, Trace, Wave
 from tests.console.conftest import Served, csrf
 from tests.support.synthetic import make_alarm, make_item
 
@@ -127,19 +127,54 @@ async def test_who_looks_at_what_is_told_to_all_and_ends_with_the_socket(served:
         await client.aclose()
 
 
+def read_frame(frame: bytes) -> tuple[dict[str, Any], list[list[int]]]:
+    """Read a frame as the page does; return its head and the samples of each trace."""
+    version, _, size = struct.unpack_from("<BBH", frame)
+    assert version == 2
+    head = json.loads(frame[4 : 4 + size])
+    samples = np.frombuffer(frame[4 + size :], dtype="<i2").tolist()
+    assert (4 + size) % 2 == 0, "an array of samples begins at an even place"
+    found = []
+    for wave in head["w"]:
+        found.append(samples[: wave["c"]])
+        samples = samples[wave["c"] :]
+    assert samples == []
+    return head, found
+
+
 def test_a_trace_frame_can_be_read_back() -> None:
     samples = np.array([1, -2, 32767, -32768], dtype="<i2")
-
-    frame = pack_trace(
-        Trace(device_id="bed-7", rate_hz=125.0, start=2**40, lead="II", samples=samples.tobytes(), beats=[2**40 + 1])
+    pleth = Wave(
+        name="Pleth", kind="pleth", unit="1", rate_hz=100.0, at_s=12.5, samples=samples[:3].tobytes(), gain=0.5
     )
+    chest = Wave(name="V", rate_hz=125.0, at_s=12.0, samples=samples[:2].tobytes(), state="off")
+    before = Wave(name="II", rate_hz=125.0, at_s=9.0, samples=samples[:1].tobytes())
+    trace = Trace(
+        device_id="bed-7", rate_hz=125.0, start=2**40, lead="II", samples=samples.tobytes(), beats=[2**40 + 1],
+        at_s=12.0, waves=[pleth, chest, before], offers=[("II", "ecg"), ("V", "ecg"), ("Pleth", "pleth")],
+    )  # fmt: skip
 
-    version, device, lead, beats, rate, start = struct.unpack_from("<BBBBfd", frame)
-    assert (version, device, lead, beats, rate, start) == (1, 5, 2, 1, 125.0, float(2**40))
-    assert struct.unpack_from("<d", frame, 16) == (float(2**40 + 1),)
-    assert frame[24:31] == b"bed-7II"
-    assert len(frame[:24] + b"bed-7II") % 2 == 1, "this case needs the padding"
-    assert np.frombuffer(frame[32:], dtype="<i2").tolist() == samples.tolist()
+    head, found = read_frame(pack_trace(trace, {"pleth"}))
+
+    assert (head["d"], head["lead"], head["b"]) == ("bed-7", "II", [12.008])
+    assert head["o"] == [["II", "ecg"], ["V", "ecg"], ["Pleth", "pleth"]]
+    assert [(wave["n"], wave["t"]) for wave in head["w"]] == [("II", 9.0), ("II", 12.0), ("Pleth", 12.5)]
+    assert found == [[1], samples.tolist(), samples[:3].tolist()]
+    assert (head["w"][2]["k"], head["w"][2]["u"], head["w"][2]["g"], head["w"][2]["z"]) == ("pleth", "1", 0.5, 0.0)
+    assert [wave["n"] for wave in read_frame(pack_trace(trace, {"*"}))[0]["w"]] == ["II", "II", "Pleth", "V"]
+    assert [wave["n"] for wave in read_frame(pack_trace(trace))[0]["w"]] == ["II", "II"]
+
+
+def test_a_trace_of_a_former_monitor_and_one_without_an_ecg_can_be_shown() -> None:
+    old = Trace(device_id="bed-7", rate_hz=100.0, start=200, lead="II", samples=b"\1\0", beats=[150])
+    pleth = Wave(name="Pleth", kind="pleth", unit="1", rate_hz=100.0, at_s=3.0, samples=b"\2\0")
+    none = Trace(device_id="bed-8", rate_hz=0.0, start=0, lead="", samples=b"", waves=[pleth])
+
+    head, found = read_frame(pack_trace(old))
+    other, others = read_frame(pack_trace(none, {"*"}))
+
+    assert (head["w"][0]["t"], head["b"], found) == (2.0, [1.5], [[1]])
+    assert ([wave["n"] for wave in other["w"]], other["b"], others) == (["Pleth"], [], [[2]])
 
 
 async def connected(served: Served, cookie: str, **wish: object) -> websockets.ClientConnection:
@@ -180,11 +215,36 @@ async def test_a_browser_gets_pulse_numerics_alarms_findings_and_only_the_traces
 
     assert tick["bus"] is True
     assert [bed["id"] for bed in beds["beds"]] == ["bed-01", "bed-02", "bed-03", "bed-04"]
-    assert b"bed-01" in trace[:40]
+    assert read_frame(trace)[0]["d"] == "bed-01"
     assert served.hospital.viewing == {"bed-01"}
     assert alarm["alarm"]["code"] == "asystole"
     assert finding == {"k": "finding", "item": item.item_id}, "no identity on the wire that all browsers share"
     await socket.close()
+    await admin.aclose()
+
+
+async def test_each_screen_gets_the_traces_it_wants_and_the_monitor_is_asked_for_all_of_them(served: Served) -> None:
+    admin = await served.logged_in()
+    cookie = admin.cookies["edgeward"]
+    served.hospital.patients[0].leads = ("II", "V")
+    served.hospital.patients[0].sensors = (("Pleth", "pleth", "1"),)
+    wall = await connected(served, cookie, view=["bed-01", "bed-02"])
+    one = await connected(served, cookie, view=["bed-01"], waves=["*"])
+    other = await connected(served, cookie, view=["bed-01"], waves=["pleth", "", "x" * 99])
+
+    async def names(socket: websockets.ClientConnection, wanted: list[str]) -> None:
+        while True:
+            head, _ = read_frame(await until(socket, "trace"))
+            if head["d"] == "bed-01" and [wave["n"] for wave in head["w"]] == wanted:
+                return
+
+    async with asyncio.timeout(20):
+        await names(one, ["II", "V", "Pleth"])
+        await names(other, ["II", "Pleth"])
+        await names(wall, ["II"])
+    assert served.hospital.wishes == {"bed-01": ["*", "pleth"]}
+    for socket in (wall, one, other):
+        await socket.close()
     await admin.aclose()
 
 

@@ -75,6 +75,22 @@ async def test_a_long_series_hides_no_prior() -> None:
     assert found == [(single, 1), (prior[-1], 40)]
 
 
+async def test_a_study_of_many_series_hides_no_prior() -> None:
+    def of(study: str, count: int, at: int) -> list[ItemSummary]:
+        made = [image(at + n, series=f"{study}.{n}") for n in range(count)]
+        return [msgspec.structs.replace(one, study_instance_uid=study) for one in reversed(made)]
+
+    mine, last, before, first = of("1.4", 1000, 5000), of("1.3", 1000, 3000), of("1.2", 1, 2000), of("1.1", 3, 1000)
+
+    found = [one for one, _ in await stack.others(Gateway([*mine, *last, *before, *first]), mine[0], 24)]
+    assert found == [*mine[1:13], *last[:8], *before, *first]
+    assert [one for one, _ in await stack.others(Gateway([*mine, *before]), mine[0], 24)] == [*mine[1:24], *before]
+    assert [one for one, _ in await stack.others(Gateway([*before, *first, *last]), before[0], 24)] == [
+        *last[:21],
+        *first,
+    ]
+
+
 async def test_images_of_one_series_that_wait_for_nobody_are_one_row_of_the_worklist() -> None:
     slices = [image(n) for n in range(10, 620)]
     waiting, _ = make_item(3, "malignant")

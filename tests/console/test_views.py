@@ -7,7 +7,7 @@ import pytest
 
 from edgeward.console.viewer import picture_facts, viewer_data
 from edgeward.console.views import date_text, datetime_text, order_view, refusals, revisions
-from edgeward.messages import DeliveryReport, Order, Quarantined, Rendered, Verdict
+from edgeward.messages import DeliveryReport, Order, Quarantined, RegionScale, Rendered, Verdict
 from tests.support.synthetic import make_item
 
 
@@ -112,10 +112,11 @@ def test_the_viewer_is_told_every_frame_and_how_far_it_is_verified() -> None:
 
 
 def test_facts_fit_into_a_header() -> None:
-    rendered = Rendered(data=b"", media_type="image/png", width=1, height=1, scale=1.0, rows=1, columns=1, frame=0, frames=1, spacing_mm=(0.1, 0.1), spacing_source="Abstand\r\n量")  # fmt: skip
+    rendered = Rendered(data=b"", media_type="image/png", width=1, height=1, scale=1.0, rows=1, columns=1, frame=0, frames=1, spacing_mm=(0.1, 0.1), spacing_source="Abstand\r\n量", scales=(RegionScale(box=(0, 0, 9, 9)),) * 16)  # fmt: skip
 
     text = msgspec.json.encode(picture_facts(rendered))
 
     assert text.isascii()
     assert b"\r" not in text
     assert b"\n" not in text
+    assert len(text) < 2000

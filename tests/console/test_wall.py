@@ -6,7 +6,7 @@ import msgspec
 
 from edgeward.bedside import AlarmSystemState
 from edgeward.console.wall import MAX_PAGE, WallWish, choose, loudness
-from edgeward.console.watch import Watch
+from edgeward.console.watch import Watch, alarm_order
 from edgeward.messages import Alarm, AlarmPriority, Bed, Beds
 from tests.support.synthetic import make_alarm
 
@@ -45,6 +45,16 @@ def test_by_alarm_the_most_urgent_comes_first_and_standby_last() -> None:
 
     assert page["ids"] == ["h", "m", "k", "n", "s"]
     assert choose(beds, WallWish(order="alarm", alarmed=True))["ids"] == ["h", "m", "k"]
+
+
+def test_what_goes_on_stands_before_what_only_waits_to_be_seen() -> None:
+    """A second arrest must not be read as the lost pulse of before it."""
+    arrest = msgspec.structs.replace(make_alarm("a", "asystole", AlarmPriority.HIGH), raised_ns=1)
+    over = msgspec.structs.replace(make_alarm("a", "no_pulse", AlarmPriority.HIGH), raised_ns=2, present=False)
+    seen = msgspec.structs.replace(make_alarm("a", "apnea", AlarmPriority.HIGH), raised_ns=3, acknowledged=True)
+    low = msgspec.structs.replace(make_alarm("a", "lead_off", AlarmPriority.LOW), raised_ns=4)
+    found = sorted((seen, low, over, arrest), key=alarm_order)
+    assert [alarm.code for alarm in found] == ["asystole", "no_pulse", "lead_off", "apnea"]
 
 
 def test_a_screen_sounds_for_its_ward_and_for_what_belongs_to_none() -> None:

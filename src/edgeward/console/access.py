@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -208,6 +207,3 @@ def audit(visitor: Visitor | None, action: str, **fields: object) -> None:
     """Say in the log who did what. Never the name or number of a patient."""
     who = visitor.user.name if visitor else ""
     _log.info(action, extra={"fields": {"user": who, **fields}})
-
-
-Guard = Callable[[Request], Visitor | Awaitable[Visitor]]

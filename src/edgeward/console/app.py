@@ -5,6 +5,7 @@ Responsible for putting the parts together. Not responsible for sockets and TLS 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class Console:
     secure: bool
     throttle: Throttle = field(default_factory=Throttle)
     searches: Searches = field(default_factory=Searches)
+    editing: dict[str, asyncio.Lock] = field(default_factory=dict)  # beds: one change of limits at a time
 
 
 def build(home: Home, settings: Settings, bus: Bus, *, secure: bool) -> Console:

@@ -73,7 +73,8 @@ def number(text: str) -> float | None:
 
 def fingerprint(settings: BedSettings) -> str:
     """Return a short digest of what a form of limits showed: another one means that somebody changed them since."""
-    shown = msgspec.json.encode((settings.limits, settings.rhythm, settings.profile, settings.disabled), order="sorted")
+    what = settings.limits, settings.rhythm, settings.profile, settings.disabled, settings.paced
+    shown = msgspec.json.encode(what, order="sorted")
     return hashlib.sha256(shown).hexdigest()[:16]
 
 

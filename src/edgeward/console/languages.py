@@ -25,6 +25,7 @@ BROWSER_SECTIONS = (
     "priority",
     "time",
     "bed",
+    "wave",
     "viewer",
     "label",
     "reason",
@@ -85,10 +86,28 @@ def _sayings() -> list[tuple[str, re.Pattern[str]]]:
     found = []
     for key, wording in catalogue(DEFAULT).items():
         if key.startswith("said."):
-            parts = re.split(r"\{([a-z]+)\}", wording)
-            pattern = "".join(f"(?P<{part}>.+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts))
-            found.append((key, re.compile(pattern, re.DOTALL)))
+            found.append((key, _pattern(wording)))
     return found
+
+
+def _pattern(wording: str) -> re.Pattern[str]:
+    parts = re.split(r"\{([a-z]+)\}", wording)
+    pattern = "".join(f"(?P<{part}>.+?)" if i % 2 else re.escape(part) for i, part in enumerate(parts))
+    return re.compile(pattern, re.DOTALL)
+
+
+@cache
+def _refusals(language: str) -> list[tuple[re.Pattern[str], str]]:
+    """Return what the gateway says of what it refuses: the English wording as a pattern, and the words for it.
+
+    What leaves the least open comes first: a wording without slots, then the longest; last what begins with a slot.
+    """
+    path = _FOLDER / f"refusals.{language}.toml"
+    if not path.exists():
+        return []
+    told = tomllib.loads(path.read_text(encoding="utf-8"))
+    order = sorted(told, key=lambda wording: (wording.startswith("{"), wording.count("{"), -len(wording)))
+    return [(_pattern(wording), str(told[wording])) for wording in order]
 
 
 def reason(language: str, told: str) -> str:
@@ -98,6 +117,10 @@ def reason(language: str, told: str) -> str:
             return text(
                 language, key, **{n: reason(language, v) if n == "rest" else v for n, v in said.groupdict().items()}
             )
+    for pattern, words in _refusals(language):
+        if said := pattern.fullmatch(told):
+            values = said.groupdict()
+            return fill(words, {n: reason(language, v) if n == "rest" else v for n, v in values.items()})
     head, colon, rest = told.partition(": ")
     key = f"reason.{head.lower().replace(' ', '_').replace(chr(39), '')}"
     return f"{text(language, key)}{colon}{reason(language, rest)}" if has(key) else told

@@ -49,6 +49,7 @@ SEND_TIMEOUT_S = 5.0
 MAX_EVENTS = 256
 MAX_TRACES = 512
 MAX_VIEW = 256
+MAX_WAVES, MAX_WAVE_NAME = 32, 16
 CLOSE_RESTART, CLOSE_SLOW, CLOSE_LOGIN = 1012, 1013, 4401
 SESSION_OVER = "session over"  # the login ran out: a page from which patients are watched stays and says so (link.js)
 COALESCE_S = 0.04  # a storm of alarms costs one answer per screen in this time, not one per alarm
@@ -74,6 +75,7 @@ class Connection:
         self.session_id = session_id
         self.user = user
         self.viewing: frozenset[str] = frozenset()
+        self.waves: frozenset[str] = frozenset()  # traces, or kinds of them, beside the leading ECG of each
         self.wants_beds = False
         self.ward = ""  # what this screen sounds for; empty: the whole site
         self.wall: WallWish | None = None
@@ -241,13 +243,18 @@ class Hub:
         watching = [connection for connection in self._connections if device_id in connection.viewing]
         if not watching:
             return
+        frames: dict[frozenset[str], bytes] = {}  # screens that want the same get the same bytes
         try:
-            frame = pack_trace(decode(Trace, data))
+            trace = decode(Trace, data)
+            for connection in watching:
+                wishes = connection.waves
+                if wishes not in frames:
+                    frames[wishes] = pack_trace(trace, wishes)
         except MessageError as error:
             _log.warning("malformed trace: %s", error)
             return
         for connection in watching:
-            connection.put_trace(frame)
+            connection.put_trace(frames[connection.waves])
 
     def _event(self, value: dict[str, Any]) -> None:
         if self._connections:
@@ -342,9 +349,18 @@ class Hub:
         if not devices or not self._bus.connected:
             return
         try:
-            await self._bus.publish(subjects.STATE_VIEWING, Viewing(device_ids=devices))
+            await self._bus.publish(subjects.STATE_VIEWING, Viewing(device_ids=devices, waves=self._wishes()))
         except BusError as error:
             _log.info("the request for traces was not sent: %s", error)
+
+    def _wishes(self) -> dict[str, list[str]]:
+        """Return what is wanted of each source beside its leading ECG, by all screens together."""
+        wishes: dict[str, set[str]] = {}
+        for connection in self._connections:
+            if connection.waves:
+                for source_id in connection.viewing:
+                    wishes.setdefault(source_id, set()).update(connection.waves)
+        return {source_id: sorted(wanted) for source_id, wanted in wishes.items()}
 
     def join(self, socket: Socket, session_id: str, user: str = "") -> Connection:
         """Add a browser; it gets a tick, and who looks at what, at once."""
@@ -385,6 +401,9 @@ class Hub:
         if wish.view is not None:
             connection.viewing = frozenset(name for name in wish.view[:MAX_VIEW] if subjects.TOKEN.match(name))
             self._view_changed.set()
+        if wish.waves is not None:
+            connection.waves = frozenset(name for name in wish.waves[:MAX_WAVES] if 0 < len(name) <= MAX_WAVE_NAME)
+            self._view_changed.set()
 
     async def close_sessions(self, session_ids: list[str]) -> None:
         """Close the sockets of sessions that ended."""
@@ -412,6 +431,7 @@ class Hub:
 
 class _Wish(msgspec.Struct):
     view: list[str] | None = None  # sources whose traces are in sight
+    waves: list[str] | None = None  # which of them, beside the leading ECG: names, kinds or "*"
     beds: bool | None = None  # every bed of the site
     wall: WallWish | None = None  # one page of a wall
     bed: str | None = None  # one bed

@@ -38,7 +38,7 @@ async def others(ask: Asked, item: ItemSummary, limit: int) -> list[tuple[ItemSu
     """Return other images of the same patient, newest first, and how many images each stands for.
 
     A series of more than `ALONE` images is one entry, its newest, and the item's own is none: six hundred slices must
-    not hide what there was before them.
+    not hide what there was before them. Nor may a study of a thousand series: what does not fit is shared out.
     """
     found = [
         other
@@ -55,7 +55,22 @@ async def others(ask: Asked, item: ItemSummary, limit: int) -> list[tuple[ItemSu
             continue
         told.add(key)
         kept.append((other, images))
-    return kept[:limit]
+    return _shared_out(kept, item.study_instance_uid, limit)
+
+
+def _shared_out(found: list[tuple[ItemSummary, int]], own: str, limit: int) -> list[tuple[ItemSummary, int]]:
+    """Return `limit` of them in their order: at least half are the own study's if it has them, the rest in turns."""
+    earlier = sum(other.study_instance_uid != own for other, _ in found)
+    room = max(limit // 2, limit - earlier)
+    seen = Counter[str]()
+    turns: list[tuple[int, int]] = []
+    for place, (other, _) in enumerate(found):
+        turn = seen[other.study_instance_uid]
+        seen[other.study_instance_uid] += 1
+        if other.study_instance_uid == own:
+            turn = -1 if turn < room else len(found)
+        turns.append((turn, place))
+    return [found[place] for place in sorted(place for _, place in sorted(turns)[:limit])]
 
 
 async def _all(ask: Asked, query: ItemsQuery) -> list[ItemSummary]:

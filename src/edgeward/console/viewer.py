@@ -84,6 +84,7 @@ def viewer_data(item: ItemSummary, *, identity: bool) -> dict[str, Any]:
         "columns": finding.columns if finding else 0,
         "spacing": finding.spacing_mm if finding else None,
         "spacingSource": finding.spacing_source if finding else "",
+        "pixelAspect": finding.pixel_aspect if finding else 1.0,
         "found": [frame_data(found) for found in frames_of(item)],
         "verification": verification(view),
         "by": view.verdict.by if view.verdict else "",
@@ -112,6 +113,10 @@ def picture_facts(rendered: Rendered) -> dict[str, Any]:
         "dark": rendered.inverted,
         "spacing": rendered.spacing_mm,
         "spacingSource": rendered.spacing_source.encode("ascii", "replace").decode(),
+        "pixelAspect": rendered.pixel_aspect,
+        "scales": [[*one.box, one.spacing_mm] for one in rendered.scales],
+        "plane": rendered.plane,
+        "reference": rendered.frame_of_reference.encode("ascii", "replace").decode(),
     }
 
 

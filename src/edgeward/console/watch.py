@@ -36,9 +36,12 @@ def alarm_bed(alarm: Alarm) -> str:
     return alarm.bed_id or alarm.device_id
 
 
-def alarm_order(alarm: Alarm) -> tuple[bool, int, int]:
-    """Sort key of alarms as IEC 60601-1-8 wants them shown: unacknowledged first, then by priority, newest first."""
-    return alarm.acknowledged, _RANK[alarm.priority], -alarm.raised_ns
+def alarm_order(alarm: Alarm) -> tuple[bool, int, bool, int]:
+    """Sort key of alarms as they are shown: unacknowledged first, by priority, what holds now, newest first.
+
+    One that only waits to be seen must not stand before one of its priority that goes on.
+    """
+    return alarm.acknowledged, _RANK[alarm.priority], not alarm.present, -alarm.raised_ns
 
 
 @lru_cache(maxsize=20_000)
@@ -78,7 +81,6 @@ class Watch:
     beds: Beds | None = None
     beds_at: float = 0.0
     site: SiteState | None = None
-    site_at: float = 0.0
     roles: dict[tuple[str, str], tuple[RoleState, float]] = field(default_factory=dict)
     by_id: dict[str, Bed] = field(default_factory=dict)
     alarm_system: AlarmSystemState | None = None
@@ -132,7 +134,7 @@ class Watch:
 
     def take_site(self, state: SiteState) -> None:
         """Keep what the supervisor says."""
-        self.site, self.site_at = state, self.clock()
+        self.site = state
 
     def beds_age_s(self) -> float | None:
         """Return the age of the numerics; None if there never were any."""

@@ -3,41 +3,80 @@
 Responsible for the shape only. Binary frames are traces, little-endian::
 
     offset size
-    0      1    1, the version
-    1      1    length of the device id, d
-    2      1    length of the lead's name, l
-    3      1    number of beats, b
-    4      4    sampling rate, float32, Hz
-    8      8    index of the first sample, float64
-    16     8*b  indices of beats, float64
-    ...    d, l names, UTF-8, then padding to an even length
-    ...    2*n  samples, int16, microvolts
+    0      1    2, the version
+    1      1    reserved, 0
+    2      2    length of the head, h
+    4      h    head, JSON, padded with spaces to an even length
+    ...    2*n  samples, int16: those of the leading ECG lead, then those of each wave in the order of the head
 
-Times are milliseconds since the Unix epoch, because a browser's numbers hold no nanoseconds.
+The head: ``d`` source, ``lead`` the leading lead, ``o`` name and kind of all that the source sends, ``b`` when beats
+were, ``w`` the traces, what belongs to the leading lead first: ``n`` name, ``k`` kind, ``u`` unit, ``r`` Hz, ``t`` time
+of the first sample, ``c`` samples, ``g`` gain, ``z`` offset, ``s`` state, ``q`` quality. Times in it are seconds since
+the stream of the source began.
+
+Other times are milliseconds since the Unix epoch, because a browser's numbers hold no nanoseconds.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Any
+
+import msgspec
 
 from edgeward.bedside import Strip, Trend
 from edgeward.console.watch import alarm_bed, alarm_order, bed_id_of
-from edgeward.messages import Alarm, Bed, News2, Trace, VitalState
+from edgeward.messages import Alarm, Bed, MessageError, News2, Trace, VitalState, Wave, wanted
 
-_HEAD = struct.Struct("<BBBBfd")
+_HEAD = struct.Struct("<BBH")
+MOST_HEAD = 0xFFFF
 
 
-def pack_trace(trace: Trace) -> bytes:
-    """Return the binary frame of one stretch of trace."""
-    device = trace.device_id.encode()[:255]
-    lead = trace.lead.encode()[:255]
-    beats = trace.beats[-255:]
-    head = _HEAD.pack(1, len(device), len(lead), len(beats), trace.rate_hz, float(trace.start))
-    names = device + lead
-    if len(names) % 2:
-        names += b"\0"
-    return head + struct.pack(f"<{len(beats)}d", *map(float, beats)) + names + trace.samples
+def pack_trace(trace: Trace, wishes: Collection[str] = ()) -> bytes:
+    """Return the binary frame of one stretch of trace, with those of its waves that were wished for."""
+    start_s = trace.at_s if trace.at_s is not None else trace.start / trace.rate_hz if trace.rate_hz else 0.0
+    waves = [one for one in trace.waves if one.name == trace.lead or wanted(one.name, one.kind, wishes)]
+    if trace.rate_hz:
+        leading = Wave(
+            name=trace.lead,
+            rate_hz=trace.rate_hz,
+            at_s=start_s,
+            samples=trace.samples,
+            state=trace.state,
+            quality=trace.quality,
+        )
+        # What is left of it from before a gap comes first: the newest stretch says how it is now.
+        waves = [one for one in waves if one.name == trace.lead] + [
+            leading,
+            *(one for one in waves if one.name != trace.lead),
+        ]
+    head = {
+        "d": trace.device_id,
+        "lead": trace.lead,
+        "o": trace.offers,
+        "b": [round(start_s + (beat - trace.start) / trace.rate_hz, 4) for beat in trace.beats if trace.rate_hz],
+        "w": [
+            {
+                "n": one.name,
+                "k": one.kind,
+                "u": one.unit,
+                "r": one.rate_hz,
+                "t": round(one.at_s, 6),
+                "c": len(one.samples) // 2,
+                "g": one.gain,
+                "z": one.offset,
+                "s": one.state,
+                "q": one.quality,
+            }
+            for one in waves
+        ],
+    }
+    text = msgspec.json.encode(head)
+    text += b" " * (len(text) % 2)
+    if len(text) > MOST_HEAD:
+        raise MessageError(f"the head of a trace has {len(text)} bytes; at most {MOST_HEAD} fit")
+    return _HEAD.pack(2, 0, len(text)) + text + b"".join(one.samples[: len(one.samples) // 2 * 2] for one in waves)
 
 
 def ms(at_ns: int) -> int:
@@ -99,6 +138,7 @@ def news2_view(score: News2) -> dict[str, Any]:
         "stale": score.stale,
         "scale2": score.scale2,
         "response": score.response,
+        "age": score.age_ms,
     }
 
 
@@ -127,6 +167,7 @@ def bed_view(bed: Bed) -> dict[str, Any]:
         "drift": bed.clock_drift_ppm,
         "paused": ms(bed.audio_paused_until_ns),
         "standby": bed.standby,
+        "alarmsOff": bed.alarms_off,
         "lead": bed.lead,
     }
 
@@ -147,6 +188,7 @@ def strip_view(strip: Strip) -> dict[str, Any]:
                 "gain": channel.gain,
                 "offset": channel.offset,
                 "missing": channel.missing,
+                "kind": channel.kind,
                 "samples": base64.b64encode(channel.samples).decode(),
             }
             for channel in strip.channels

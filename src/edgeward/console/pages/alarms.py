@@ -155,6 +155,7 @@ async def review(request: Request, visitor: Anybody, alarm_id: str, bed: str = "
         alarm=alarm,
         bed=bed,
         label=alarm.label or (state.label if state else "") or bed,
+        sources=list(dict.fromkeys([alarm.device_id, *(state.sources if state else ())])),
         older=review_path(older) if older else "",
         newer=review_path(newer) if newer else "",
         start_ms=centre_ns / 1e6 - BEFORE_S * 1000,

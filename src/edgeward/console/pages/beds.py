@@ -91,9 +91,25 @@ async def one_bed(request: Request, visitor: Anybody, bed_id: str) -> Response: 
         history = latest([*answer.recent, *answer.active], bed_id)[:50]
     except Unavailable:
         history = None
+    discharged = await discharges(request, bed_id)
     return render.page(
-        request, "bed.html", id=bed_id, bed=bed, history=history, review=review_path, done=done_of(request)
+        request,
+        "bed.html",
+        id=bed_id,
+        bed=bed,
+        history=history,
+        review=review_path,
+        done=done_of(request),
+        discharged=discharged[0] if discharged else 0,
     )
+
+
+async def discharges(request: Request, bed_id: str) -> list[int]:
+    """Return when patients left a bed within the last day, newest first; nothing if the monitor does not say."""
+    try:
+        return (await console_of(request).site.bed(bed_id)).discharged_ns
+    except Unavailable:
+        return []
 
 
 def _answer(request: Request, visitor: Visitor, bed_id: str, *, done: str, count: int, problems: list[str]) -> Response:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from markupsafe import Markup
 from starlette.datastructures import FormData
 
-from edgeward.bedside import BedInfo, Numerics, ParameterLimit, SetBed
+from edgeward.bedside import BedInfo, Numerics, Paced, ParameterLimit, SetBed
 from edgeward.clinic.monitor.rules import RULES
 from edgeward.console import access, render
 from edgeward.console.access import Visitor, audit, console_of, form_of
@@ -135,6 +136,13 @@ async def change(request: Request, visitor: Visitor, info: BedInfo, wish: SetBed
 async def limits(request: Request, visitor: Clinician, bed_id: str) -> Response:
     """Change alarm limits."""
     form = await form_of(request, visitor, fields=MAX_FIELDS)
+    await info_of(request, bed_id)  # there is such a bed
+    # Who else changes them in this moment must be seen, too: between the look and the change nobody comes.
+    async with console_of(request).editing.setdefault(bed_id, asyncio.Lock()):
+        return await _limits(request, visitor, form, bed_id)
+
+
+async def _limits(request: Request, visitor: Visitor, form: FormData, bed_id: str) -> Response:
     typed = plain(form)
     info = await info_of(request, bed_id)
     wish, rhythm, errors = read_limits(typed, info)
@@ -145,6 +153,9 @@ async def limits(request: Request, visitor: Clinician, bed_id: str) -> Response:
     if typed.get("seen", "") != fingerprint(info.settings):
         # Somebody else changed them since this page was made: what was typed stays, but she looks again first.
         return show(request, info, typed=typed, problem="changed")
+    paced = typed.get("paced", info.settings.paced)
+    if paced not in get_args(Paced):
+        raise HTTPException(400)
     change_wish = SetBed(
         bed_id=bed_id,
         by=visitor.user.name,
@@ -152,6 +163,7 @@ async def limits(request: Request, visitor: Clinician, bed_id: str) -> Response:
         limits=wish or None,
         rhythm=rhythm or None,
         disabled=off,
+        paced=cast("Paced", paced) if paced != info.settings.paced else None,
     )
     return await change(request, visitor, info, change_wish, done="limits", what="alarm limits changed")
 

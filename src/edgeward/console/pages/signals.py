@@ -7,6 +7,7 @@ import datetime as dt
 import io
 import math
 import time
+from collections.abc import Iterable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request
@@ -17,7 +18,7 @@ from edgeward.bus.subjects import TOKEN
 from edgeward.console import access
 from edgeward.console.access import Visitor, audit, console_of
 from edgeward.console.filters import zone_of
-from edgeward.console.pages.beds import is_bed
+from edgeward.console.pages.beds import discharges, is_bed
 from edgeward.console.site import Unavailable
 from edgeward.console.wire import strip_view, trend_view
 
@@ -66,30 +67,33 @@ async def trend(request: Request, visitor: Anybody, bed_id: str, hours: float = 
     bed = console.watch.bed(bed_id)
     limits = {vital.parameter: {"low": vital.low, "high": vital.high} for vital in bed.vitals} if bed else {}
     ends = {"since": since_ns // 1_000_000, "until": until_ns // 1_000_000}
-    return JSONResponse(trend_view(found) | ends | {"limits": limits})
+    left = [at_ns // 1_000_000 for at_ns in await discharges(request, bed_id) if at_ns >= since_ns]
+    return JSONResponse(trend_view(found) | ends | {"limits": limits, "discharged": left})
 
 
 CSV_HEAD = ("time", "parameter", "unit", "mean", "lowest", "highest")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a command at the beginning of a field
 
 
-def trend_csv(trend: Trend, zone: dt.tzinfo | None) -> str:
+def trend_csv(trend: Trend, zone: dt.tzinfo | None, discharged_ns: Iterable[int] = ()) -> str:
     """Return trends as CSV (RFC 4180): one row per parameter and interval, in order of time, none for a gap.
 
-    Times are ISO 8601 with their distance from UTC, in `zone` (None: the site's own).
+    Times are ISO 8601 with their distance from UTC, in `zone` (None: the site's own). Where a patient left the bed
+    stands a row ``discharged`` without values: what is above it is of somebody else.
     """
     rows = [
-        (at_ns, series.parameter, series.unit, series.mean[i], series.low[i], series.high[i])
+        (at_ns, series.parameter, series.unit, f"{series.mean[i]:.6g}", f"{series.low[i]:.6g}", f"{series.high[i]:.6g}")
         for series in trend.series
         for i, at_ns in enumerate(series.at_ns)
     ]
+    rows += [(at_ns, "discharged", "", "", "", "") for at_ns in discharged_ns]
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(CSV_HEAD)
-    for at_ns, parameter, unit, mean, low, high in sorted(rows):
+    for at_ns, parameter, unit, *numbers in sorted(rows):
         stamp = dt.datetime.fromtimestamp(at_ns // SECOND_NS, dt.UTC).astimezone(zone).isoformat()
         texts = ("'" + text if text.startswith(FORMULA) else text for text in (parameter, unit))
-        writer.writerow((stamp, *texts, f"{mean:.6g}", f"{low:.6g}", f"{high:.6g}"))
+        writer.writerow((stamp, *texts, *numbers))
     return out.getvalue()
 
 
@@ -101,11 +105,12 @@ async def trend_file(request: Request, visitor: Anybody, bed_id: str, hours: flo
     until_ns = time.time_ns()
     query = TrendQuery(bed_id=bed_id, since_ns=until_ns - int(hours * 3600 * SECOND_NS), until_ns=until_ns)
     found = await console_of(request).site.trend(query)
+    left = [at_ns for at_ns in await discharges(request, bed_id) if at_ns >= query.since_ns]
     audit(visitor, "trends exported", bed=bed_id, hours=hours)
     name = f"{bed_id}-{time.strftime('%Y%m%dT%H%MZ', time.gmtime(until_ns // SECOND_NS))}.csv"
     # The mark tells a spreadsheet that this is UTF-8: without it "mm[Hg]" survives and "°C" does not.
     return Response(
-        "\ufeff" + trend_csv(found, zone_of(zone)),
+        "\ufeff" + trend_csv(found, zone_of(zone), left),
         media_type="text/csv; charset=utf-8",
         headers={"content-disposition": f'attachment; filename="{name}"'},
     )

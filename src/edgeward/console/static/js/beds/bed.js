@@ -2,16 +2,18 @@
 
 import { link, want, state, siteNow } from "../link.js";
 import { t, word, duration, ready } from "../texts.js";
-import { readFrame } from "../trace.js";
+import { readFrame } from "../waves/frame.js";
+import { Screen } from "../waves/screen.js";
 import { Tile, alarmOrder } from "./tile.js";
-import { NONE, beyond, heart, byName, number, parameterName, rank, shown, unitText } from "./values.js";
+import { NONE, beyond, heart, byName, isValue, number, parameterName, rank, severity, shown, unitText } from "./values.js";
 import { Trends } from "./trend.js";
 
 const id = document.getElementById("main").dataset.one;
 const find = (name) => document.querySelector(`[data-${name}]`);
 await ready; // the tile has words of its own
-const tile = new Tile(find("tile"), id);
-tile.element.dataset.device = id;
+find("tile").dataset.device = id;
+const tile = new Tile(find("tile"), id, (options) => new Screen(find("tile"), find("screen-tools"), options));
+const screen = tile.sweep;
 let bed = null;
 let heardAt = 0;
 
@@ -85,6 +87,7 @@ function score() {
   const why = [];
   if (news2?.missing.length) why.push(t("bed.news2_missing", { names: names(news2.missing) }));
   if (news2?.stale.length) why.push(t("bed.news2_stale", { names: names(news2.stale) }));
+  if (news2?.age) why.push(t("bed.news2_age", { age: duration(news2.age) }));
   if (news2?.scale2) why.push(t("bed.news2_scale2"));
   find("news2-why").textContent = why.join(" ");
   find("news2-scores").replaceChildren(...Object.entries(news2?.scores ?? {}).map(([name, points]) => cell("li", `${word("parameter", name)} ${points}`, points >= 3 ? "strong" : "")));
@@ -99,9 +102,32 @@ function pauseWord() {
   if (target.textContent !== text) target.textContent = text;
 }
 
+/** Numbers that a wall has no room for. */
+function more() {
+  const vitals = byName(bed);
+  const one = (name, key, digits = key) => {
+    const vital = vitals[key];
+    tile.value(name, isValue(vital) ? shown(vital, digits) : vital ? NONE : "", { pr: vital?.pr, sign: beyond(vital), none: !isValue(vital) });
+    const box = tile.find(name)?.closest("[data-of]");
+    if (box) box.hidden = !vital;
+  };
+  for (const [name, key] of [["cvp", "cvp_mean"], ["etco2", "etco2"], ["pi", "perfusion_index"]]) one(name, key);
+  for (const [name, kind] of [["abp", "abp"], ["nibp", "nibp"]]) {
+    const [high, low, mean] = ["systolic", "diastolic", "mean"].map((part) => vitals[`${kind}_${part}`]);
+    const there = isValue(high) || isValue(mean);
+    const text = there ? `${isValue(high) ? shown(high, "") : "—"}/${isValue(low) ? shown(low, "") : "—"}` : high || mean ? NONE : "";
+    const worst = [high, low, mean].filter((vital) => vital?.pr).sort((a, b) => severity(a.pr) - severity(b.pr))[0];
+    tile.value(name, text, { pr: worst?.pr ?? "", sign: [high, low, mean].map(beyond).find(Boolean) ?? "", none: !there });
+    tile.set(`${name}-mean`, isValue(mean) ? `(${shown(mean, "")})` : "");
+    const box = tile.find(name)?.closest("[data-of]");
+    if (box) box.hidden = !high && !mean;
+  }
+}
+
 function show() {
   const now = siteNow();
   tile.show(bed, now);
+  more();
   values(now);
   facts();
   score();
@@ -113,19 +139,29 @@ function key(event) {
   const pressed = event.key.toLowerCase();
   if (pressed === "a") tile.acknowledge();
   else if (pressed === "p") tile.pause(siteNow());
-  else return;
+  else if (!screen.key(pressed)) return;
   event.preventDefault();
+}
+
+/** Sources whose traces are shown: that of the rhythm first. */
+const sources = () => [...new Set([bed?.source, ...(bed?.sources ?? [])])].filter(Boolean);
+let toldView = "";
+function tellView() {
+  const view = document.hidden ? [] : sources();
+  if (view.join() === toldView) return;
+  toldView = view.join();
+  want({ view, waves: ["*"] });
 }
 
 ready.then(() => {
   link.addEventListener("beds", ({ detail }) => {
     const mine = detail.beds.find((one) => one.id === id);
     if (!mine) return;
-    const before = bed?.source;
     bed = mine;
     heardAt = siteNow();
+    screen.expect(sources());
     show();
-    if (bed.source !== before) want({ view: bed.source ? [bed.source] : [] });
+    tellView();
   });
   link.addEventListener("alarm", ({ detail: { alarm } }) => {
     if (!bed || alarm.bed !== id) return;
@@ -136,17 +172,17 @@ ready.then(() => {
   });
   link.addEventListener("trace", ({ detail }) => {
     const frame = readFrame(detail);
-    if (frame && frame.device === bed?.source) tile.sweep.take(frame, performance.now());
+    if (frame) screen.take(frame, performance.now());
   });
   find("pause-bed")?.addEventListener("click", () => bed && tile.pause(siteNow()));
   document.addEventListener("keydown", key);
-  document.addEventListener("theme", () => tile.sweep.redraw());
-  document.addEventListener("visibilitychange", () => want({ view: document.hidden || !bed?.source ? [] : [bed.source] }));
-  new ResizeObserver(() => { tile.sweep.resize(); tile.refit(); }).observe(tile.element.querySelector(".bed-trace"));
+  document.addEventListener("theme", () => screen.redraw());
+  document.addEventListener("visibilitychange", tellView);
+  new ResizeObserver(() => tile.refit()).observe(find("screen"));
   want({ bed: id, ward: localStorage.getItem("ward") ?? "" });
   setInterval(() => { if (bed) { tile.ageing(siteNow()); values(siteNow()); pauseWord(); } }, 1000);
   requestAnimationFrame(function draw(now) {
-    if (state === "live") tile.sweep.frame(now);
+    if (state === "live") screen.frame(now);
     requestAnimationFrame(draw);
   });
   new Trends(find("trends")).start();

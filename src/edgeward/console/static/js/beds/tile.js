@@ -2,14 +2,14 @@
 // which beds are shown, and where, is the wall's business.
 
 import { t, has, word, alarmShort, alarmText, duration } from "../texts.js";
-import { Sweep } from "../trace.js";
+import { Sweep } from "../waves/sweep.js";
 import { siteNow } from "../link.js";
 import { acknowledge, busy, pause } from "../actions.js";
 import { NONE, beyond, byName, heart, isValue, news2, pressure, shown } from "./values.js";
 
 export const SITE = "site.alarms"; // alarms of the site itself come as those of a bed
 const RANK = { high: 0, medium: 1, low: 2 };
-export const alarmOrder = (a, b) => (a.acknowledged - b.acknowledged) || (RANK[a.priority] - RANK[b.priority]) || (b.raised - a.raised);
+export const alarmOrder = (a, b) => (a.acknowledged - b.acknowledged) || (RANK[a.priority] - RANK[b.priority]) || (b.present - a.present) || (b.raised - a.raised);
 const shortRhythm = (code) => (has(`alarm_short.${code}`) ? t(`alarm_short.${code}`) : word("rhythm", code));
 
 // Writing all and then reading all costs one layout; tile by tile it would cost one each, 64 times over.
@@ -27,15 +27,13 @@ function fitSoon(tile) {
 }
 
 export class Tile {
-  constructor(element, id) {
+  /** `sweepOf`: makes what draws the traces, where that is more than the one of a wall. */
+  constructor(element, id, sweepOf = (options) => new Sweep(this.find("canvas"), { ...options, second: this.find("second") })) {
     this.element = element;
     this.id = id;
     this.source = "";
     this.found = new Map();
-    this.sweep = new Sweep(this.find("canvas"), {
-      onBeat: () => this.beat(),
-      onLead: (lead) => { this.set("lead", t("bed.lead", { name: lead })); },
-    });
+    this.sweep = sweepOf({ onBeat: () => this.beat(), onLead: (lead) => { this.set("lead", t("bed.lead", { name: lead })); } });
     this.find("ack")?.addEventListener("click", () => this.acknowledge());
     this.find("pause")?.addEventListener("click", () => this.pause(siteNow()));
     const anchor = this.find("link");
@@ -51,9 +49,9 @@ export class Tile {
 
   beat() {
     const mark = this.find("beat");
-    mark.classList.add("on");
+    mark?.classList.add("on");
     clearTimeout(this.beatTimer);
-    this.beatTimer = setTimeout(() => mark.classList.remove("on"), 140);
+    this.beatTimer = setTimeout(() => mark?.classList.remove("on"), 140);
   }
 
   set(name, text) {
@@ -95,6 +93,7 @@ export class Tile {
     this.value("bp", bp.text, { pr: bp.pr, sign: bp.sign, none: !bp.there });
     const score = news2(bed.news2);
     this.value("news2", score.text, { none: !score.text });
+    if (this.find("news2")) this.find("news2").dataset.age = score.text && score.age >= 60e3 ? duration(score.age) : "";
     this.find("news2")?.classList.toggle("score-strong", score.level === "urgent" || score.level === "emergency");
     this.ageing(now);
     this.element.classList.toggle("old", bed.stale || !isValue(main));
@@ -106,6 +105,7 @@ export class Tile {
       quality.dataset.bars = String(bars);
       [...quality.children].forEach((bar, i) => bar.classList.toggle("on", i < bars));
     }
+    this.switchedOff(bed.alarmsOff ?? []);
     const paused = bed.paused > now;
     this.find("paused").hidden = !paused;
     const pauseButton = this.find("pause");
@@ -116,20 +116,31 @@ export class Tile {
     this.alarms(bed.alarms);
   }
 
+  /** Alarms that somebody switched off for this bed: a sign as long as they are (IEC 60601-1-8:2020, 6.8.5). */
+  switchedOff(codes) {
+    const mark = this.find("alarms-off");
+    mark.hidden = codes.length === 0;
+    const text = codes.length ? t("bed.alarms_off", { names: codes.map((code) => (has(`alarm_short.${code}`) ? t(`alarm_short.${code}`) : word("parameter", code))).join(", ") }) : "";
+    if (mark.title !== text) { mark.title = text; this.set("alarms-off-text", text); }
+  }
+
   /** What grows older by itself, between the messages. */
   ageing(now) {
     const { bed } = this;
     if (!bed) return;
     const age = bed.age + (bed.stale ? now - this.shownAt : 0);
-    this.set("rhythm", bed.standby ? "" : bed.stale ? t("bed.age", { age: duration(age) }) : bed.rhythm ? shortRhythm(bed.rhythm) : "");
+    const known = bed.source || bed.vitals.length > 0; // what was never there is not 0 s old
+    this.set("rhythm", bed.standby || (bed.stale && !known) ? "" : bed.stale ? t("bed.age", { age: duration(age) }) : bed.rhythm ? shortRhythm(bed.rhythm) : "");
     let over = "";
     if (bed.standby || bed.rhythm === "standby") over = word("rhythm", "standby");
     else if (bed.id === SITE) over = bed.alarms.map(alarmText).join("\n");
     else if (!bed.source) over = t("bed.no_trace");
     else if (bed.stale) over = t("bed.stale", { age: duration(age) });
     else if (bed.off) over = t("bed.lead_off");
-    else if (!this.sweep.playout.rate) over = t("bed.waiting_trace");
+    else if (!this.sweep.begun) over = t("bed.waiting_trace");
     const veil = this.find("veil");
+    // Where there are lanes, each says what is the matter with it.
+    if (this.find("screen") && bed.id !== SITE && !bed.standby && bed.rhythm !== "standby" && this.sweep.begun) over = "";
     veil.hidden = !over;
     if (veil.textContent !== over) veil.textContent = over;
     const faded = bed.stale || bed.off || bed.standby;

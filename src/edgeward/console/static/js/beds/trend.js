@@ -102,11 +102,16 @@ export class Trends {
     if (wanted !== this.hours) return;
     this.cursor = null;
     this.trend = trend;
-    this.note.hidden = Boolean(trend?.series.length);
-    this.note.textContent = trend ? t("trend.nothing") : t("trend.failed", { reason: problem });
+    const left = this.left();
+    this.note.hidden = Boolean(trend?.series.length) && left === null;
+    this.note.textContent = !trend ? t("trend.failed", { reason: problem })
+      : !trend.series.length ? t("trend.nothing") : left === null ? "" : t("trend.former", { time: localTime(new Date(left)) });
     if (trend) { this.since = trend.since; this.until = trend.until; }
     this.draw();
   }
+
+  /** When the last patient left the bed, within what is shown; null if nobody did. */
+  left() { return this.trend?.discharged?.[0] ?? null; }
 
   x(time) { return ((time - this.since) / (this.until - this.since)) * WIDTH; }
 
@@ -140,6 +145,10 @@ export class Trends {
       plot.append(shape("polygon", { class: "trend-band", points: [...run.map((i) => point(i, series.high)), ...[...run].reverse().map((i) => point(i, series.low))].join(" ") }));
       plot.append(shape("polyline", { class: "trend-mean", points: run.map((i) => point(i, series.mean)).join(" ") }));
     }
+    // What lies before a discharge is of another patient.
+    const left = this.left();
+    if (left !== null) plot.append(shape("rect", { class: "trend-former", x: 0, y: 0, width: this.x(left), height: HEIGHT }));
+    for (const at of this.trend.discharged ?? []) plot.append(shape("line", { class: "trend-discharge", x1: this.x(at), x2: this.x(at), y1: 0, y2: HEIGHT }));
     const cursor = shape("line", { class: "trend-cursor", x1: -9, x2: -9, y1: 0, y2: HEIGHT });
     plot.append(cursor);
     const box = element("div", "", "trend-row");
@@ -167,7 +176,8 @@ export class Trends {
   write() {
     const { cursor } = this;
     for (const { series, value, cursor: line } of this.lines) {
-      const i = cursor === null ? series.at.length - 1 : nearest(series.at, cursor, this.trend.interval * 1.5);
+      const last = series.at.length - 1;
+      const i = cursor === null ? (series.at[last] < (this.left() ?? 0) ? -1 : last) : nearest(series.at, cursor, this.trend.interval * 1.5);
       value.replaceChildren(...(i < 0 ? [element("b", "—")] : this.said(series, series.mean[i], series.low[i], series.high[i])));
       const x = cursor === null ? -9 : this.x(cursor);
       line.setAttribute("x1", x);
@@ -184,9 +194,11 @@ export class Trends {
     const body = table.createTBody();
     const count = 24;
     const step = (this.until - this.since) / count;
+    const left = this.left() ?? this.since;
     for (let i = count - 1; i >= 0; i -= 1) {
       const from = this.since + i * step;
       const line = body.insertRow();
+      if (from < left) line.className = "former";
       line.append(Object.assign(element("th", localTime(new Date(from))), { scope: "row" }));
       for (const { series } of this.lines) {
         const inside = series.at.map((at, k) => k).filter((k) => series.at[k] >= from && series.at[k] < from + step);

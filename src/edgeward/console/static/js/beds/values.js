@@ -62,10 +62,9 @@ export function pressure(vitals) {
 const SEVERITY = { high: 0, medium: 1, low: 2 };
 export const severity = (priority) => SEVERITY[priority] ?? 9;
 
-/** What the early warning score shows: its total, or what the inputs amount to as "≥ n". */
+/** What the early warning score shows: its total, or what the inputs amount to as "≥ n", and how old its oldest one is. */
 export function news2(score) {
-  if (!score) return { text: "", level: "" };
-  if (score.total !== null) return { text: String(score.total), level: score.response };
-  if (Object.keys(score.scores).length === 0) return { text: "", level: "" };
-  return { text: `≥${score.at_least}`, level: "" };
+  if (!score || (score.total === null && Object.keys(score.scores).length === 0)) return { text: "", level: "", age: 0 };
+  if (score.total !== null) return { text: String(score.total), level: score.response, age: score.age };
+  return { text: `≥${score.at_least}`, level: "", age: score.age };
 }

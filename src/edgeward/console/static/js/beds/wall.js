@@ -3,7 +3,7 @@
 
 import { link, want, state, siteNow } from "../link.js";
 import { t, ready } from "../texts.js";
-import { readFrame } from "../trace.js";
+import { readFrame } from "../waves/frame.js";
 import { SITE, Tile, alarmOrder } from "./tile.js";
 import { columnsFor } from "./grid.js";
 
@@ -12,7 +12,7 @@ const choice = (name) => document.querySelector(`[data-${name}]`);
 const tiles = new Map();
 const bySource = new Map();
 const beds = new Map();
-const inputs = { order: choice("alarms-first"), only: choice("alarms-only"), ward: choice("ward"), density: choice("density") };
+const inputs = { order: choice("alarms-first"), only: choice("alarms-only"), ward: choice("ward"), density: choice("density"), second: choice("second-wave") };
 let page = { ids: [], start: 0, total: 0, alarmed: 0, wards: [] };
 let start = 0;
 
@@ -21,6 +21,7 @@ const perPage = () => (phone() ? 24 : Math.min(Number(inputs.density.value) || 6
 
 function room() { return Math.max(260, innerHeight - wall.getBoundingClientRect().top - scrollY - (document.fullscreenElement ? 8 : 40)); }
 
+let wished = false; // the person herself asked for other beds: nothing to keep in its place
 function ask() {
   const wish = {
     ward: inputs.ward.value, order: inputs.order.checked || phone() ? "alarm" : "place", alarmed: inputs.only.checked, start, count: perPage(),
@@ -61,6 +62,7 @@ function tileOf(id) {
     element.dataset.device = id;
     wall.append(element);
     tile = new Tile(element, id);
+    tile.sweep.show(inputs.second.value);
     tiles.set(id, tile);
     seen.observe(element);
     sized.observe(element.querySelector(".bed-trace"));
@@ -102,12 +104,40 @@ function layout() {
   wall.style.setProperty("--tile", `${height}px`);
 }
 
+const HOLD_MS = 3000; // longer than from aiming to pressing; a pointer that is left lying on a wall holds nothing
+let [held, waiting, place] = [-HOLD_MS, 0, ""];
+
+/** A pointer moves or presses on the wall. (The browser also tells of one when what is under it moves.) */
+function hold(event) {
+  const now = `${event.clientX} ${event.clientY}`;
+  if (event.type === "pointermove" && now === place) return;
+  [held, place] = [performance.now(), now];
+}
+
+/** For how long the order has to wait, ms: for who goes by keys, until she leaves; for who points, until she rests. */
+function heldFor() {
+  if (wished) return 0;
+  if (wall.querySelector(":focus-visible")) return HOLD_MS;
+  return held + HOLD_MS - performance.now();
+}
+
 function arrange() {
+  // A person who is on a tile keeps it under her fingers, or she would acknowledge another bed's alarm: the order waits,
+  // and what leaves the wall leaves an empty place.
   const ids = page.ids.filter((id) => beds.has(id));
-  for (const id of [...tiles.keys()]) if (!page.ids.includes(id)) { drop(id); beds.delete(id); }
+  const gone = [...tiles.keys()].filter((id) => !page.ids.includes(id));
   const present = [...wall.children].map((child) => child.dataset.device);
-  // A person who is on a tile keeps it under her fingers: the order waits until she leaves it.
-  if (present.join() !== ids.join() && !wall.contains(document.activeElement)) for (const id of ids) wall.append(tileOf(id).element);
+  const ms = heldFor();
+  clearTimeout(waiting);
+  if (present.join() === ids.join() || ms <= 0) {
+    for (const id of gone) { drop(id); beds.delete(id); }
+    if (present.join() !== ids.join()) for (const id of ids) wall.append(tileOf(id).element);
+    for (const id of ids) tileOf(id).element.style.visibility = "";
+  } else {
+    for (const id of ids) tileOf(id).element.style.visibility = "";
+    for (const id of gone) tiles.get(id).element.style.visibility = "hidden";
+    waiting = setTimeout(arrange, ms);
+  }
   for (const element of wall.children) element.tabIndex = element.contains(document.activeElement) || (!wall.contains(document.activeElement) && element === wall.firstElementChild) ? 0 : -1;
   layout();
   const site = page.ids.includes(SITE) ? 1 : 0; // what the site itself signals is no bed
@@ -142,6 +172,7 @@ function takeWall({ detail }) {
   start = detail.start;
   takeWards(detail.wards);
   arrange();
+  wished = false;
 }
 
 function takeBeds({ detail }) {
@@ -177,6 +208,7 @@ function turn(pages) {
   const next = start + pages * perPage();
   if (next < 0 || next >= page.total) return;
   start = next;
+  wished = true;
   ask();
 }
 
@@ -218,6 +250,7 @@ function remember(input, name, wanted) {
   input.addEventListener("change", () => {
     localStorage.setItem(name, input.type === "checkbox" ? (input.checked ? "1" : "0") : input.value);
     start = 0;
+    wished = true;
     ask();
   });
 }
@@ -228,16 +261,21 @@ ready.then(() => {
   remember(inputs.only, "alarms-only");
   remember(inputs.ward, "ward", address.get("ward") ?? undefined);
   remember(inputs.density, "density", address.get("beds") ?? undefined);
+  remember(inputs.second, "second-wave", address.get("wave") ?? undefined);
+  const second = () => { for (const tile of tiles.values()) tile.sweep.show(inputs.second.value); want({ waves: inputs.second.value ? [inputs.second.value] : [] }); };
+  inputs.second.addEventListener("change", second);
+  second();
   choice("fullscreen").addEventListener("click", fullScreen);
   choice("earlier").addEventListener("click", () => turn(-1));
   choice("later").addEventListener("click", () => turn(1));
   document.addEventListener("keydown", key);
+  for (const what of ["pointermove", "pointerdown", "pointerup"]) wall.addEventListener(what, hold, { passive: true });
   link.addEventListener("wall", takeWall);
   link.addEventListener("beds", takeBeds);
   link.addEventListener("alarm", takeAlarm);
   link.addEventListener("trace", ({ detail }) => {
     const frame = readFrame(detail);
-    if (frame) bySource.get(frame.device)?.sweep.take(frame, performance.now());
+    if (frame) bySource.get(frame.source)?.sweep.take(frame, performance.now());
   });
   ask();
   let resized = 0;

@@ -36,7 +36,7 @@ export function decode(channel) {
     const raw = view.getInt16(i * 2, true);
     values[i] = raw === channel.missing ? NaN : (raw * channel.gain + channel.offset) * (ecg ? 0.001 : 1);
   }
-  return { name: channel.name, unit: ecg ? "mV" : channel.unit, ecg, rate: channel.rate, start: channel.start, values };
+  return { name: channel.name, kind: channel.kind || (ecg ? "ecg" : ""), unit: ecg ? "mV" : channel.unit, ecg, rate: channel.rate, start: channel.start, values };
 }
 
 /** Join what was fetched later to what is there: the samples of both, in order of time. */

@@ -1,6 +1,8 @@
 // Draws recorded channels on ECG paper: 1 mm and 5 mm squares, true to scale in the millimetres it is given. Responsible
 // for pixels only; what is shown, and where the marks stand, is passed in.
 
+import { unitText } from "../texts.js";
+import { axisFor, hasAxis, ticks } from "../waves/scale.js";
 import { range, valueAt } from "./calipers.js";
 
 const OTHER_MM = 20; // height of a channel that is no ECG: its own range is stretched to this
@@ -35,7 +37,9 @@ export class Lane {
   place(view, gain) {
     this.view = view;
     this.perMs = (view.speed * this.mm) / 1000;
-    const [least, most] = range(this.channel.values);
+    const seen = range(this.channel.values);
+    // A pressure stands on an axis of round numbers, as on the screen of the bed.
+    const [least, most] = this.axis = hasAxis(this.channel.kind) ? axisFor(this.channel.kind, ...seen) : seen;
     if (this.channel.ecg) {
       this.perUnit = gain * this.mm;
       // The middle of what it reaches stands in the middle, on a line of the grid.
@@ -65,10 +69,10 @@ export class Lane {
     context.fillText(this.channel.name, 4, Math.max(13, 3.6 * mm));
     if (this.channel.ecg) this.calibration(colours);
     else {
-      const [least, most] = range(this.channel.values);
+      const wide = context.measureText(this.channel.name).width;
       context.font = `${Math.max(11, 2.6 * mm)}px sans-serif`;
-      context.fillText(`${most.toPrecision(3)} ${this.channel.unit === "1" ? "" : this.channel.unit}`, 4 + context.measureText(this.channel.name).width + 24, Math.max(13, 3.6 * mm));
-      context.fillText(least.toPrecision(3), 4, height - 4);
+      context.fillText(unitText(this.channel.unit), 12 + wide, Math.max(13, 3.6 * mm));
+      if (hasAxis(this.channel.kind)) for (const value of ticks(this.axis)) context.fillText(String(Math.round(value)), 4, this.y(value) - 2 + (value === this.axis[1] ? mm * 3.4 : 0));
     }
   }
 
@@ -106,7 +110,7 @@ export class Lane {
     const { context, width, channel } = this;
     const first = Math.max(0, Math.floor(((this.time(0) - channel.start) / 1000) * channel.rate));
     const last = Math.min(channel.values.length - 1, Math.ceil(((this.time(width) - channel.start) / 1000) * channel.rate));
-    context.strokeStyle = colours.trace;
+    context.strokeStyle = colours.traces?.[channel.kind] ?? colours.trace;
     context.lineWidth = Math.max(1.2, this.mm * 0.3);
     context.lineJoin = "round";
     context.beginPath();

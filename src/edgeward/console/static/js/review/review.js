@@ -4,11 +4,13 @@
 import { t, ready } from "../texts.js";
 import { localTime } from "../times.js";
 import { Lane } from "./paper.js";
+import { ORDER, colour, rank } from "../waves/kinds.js";
 import { NOMINAL, decode, interval, join, snap, valueAt } from "./calipers.js";
 
 const main = document.getElementById("main");
 const find = (name) => document.querySelector(`[data-${name}]`);
-const { source, older, newer } = main.dataset;
+const { older, newer } = main.dataset;
+const sources = main.dataset.sources.split(" "); // the one that alarmed first; a bed may consist of more
 const event0 = Number(main.dataset.onset || main.dataset.raised);
 const paper = find("paper");
 // Canvas pixels per millimetre of paper. Chromium cuts the scale at which it prints a canvas down to 64ths: at six pixels
@@ -30,11 +32,19 @@ const scale = () => mm || NOMINAL;
 const width = () => paper.clientWidth;
 const span = () => (width() / (view.speed * scale())) * 1000;
 
-async function fetchStrip(from, seconds) {
+async function fetchOne(source, from, seconds) {
   const query = new URLSearchParams({ source, start: String(from), seconds: String(seconds) });
   const answer = await fetch(`/api/strip?${query}`, { headers: { accept: "application/json" } });
-  if (answer.ok) return answer.json();
+  if (answer.ok) return (await answer.json()).channels.map((channel) => ({ ...decode(channel), source }));
   throw new Error((await answer.json().catch(() => ({}))).error ?? String(answer.status));
+}
+
+/** The channels of all sources of the bed, in the order of a bed page. One source that has nothing hides no other. */
+async function fetchStrip(from, seconds) {
+  const found = await Promise.allSettled(sources.map((source) => fetchOne(source, from, seconds)));
+  const there = found.filter(({ status }) => status === "fulfilled").flatMap(({ value }) => value);
+  if (!found.some(({ status }) => status === "fulfilled")) throw found[0].reason;
+  return there.map((channel, i) => [channel, i]).sort(([a, i], [b, j]) => rank(a.kind) - rank(b.kind) || i - j).map(([channel]) => channel);
 }
 
 function problem(text) {
@@ -47,9 +57,8 @@ async function load(from, seconds) {
   if (busy) return;
   busy = true;
   try {
-    const strip = await fetchStrip(from, seconds);
-    const fresh = strip.channels.map(decode);
-    channels = fresh.map((one) => join(channels.find((old) => old.name === one.name), one));
+    const fresh = await fetchStrip(from, seconds);
+    channels = fresh.map((one) => join(channels.find((old) => old.name === one.name && old.source === one.source), one));
     fetched = fetched ? [Math.min(fetched[0], from), Math.max(fetched[1], from + seconds * 1000)] : [from, from + seconds * 1000];
     problem(channels.some((one) => one.values.some((value) => !Number.isNaN(value))) ? "" : t("review.nothing"));
     build();
@@ -63,7 +72,7 @@ function colours() {
   const read = (name) => style.getPropertyValue(name).trim();
   return {
     paper: read("--paper"), fine: read("--paper-fine"), coarse: read("--paper-coarse"), trace: read("--paper-trace"), ink: read("--paper-ink"),
-    event: read("--paper-event"), mark: read("--paper-mark"), span: read("--paper-span"),
+    traces: Object.fromEntries(ORDER.map((kind) => [kind, kind === "ecg" ? read("--paper-trace") : read(colour(kind))])), event: read("--paper-event"), mark: read("--paper-mark"), span: read("--paper-span"),
   };
 }
 
@@ -235,7 +244,7 @@ function makePrint() {
   const facts = document.createElement("p");
   const zoned = (ms) => localTime(new Date(ms), "zoned");
   facts.textContent = [
-    main.dataset.place, zoned(Number(main.dataset.raised)), find("standing").textContent.trim(), t("review.scale_print", { speed: view.speed, gain }), t("review.source", { name: source }), find("said").textContent,
+    main.dataset.place, zoned(Number(main.dataset.raised)), find("standing").textContent.trim(), t("review.scale_print", { speed: view.speed, gain }), t("review.source", { name: sources.join(", ") }), find("said").textContent,
   ].filter(Boolean).join(" · ");
   // Who lies in a bed is not known here, and a strip without a name belongs to nobody: there is a line to write on.
   const patient = Object.assign(document.createElement("p"), { className: "print-patient", textContent: t("review.patient_line", { line: "_".repeat(34), number: "_".repeat(18) }) });

@@ -45,7 +45,7 @@ export function tell(pane) {
   if (line.textContent !== text) line.textContent = text;
   line.classList.toggle("said-suspicious", Boolean(found?.suspicious));
   chips(pane);
-  part(pane, "scale").textContent = pane.spacing
+  part(pane, "scale").textContent = pane.scales?.length ? t("viewer.several_scales") : pane.spacing
     ? t("viewer.spacing", { mm: number(pane.spacing[1], 3), source: pane.spacingSource || "—" }) : t("viewer.no_spacing");
   part(pane, "model").textContent = data?.model ?? "";
 }

@@ -2,10 +2,26 @@
 
 const distance = (a, b, [row, column]) => Math.hypot((b[0] - a[0]) * column, (b[1] - a[1]) * row);
 
-/** Spacing (row, column) to measure with: [1, 1] and pixels where the object gives none. */
-export function scaleOf(spacing) {
+/** Spacing (row, column) to measure with; where the object gives none, widths of a pixel, which may be taller than wide. */
+export function scaleOf(spacing, aspect = 1) {
   const known = Array.isArray(spacing) && spacing.length === 2 && spacing.every((value) => Number.isFinite(value) && value > 0);
-  return known ? { spacing, unit: "mm", digits: 1 } : { spacing: [1, 1], unit: "px", digits: 0 };
+  return known ? { spacing, unit: "mm", digits: 1 } : { spacing: [aspect, 1], unit: "px", digits: 0 };
+}
+
+/** The scale between two points: that of the smallest region around each; outside of all regions the frame's own.
+    Points under different scales, or in a trace or a spectrum, are measured in pixels. */
+export function scaleBetween(a, b, { spacing, aspect, scales }) {
+  if (!scales?.length) return scaleOf(spacing, aspect);
+  const found = [a, b].map((at) => around(at, scales)).filter(Boolean).map((region) => region[4]);
+  if (!found.length) return scaleOf(spacing, aspect);
+  const [one, other = one] = found;
+  return scaleOf(one && other && one.every((value, i) => Math.abs(value / other[i] - 1) < 0.002) ? one : null, aspect);
+}
+
+const extent = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
+
+function around([x, y], scales) {
+  return scales.filter(([x0, y0, x1, y1]) => x >= x0 && x <= x1 && y >= y0 && y <= y1).sort((a, b) => extent(a) - extent(b))[0];
 }
 
 export const length = (a, b, scale) => distance(a, b, scale.spacing);

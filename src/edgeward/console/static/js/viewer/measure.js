@@ -1,6 +1,6 @@
 // A person's own measurements: distances and ellipses, with the pointer or with the keys. Kept with the page, nowhere else.
 
-import { ellipse, length, number, scaleOf } from "./geometry.js";
+import { ellipse, length, number } from "./geometry.js";
 import { element, twice } from "./overlay.js";
 import { t } from "../texts.js";
 
@@ -78,21 +78,21 @@ export class Measurements {
 
   step(dx, dy) { if (this.cursor) this.cursor.at = [this.cursor.at[0] + dx, this.cursor.at[1] + dy]; }
 
-  text(one, spacing) {
-    const scale = scaleOf(spacing);
+  text(one, scaleAt) {
+    const scale = scaleAt(one.a, one.b);
     if (one.kind === "distance") return `${number(length(one.a, one.b, scale), scale.digits)} ${scale.unit}`;
     const { long, short, area } = ellipse(one.a, one.b, scale);
     return `${number(long, scale.digits)} × ${number(short, scale.digits)} ${scale.unit}  ${number(area, 0)} ${scale.unit}²`;
   }
 
-  draw(frame, spacing, kind, label) {
+  draw(frame, scaleAt, kind, label) {
     this.group.replaceChildren();
     for (const one of this.on(frame)) {
       const chosen = one === this.selected;
-      const group = element("g", { class: `measurement${chosen ? " selected" : ""}`, role: "img", "aria-label": `${t(`viewer.${one.kind}`)} ${this.text(one, spacing)}` });
+      const group = element("g", { class: `measurement${chosen ? " selected" : ""}`, role: "img", "aria-label": `${t(`viewer.${one.kind}`)} ${this.text(one, scaleAt)}` });
       group.append(...shape(one), ...dot(one.a), ...dot(one.b));
       this.group.append(group);
-      label([Math.max(one.a[0], one.b[0]), one.a[0] > one.b[0] ? one.a[1] : one.b[1]], this.text(one, spacing), `measure-label${chosen ? " selected" : ""}`);
+      label([Math.max(one.a[0], one.b[0]), one.a[0] > one.b[0] ? one.a[1] : one.b[1]], this.text(one, scaleAt), `measure-label${chosen ? " selected" : ""}`);
     }
     if (this.cursor) {
       const { at, from } = this.cursor;
@@ -100,7 +100,7 @@ export class Measurements {
       if (from) group.append(...shape({ kind, a: from, b: at }));
       group.append(...dot(at, "cross"));
       this.group.append(group);
-      if (from) label(at, this.text({ kind, a: from, b: at }, spacing), "measure-label selected");
+      if (from) label(at, this.text({ kind, a: from, b: at }, scaleAt), "measure-label selected");
     }
   }
 }

@@ -20,7 +20,7 @@ const segment = ([a, b]) => twice("line", { x1: a[0], y1: a[1], x2: b[0], y2: b[
 export const sizeText = (lesion) => `${number(lesion.long, lesion.unit === "mm" ? 1 : 0)} × ${number(lesion.short, lesion.unit === "mm" ? 1 : 0)} ${lesion.unit}`;
 
 /** Put the outlines of `found` (what the AI says of this frame) into `group`; `hidden` are the lesions switched off. */
-export function drawLesions(group, found, layers, hidden, spacing, label) {
+export function drawLesions(group, found, layers, hidden, { spacing, aspect }, label) {
   group.replaceChildren();
   group.classList.toggle("suspicious", Boolean(found?.suspicious));
   for (const [index, lesion] of (found?.lesions ?? []).entries()) {
@@ -38,7 +38,7 @@ export function drawLesions(group, found, layers, hidden, spacing, label) {
       box.append(element("rect", { x: x0, y: y0, width: Math.max(0, x1 - x0), height: Math.max(0, y1 - y0) }));
       one.append(box);
     }
-    const found_axes = layers.axes ? axes(lesion.contour, scaleOf(lesion.unit === "mm" ? spacing : null)) : null;
+    const found_axes = layers.axes ? axes(lesion.contour, scaleOf(lesion.unit === "mm" ? spacing : null, aspect)) : null;
     if (found_axes) {
       const cross = element("g", { class: "layer-axes" });
       cross.append(...segment(found_axes.long), ...segment(found_axes.short));

@@ -5,6 +5,8 @@ import { Frames, NoPicture, preview } from "./frames.js";
 import { Cine } from "./cine.js";
 import { Measurements } from "./measure.js";
 import { chips, corner, head, tell } from "./captions.js";
+import { Depth } from "./depth.js";
+import { scaleBetween } from "./geometry.js";
 import { drawLesions, element } from "./overlay.js";
 import { stackOf } from "./stack.js";
 import { WHOLE, apply, same, table } from "./tone.js";
@@ -50,6 +52,9 @@ export class Pane extends EventTarget {
     this.frameTime = 0;
     this.spacing = data.spacing;
     this.spacingSource = data.spacingSource;
+    this.pixelAspect = data.pixelAspect ?? 1;
+    this.scales = []; // of single regions, where there are several
+    this.depth = new Depth();
     this.window = null; // null: the object's own
     this.own = WHOLE;
     this.base = null; // the window under which frames are asked for
@@ -79,6 +84,7 @@ export class Pane extends EventTarget {
     this.measurements.renumber(this.frame, stack.home);
     this.frame = stack.home;
     this.frames = stack.size;
+    this.depth = new Depth(); // what was seen so far was under its old number
     this.root.dataset.frame = String(this.frame);
     this.root.dataset.stack = "";
     this.cine.lay();
@@ -173,7 +179,7 @@ export class Pane extends EventTarget {
     const wish = this.#wish(false);
     if (this.store.has(frame, wish) || this.failed.has(frame)) return;
     // Told when the loop gets there, not now.
-    this.store.get(frame, wish, false).catch((error) => { this.failed.set(frame, error.message); });
+    this.store.get(frame, wish, false).then(({ facts }) => this.depth.learn(frame, facts.plane, facts.reference)).catch((error) => { this.failed.set(frame, error.message); });
   }
 
   #take(picture) {
@@ -181,8 +187,13 @@ export class Pane extends EventTarget {
     this.picture = picture;
     this.store.shown = picture.image;
     const { facts } = picture;
+    if (this.#is(picture)) this.depth.learn(this.frame, facts.plane, facts.reference);
     this.frameTime = facts.frameTime || this.frameTime;
-    if (facts.spacing) { this.spacing = facts.spacing; this.spacingSource = facts.spacingSource; }
+    // Of this very image: the one before it in a series may have had a spacing where this has none.
+    this.spacing = facts.spacing;
+    this.spacingSource = facts.spacingSource;
+    this.scales = facts.scales ?? [];
+    this.pixelAspect = facts.pixelAspect ?? this.pixelAspect;
     if (first) {
       if (!this.stack && facts.frames !== this.frames) { this.frames = facts.frames; this.cine.lay(); }
       this.own = picture.applied ?? WHOLE;
@@ -281,8 +292,8 @@ export class Pane extends EventTarget {
 
   /** How much taller than wide a pixel is. */
   get aspect() {
-    const ratio = this.spacing ? this.spacing[0] / this.spacing[1] : 1;
-    return ratio > 0.2 && ratio < 5 && Math.abs(ratio - 1) > 0.02 ? ratio : 1;
+    const ratio = this.spacing ? this.spacing[0] / this.spacing[1] : this.pixelAspect;
+    return ratio > 1 / 16 && ratio < 16 && Math.abs(ratio - 1) > 0.005 ? ratio : 1;
   }
 
   get fitScale() {
@@ -412,8 +423,8 @@ export class Pane extends EventTarget {
     };
     // Until the frame itself is on the screen, nothing is drawn over the one before it.
     const here = this.picture && this.#is(this.picture) && !this.failed.has(this.frame);
-    drawLesions(this.lesions, here ? this.found : null, this.shared.layers, this.off, this.spacing, label);
-    this.measurements.draw(this.frame, this.spacing, this.shared.tool, label);
+    drawLesions(this.lesions, here ? this.found : null, this.shared.layers, this.off, this, label);
+    this.measurements.draw(this.frame, (a, b) => scaleBetween(a, b, this), this.shared.tool, label);
     corner(this);
   }
 

@@ -1,6 +1,7 @@
 // The viewer of the image page: one or two panes, the tools, and the keys. The entry point.
 
 import { Pane } from "./pane.js";
+import { Coupling } from "./depth.js";
 import { listen } from "./pointer.js";
 import { toast } from "../main.js";
 import { ready, t } from "../texts.js";
@@ -16,6 +17,7 @@ class Viewer {
     this.template = document.getElementById("pane-template");
     this.shared = { tool: "window", loupe: false, layers: { contour: true, box: false, axes: false } };
     this.linked = true;
+    this.coupling = new Coupling();
     const data = JSON.parse(root.dataset.view);
     if (data.verification === "reject") this.shared.layers.contour = false;
     this.active = this.#add(data);
@@ -36,10 +38,19 @@ class Viewer {
     element.addEventListener("focusin", () => this.#activate(pane));
     for (const button of element.querySelectorAll("[data-do]")) button.addEventListener("click", () => { this.#activate(pane); this.act(button.dataset.do); });
     pane.addEventListener("moved", () => this.#follow(pane));
-    // Coupled panes go through their series together, by as many images.
-    pane.addEventListener("stepped", ({ detail }) => { if (this.linked) for (const other of this.panes) if (other !== pane && other.frames > 1) other.go(other.frame + detail); });
+    pane.addEventListener("stepped", ({ detail }) => this.#together(pane, detail));
     this.panes.push(pane);
     return pane;
+  }
+
+  /** Coupled panes go through their series together. */
+  #together(pane, by) {
+    if (!this.linked) return;
+    for (const other of this.panes) {
+      if (other === pane || other.frames < 2) continue;
+      const frame = this.coupling.counterpart(pane, other, by);
+      if (frame !== null && frame !== other.frame) other.go(frame);
+    }
   }
 
   #activate(pane) {
@@ -63,6 +74,7 @@ class Viewer {
 
   async compare(itemId) {
     const old = this.panes[1];
+    this.coupling.reset();
     if (old) {
       this.panes.pop();
       old.cine.stop();
@@ -107,7 +119,7 @@ class Viewer {
       first: () => { pane.cine.stop(); pane.go(0); }, last: () => { pane.cine.stop(); pane.go(pane.frames - 1); }, best: () => { pane.cine.stop(); pane.go(pane.best); },
       nextMark: () => { pane.cine.stop(); pane.marked(1); }, previousMark: () => { pane.cine.stop(); pane.marked(-1); },
       faster: () => pane.cine.faster(1), slower: () => pane.cine.faster(-1),
-      link: () => { this.linked = !this.linked; if (this.linked) this.#follow(pane); }, other: () => this.#other(),
+      link: () => { this.linked = !this.linked; this.coupling.reset(); if (this.linked) this.#follow(pane); }, other: () => this.#other(),
       // The whole page goes full screen, not the viewer alone: alarms and a lost link stay in sight above it.
       screen: () => (document.fullscreenElement ? document.exitFullscreen() : document.documentElement.requestFullscreen?.().catch(() => null)),
       help: () => this.#help(), beside: () => this.#beside(),
