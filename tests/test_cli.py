@@ -136,6 +136,17 @@ def test_doctor_finds_loose_keys(home: Path, capsys: pytest.CaptureFixture[str])
     assert any("ca.key" in check["found"] for check in bad)
 
 
+def test_simulators_are_listed_and_each_tells_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["device", "simulate", "--help"]) == DONE
+    assert "bedside" in capsys.readouterr().out
+    assert main(["device", "simulate"]) == WRONG
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as done:
+        main(["device", "simulate", "ward", "--help"])
+    assert done.value.code == 0
+    assert "--packet-ms" in capsys.readouterr().out
+
+
 def test_help_teaches_and_is_fast_to_load() -> None:
     done = subprocess.run([sys.executable, "-m", "edgeward.cli", "--help"], capture_output=True, text=True, check=True)
     for verb in ("init", "up", "status", "doctor", "device", "demo", "evaluate", "replay"):

@@ -6,40 +6,16 @@ import asyncio
 import json
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 
 from edgeward import children
 from edgeward import supervisor as module
-from edgeward.config import Settings, load
-from edgeward.supervisor import Supervisor, SupervisorError, choose_ports, only_one
+from edgeward.config import load
+from edgeward.supervisor import Supervisor, SupervisorError, only_one
 from tests.support.hospital import until
 from tests.support.site import TestSite, new_home
-
-
-def test_a_taken_port_is_told_with_what_to_do() -> None:
-    settings = Settings()
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        settings.dicom.port = taken.getsockname()[1]
-        settings.console.port = settings.bus.port = settings.bus.mqtt_port = 0
-        settings.mllp.port = settings.web.port = 0
-        with pytest.raises(SupervisorError, match=r"dicom\.port.*EDGEWARD_DICOM__PORT"):
-            choose_ports(settings)
-
-
-def test_port_zero_becomes_a_free_port_and_no_two_are_equal() -> None:
-    settings = Settings()
-    settings.dicom.port = settings.console.port = settings.bus.port = settings.bus.mqtt_port = 0
-    settings.mllp.port = settings.web.port = 0
-    chosen = choose_ports(settings)
-    ports = [chosen.dicom.port, chosen.console.port, chosen.bus.port, chosen.bus.mqtt_port]
-    ports += [chosen.mllp.port, chosen.web.port]
-    assert len(set(ports)) == 6
-    assert 0 not in ports
 
 
 def test_a_site_runs_once(tmp_path: Path) -> None:

@@ -47,6 +47,26 @@ from edgeward.parameters import PARAMETERS
         (97.0, "0004-0220", "spo2", 97.0),
         (99.0, "MG/DL", "glucose", 99.0),
         (5500.0, "umol/L", "glucose", 99.0858),
+        # expressions of UCUM that no table holds
+        (1600.0, "daPa", "nibp_systolic", 120.0102),
+        (16_000.0, "N/m2", "nibp_systolic", 120.0102),
+        (12.5, "10*3.Pa", "abp_mean", 93.7580),
+        (0.11, "bar", "nibp_diastolic", 82.5070),
+        (1.9, "[psi]", "nibp_mean", 98.2586),
+        (1.5, "[in_i'Hg]", "etco2", 38.1),
+        (0.08, "m[H2O]", "cvp_mean", 5.8845),
+        (550.0, "umol/dL", "glucose", 99.0858),
+        (5.5, "10*-3.mol/L", "glucose", 99.0858),
+        (5500.0, "nmol/mL", "glucose", 99.0858),
+        (120.0, "mg/(100.mL)", "glucose", 120.0),
+        (0.12, "g/dL{plasma}", "glucose", 120.0),
+        (310_150.0, "mK", "temperature", 37.0),
+        (558.27, "[degR]", "temperature", 37.0),
+        (4200.0, "/h", "heart_rate", 70.0),
+        (70.0, "/(60.s)", "heart_rate", 70.0),
+        (250.0, "mHz", "respiratory_rate", 15.0),
+        (70.0, "{beats}.min-1", "heart_rate", 70.0),
+        (97.0, "10*-2", "spo2", 97.0),
     ],
 )
 def test_units_are_converted(value, unit, parameter, expected):
@@ -90,3 +110,26 @@ def test_no_text_breaks_it(unit, parameter, value):
 def test_glucose_there_and_back():
     molar = units.convert(1.0, "mmol/L", PARAMETERS["glucose"])
     assert math.isclose(molar, 180.156 / 10)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["60", "1", "m", "MM", "/", "(", ")", "((((((", "min-", "min-1-1", ".", "a.b", "10*", "10*-99/min", "1//min", "/min/", "{a",
+     "{a}{b}{", "/min2", "mmin-1", "kmin", "0/min", "/0", "٣/min"],
+)  # fmt: skip
+def test_what_is_no_expression_of_a_rate_is_none(unit):
+    assert units.convert(70.0, unit, PARAMETERS["heart_rate"]) is None
+
+
+@given(st.text("m/.(){}0123456789*^[]gLlolHzPainK-+ μ", max_size=70))
+def test_whatever_stands_for_a_unit_breaks_nothing(unit):
+    for parameter in ("heart_rate", "glucose", "temperature", "spo2", "abp_mean"):
+        found = units.convert(1.0, unit, PARAMETERS[parameter])
+        assert found is None or math.isfinite(found)
+
+
+def test_one_unit_written_in_two_ways_is_one():
+    assert not units.differ(["10*3.Pa", "kPa"])
+    assert not units.differ(["mmol/L", "mol.m-3"])
+    assert units.differ(["kPa", "mm[Hg]"])
+    assert units.differ(["mg/dL", "umol/dL"])

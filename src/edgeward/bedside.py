@@ -46,6 +46,9 @@ class Numerics(Message, frozen=True, kw_only=True, tag="numerics.1"):
 # ---------------------------------------- beds and limits
 
 
+Paced = Literal["unknown", "no", "yes"]
+
+
 class ParameterLimit(Message, frozen=True, kw_only=True, tag="limit.1"):
     """Alarm limits of one parameter, in its unit. None: that side is off. Extremes are the red (high priority) ones."""
 
@@ -71,6 +74,7 @@ class BedSettings(Message, frozen=True, kw_only=True, tag="bed-settings.1"):
     rhythm: dict[str, float] = {}  # limits of the rhythm alarms in force (asystole_s, ...)
     own_rhythm: list[str] = []
     spo2_scale2: bool = False  # NEWS2: target 88-92 %
+    paced: Paced = "unknown"  # whether the patient has a pacemaker, as somebody said
     standby: bool = False
     disabled: list[str] = []  # alarm codes switched off here; never a lethal one
 
@@ -88,9 +92,13 @@ class SetBed(Message, frozen=True, kw_only=True, tag="set-bed.1"):
     limits: dict[str, ParameterLimit | None] | None = None  # None for a parameter: back to the profile's
     rhythm: dict[str, float | None] | None = None
     spo2_scale2: bool | None = None
+    paced: Paced | None = None
     standby: bool | None = None
     disabled: list[str] | None = None
     discharged: bool = False  # the patient left: alarms end, values and own limits are forgotten
+
+
+DISCHARGED = "discharged"  # `LimitChange.what` of a patient who left
 
 
 class LimitChange(Message, frozen=True, kw_only=True, tag="limit-change.1"):
@@ -113,6 +121,7 @@ class BedInfo(Message, frozen=True, kw_only=True, tag="bed-info.1"):
     wards: list[str] = []
     free_sources: list[str] = []  # sources that are a bed of their own
     changes: list[LimitChange] = []  # newest first
+    discharged_ns: list[int] = []  # when patients left it, of the day that is recorded, newest first
 
 
 class AlarmPause(Message, frozen=True, kw_only=True, tag="alarm-pause.1"):
@@ -184,6 +193,7 @@ class StripChannel(Message, frozen=True, kw_only=True, tag="strip-channel.1"):
     offset: float
     samples: bytes  # little-endian int16
     missing: int = -32768
+    kind: str = ""  # a name of `waveform.Kind`, in lower case; empty: a recorder of a former version, which did not say
 
 
 class Strip(Message, frozen=True, kw_only=True, tag="strip.1"):
@@ -246,6 +256,7 @@ class Observation(Message, frozen=True, kw_only=True, tag="observation.1"):
     value: float  # in the parameter's unit
     at_ns: int  # site time of the measurement
     device_ns: int = 0  # the same by the device's clock, which tells a repetition; 0: it did not say
+    bound: Literal["", "below", "above"] = ""  # off the device's scale, as in `Vital`
 
 
 class Observed(Message, frozen=True, kw_only=True, tag="observed.1"):

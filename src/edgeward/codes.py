@@ -13,6 +13,7 @@ of temperatures, control solution (glucose), invasive pressures that do not say 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edgeward import units
@@ -130,6 +131,25 @@ _LOINC = {
     "consciousness": (("67775-7", 0), ("80288-4", 0)),
 }
 
+#: Codes that profiles ask for beside the true one (FHIR R4 vital signs, "magic values"), and what may be truly meant.
+_GENERAL = {
+    "8867-4": ("heart_rate", "pulse_rate"),
+    "8480-6": ("nibp_systolic", "abp_systolic"),
+    "8462-4": ("nibp_diastolic", "abp_diastolic"),
+    "8478-0": ("nibp_mean", "abp_mean"),
+    "8310-5": ("temperature",),
+    "2708-6": ("spo2",),
+}
+
+#: Levels of consciousness in SNOMED CT (UK Core, value set ACVPU), in words that ``measurement`` knows.
+LEVELS = {
+    "248234008": "alert",
+    "130987000": "confusion",
+    "300202002": "voice",
+    "450847001": "pain",
+    "422768004": "unresponsive",
+}
+
 BY_REFERENCE: dict[str, Meaning] = {row[0]: Meaning(PARAMETERS[row[2]], row[3]) for row in _MDC}
 BY_NUMBER: dict[str, Meaning] = {str(row[1]): Meaning(PARAMETERS[row[2]], row[3]) for row in reversed(_MDC)}
 BY_LOINC: dict[str, Meaning] = {
@@ -149,6 +169,21 @@ def mdc(number: str, reference: str = "") -> Meaning | None:
     if by_reference and by_number and by_reference.parameter is not by_number.parameter:
         return None
     return by_reference or by_number
+
+
+def one_of(found: Iterable[tuple[Meaning, str]]) -> tuple[Meaning, str] | None:
+    """Return what several codes of one measurement stand for together, with the code that says it best.
+
+    A code that a profile asks for in any case gives way to the one that says more: 8867-4 beside
+    ``MDC_PULS_OXIM_PULS_RATE`` is a pulse. None if there is no code, and if they stand for two parameters.
+    """
+    known = list(found)
+    chosen = next((one for one in known if one[1] not in _GENERAL), known[0] if known else None)
+    if chosen is None:
+        return None
+    name = chosen[0].parameter.name
+    agree = all(name in _GENERAL.get(code, (meaning.parameter.name,)) for meaning, code in known)
+    return chosen if agree else None
 
 
 def find(name: str) -> Meaning | None:

@@ -169,7 +169,7 @@ class Console(Section):
 
 
 class Budgets(Section):
-    """Milliseconds each class of service has (ARCHITECTURE, section 4)."""
+    """Milliseconds each class of service has (``messages.ServiceClass``); what takes longer is told as late."""
 
     control_ms: float = Field(10.0, gt=0)
     alarm_ms: float = Field(500.0, gt=0)
@@ -180,7 +180,8 @@ class Engine(Section):
     """Inference."""
 
     threads: int = Field(1, ge=1, le=64, description="threads of one inference")
-    concurrency: int = Field(1, ge=1, le=64, description="frames analysed at once")
+    concurrency: int = Field(1, ge=1, le=64, description="objects analysed at once")
+    helpers: int = Field(1, ge=0, le=64, description="threads of low priority that share a loop's inferences")
     queue: int = Field(16, ge=1, le=1000, description="frames that may wait before the engine says busy")
     model: str = Field("", description="folder of another model package; empty: the one that ships")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 from edgeward import units
@@ -31,10 +32,10 @@ _NOTHING = frozenset({
     "n/a", "nav", "inf", "+inf", "-inf", "infinity", "-infinity", "off", "invalid", "unknown", "other",
 })  # fmt: skip
 _LEVELS = {
-    "a": 0, "alert": 0, "awake": 0,
+    "a": 0, "alert": 0, "awake": 0, "mentally alert": 0,
     "c": 1, "confusion": 1, "confused": 1, "new confusion": 1, "acute confusion": 1,
-    "v": 2, "voice": 2, "verbal": 2, "responds to voice": 2, "responsive to voice": 2,
-    "p": 3, "pain": 3, "responds to pain": 3, "responsive to pain": 3,
+    "v": 2, "voice": 2, "verbal": 2, "responds to voice": 2, "responsive to voice": 2, "response to voice": 2,
+    "p": 3, "pain": 3, "responds to pain": 3, "responsive to pain": 3, "response to pain": 3,
     "u": 4, "unresponsive": 4, "unconscious": 4,
 }  # fmt: skip
 _LONGEST = 64
@@ -45,6 +46,15 @@ SCALES: dict[str, tuple[float, float]] = {"glucose": (20.0, 600.0)}
 _OFF_SCALE: dict[str, Bound] = {"lo": "below", "low": "below", "hi": "above", "high": "above"}
 _COMPARATORS: dict[str, Bound] = {"<": "below", "<=": "below", "≤": "below", ">": "above", ">=": "above", "≥": "above"}
 _BOUNDED = re.compile(r"(<=|>=|<|>|≤|≥) ?(.*)")
+
+
+def is_level(text: str) -> bool:
+    """Whether a text is a level of consciousness."""
+    return _word(text) in _LEVELS
+
+
+def _word(text: str) -> str:
+    return " ".join(text[: _LONGEST + 1].lower().split())
 
 
 def number(text: str) -> float | None:
@@ -111,6 +121,19 @@ def measured(
     )
 
 
+_MISREAD = {"unit": "came in a unit that is not read here", "not_a_number": "came as something that is no number"}
+
+
+def complaints(vitals: Iterable[Vital]) -> list[str]:
+    """Return what whoever looks after a device should know of what it sent: that it was not understood.
+
+    That there is no value is the patient's and the sensor's business; that one was there and is not read is nobody's
+    unless somebody is told.
+    """
+    found = (f"{one.parameter} {_MISREAD[one.why]}" for one in vitals if one.why in _MISREAD)
+    return list(dict.fromkeys(found))
+
+
 def comparator(text: str) -> Bound:
     """Return what a comparator (HL7 SN.1, FHIR Quantity.comparator) says of the number beside it; empty: nothing."""
     return _COMPARATORS.get(text.strip(), "")
@@ -142,7 +165,7 @@ def _read(parameter: Parameter, value: float | str | None, unit: str) -> tuple[f
     if isinstance(value, bool) and parameter.plausible != (0, 1):
         return None, "not_a_number"  # yes and no are no heart rates of 1 and 0
     if isinstance(value, str):
-        word = " ".join(value[: _LONGEST + 1].lower().split())
+        word = _word(value)
         if parameter.name == "consciousness" and word in _LEVELS:
             return float(_LEVELS[word]), ""
         if word in _NOTHING:

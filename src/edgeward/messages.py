@@ -14,6 +14,7 @@ pixel at (0.0, 0.0).
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from enum import StrEnum
 from typing import Any, Literal, TypeVar
 
@@ -193,6 +194,7 @@ class Finding(Message, frozen=True, kw_only=True, tag="finding.1"):
     columns: int = 0
     spacing_mm: tuple[float, float] | None = None  # (row, column) spacing
     spacing_source: str = ""  # which attribute the spacing came from; empty if none
+    pixel_aspect: float = 1.0  # height of a pixel by its width, also where no spacing is known
     lesions: list[Lesion] = []
     label: str = ""  # benign | malignant | normal
     probabilities: dict[str, float] = {}  # per label, calibrated, sums to 1
@@ -276,6 +278,13 @@ class RenderRequest(Message, frozen=True, kw_only=True, tag="render.1"):
     quality: int = 0  # of a JPEG, 1 to 100; 0: ours
 
 
+class RegionScale(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a frame that has a scale of its own, or none."""
+
+    box: tuple[int, int, int, int]  # x0, y0, x1, y1 (exclusive), in pixels
+    spacing_mm: tuple[float, float] | None = None  # (row, column); None: not in millimetres (a trace, a spectrum)
+
+
 class Rendered(Message, frozen=True, kw_only=True, tag="rendered.1"):
     """One rendered frame, and what a viewer needs to know of the object."""
 
@@ -296,6 +305,10 @@ class Rendered(Message, frozen=True, kw_only=True, tag="rendered.1"):
     inverted: bool = False  # higher values are darker in it (MONOCHROME1)
     spacing_mm: tuple[float, float] | None = None  # (row, column)
     spacing_source: str = ""
+    pixel_aspect: float = 1.0  # height of a pixel by its width; not of `spacing_mm`, which counts more
+    scales: tuple[RegionScale, ...] = ()  # where `spacing_mm` does not hold for all regions of the frame: all of them
+    plane: tuple[float, float, float, float] | None = None  # normal, and distance from the origin along it in mm
+    frame_of_reference: str = ""  # UID: planes of the same one can be compared
 
 
 class FrameQuery(Message, frozen=True, kw_only=True, tag="frame-query.1"):
@@ -625,7 +638,7 @@ class VitalState(Message, frozen=True, kw_only=True, tag="vital-state.1"):
 
 
 class News2(Message, frozen=True, kw_only=True, tag="news2.1"):
-    """National Early Warning Score 2 (RCP 2017). `total` is None unless every input is there and fresh."""
+    """National Early Warning Score 2 (RCP 2017). `total` is None unless every input is there and not too old."""
 
     total: int | None
     scores: dict[str, int] = {}  # per input, of those that are there
@@ -634,6 +647,7 @@ class News2(Message, frozen=True, kw_only=True, tag="news2.1"):
     scale2: bool = False  # SpO2 scale 2, for a target of 88-92 %
     response: Literal["", "routine", "ward", "urgent", "emergency"] = ""  # of the complete score
     at_least: int = 0  # what the inputs that are there amount to
+    age_ms: float = 0.0  # of the oldest input that was measured once and is not live any more; 0: all are live
 
 
 class Bed(Message, frozen=True, kw_only=True, tag="bed.1"):
@@ -664,6 +678,7 @@ class Bed(Message, frozen=True, kw_only=True, tag="bed.1"):
     clock_drift_ppm: float | None = None
     audio_paused_until_ns: int = 0  # somebody paused the sound of this bed until then
     standby: bool = False  # on purpose: its silence is no alarm
+    alarms_off: list[str] = []  # codes and parameters of alarms that somebody switched off here (IEC 60601-1-8, 6.8.5)
     lead: str = ""  # the lead the rhythm is read from
 
 
@@ -676,8 +691,31 @@ class Beds(Message, frozen=True, kw_only=True, tag="beds.1"):
     gone: list[str] = []  # beds that are no more, where not `full`
 
 
+class Wave(Message, frozen=True, kw_only=True, tag="wave.1"):
+    """A stretch of one more trace of a source, for screens: another ECG lead, a pleth, a pressure, breathing, CO2.
+
+    `samples` is little-endian int16; value = sample x `gain` + `offset`, in `unit`; -32768 stands where there is none.
+    A `state` says why nothing is shown: off | disconnected | calibrating | saturated.
+    """
+
+    name: str
+    kind: str = "ecg"  # a name of `waveform.Kind`, in lower case
+    unit: str = "uV"  # UCUM
+    rate_hz: float
+    at_s: float  # of the first sample, since the stream of the source began; the same clock for all its traces
+    samples: bytes
+    gain: float = 1.0
+    offset: float = 0.0
+    state: str = ""
+    quality: float | None = None  # 0..1
+
+
 class Trace(Message, frozen=True, kw_only=True, tag="trace.1"):
-    """A stretch of display-filtered ECG. `samples` is little-endian int16 in microvolts."""
+    """A stretch of display-filtered ECG. `samples` is little-endian int16 in microvolts.
+
+    A source without an ECG has no samples and a rate of 0: its traces are in `waves`, as are further ones of a source
+    with an ECG, where somebody asked for them.
+    """
 
     device_id: str
     rate_hz: float
@@ -685,12 +723,30 @@ class Trace(Message, frozen=True, kw_only=True, tag="trace.1"):
     lead: str
     samples: bytes
     beats: list[int] = []  # indices at `rate_hz` of detected beats in or before this stretch
+    at_s: float | None = None  # of the first sample, as in `Wave`; None: nobody knows (a monitor of a former version)
+    state: str = ""  # as in `Wave`
+    quality: float | None = None
+    waves: list[Wave] = []
+    offers: list[tuple[str, str]] = []  # name and kind of every trace that the source sends, asked for or not
 
 
 class Viewing(Message, frozen=True, kw_only=True, tag="viewing.1"):
-    """Somebody looks at these traces: publish them for the next few seconds."""
+    """Somebody looks at these traces: publish them for the next few seconds.
+
+    Of each source comes the ECG lead that is listened to. `waves` names, per source, what else: traces by their names,
+    or kinds, or ``*`` for all.
+    """
 
     device_ids: list[str]
+    waves: dict[str, list[str]] = {}
+
+
+EVERYTHING = "*"
+
+
+def wanted(name: str, kind: str, wishes: Collection[str]) -> bool:
+    """Whether a trace is among what `Viewing.waves` asks for: by its name, by its kind, or as one of all."""
+    return EVERYTHING in wishes or name in wishes or kind in wishes
 
 
 class Alarms(Message, frozen=True, kw_only=True, tag="alarms.1"):

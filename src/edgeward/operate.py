@@ -116,8 +116,13 @@ def destinations_text(found: Destinations) -> str:
     return "\n".join(lines)
 
 
-def orders_text(found: Orders) -> str:
-    """Return the order book for a person, without identity: a terminal has a scroll-back."""
+def orders_text(found: Orders, *, chosen: bool = False) -> str:
+    """Return the order book for a person, without identity: a terminal has a scroll-back.
+
+    `chosen`: not all were asked for, so that there may be others.
+    """
+    if not found.orders and chosen:
+        return "no such orders"
     if not found.orders:
         return "no orders; send HL7 v2 orders to the MLLP port or FHIR ServiceRequests to the HTTPS port"
     return "\n".join(
@@ -136,4 +141,6 @@ def quarantine_text(found: QuarantineList) -> str:
         lines.append(f"{at}  {entry.where:8} {entry.peer:18} {entry.count:5} x  {entry.reason}")
         if entry.what_to_do:
             lines.append(f"{'':21}what to do: {entry.what_to_do}")
+        if entry.item_id:
+            lines.append(f"{'':21}item: {entry.item_id}")
     return "\n".join(lines)

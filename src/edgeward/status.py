@@ -14,7 +14,7 @@ from edgeward.bus.client import Bus, BusError, NoAnswer
 from edgeward.bus.role import open_bus
 from edgeward.config import Settings
 from edgeward.home import Home, read_json
-from edgeward.messages import Alarms, Ask, Items, ItemsQuery, MessageError, Refused, RoleState, SiteState
+from edgeward.messages import Alarms, Ask, Destinations, Items, ItemsQuery, MessageError, Refused, RoleState, SiteState
 from edgeward.privacy.identity import client_context
 
 LISTEN_S = 1.6  # roles and supervisor speak once a second
@@ -76,15 +76,19 @@ async def collect(home: Home, settings: Settings) -> dict[str, Any]:
         await bus.subscribe(subjects.SITE_STATE, SiteState, site_heard)
         await bus.subscribe(subjects.ROLE_STATE_ALL, RoleState, role_heard)
         await asyncio.sleep(LISTEN_S)
-        images, alarms = await asyncio.gather(
+        images, alarms, out = await asyncio.gather(
             ask(bus, subjects.GATEWAY_ITEMS, ItemsQuery(limit=0), Items),
             ask(bus, subjects.MONITOR_ALARMS, Ask(), Alarms),
+            ask(bus, subjects.DELIVER_STATUS, Ask(), Destinations),
         )
     finally:
         await bus.close()
     state = site[0] if site else None
+    # Where results and alarms do not arrive; what was given up some time ago is `results list`'s to tell.
+    down = {one.name: one.reason for one in out.destinations if one.status == "down"} if out else {}
     healthy = (
         state is not None
+        and not down
         and all(value == "running" for value in state.roles.values())
         and all(roles[name].status == "ready" for name in state.roles if name in roles)
         and all(name in roles for name in state.roles if name != "bus")
@@ -98,6 +102,7 @@ async def collect(home: Home, settings: Settings) -> dict[str, Any]:
         "site": msgspec.to_builtins(state) if state else None,
         "roles": {name: msgspec.to_builtins(role) for name, role in sorted(roles.items())},
         "images": images.counts if images else None,
+        "down": down,
         "alarms": {"active": len(alarms.active), "raised": alarms.raised, "late": alarms.late} if alarms else None,
     }
 
@@ -134,4 +139,5 @@ def as_text(found: dict[str, Any]) -> str:
     lines.append(f"  images     {found['images'] if found['images'] is not None else 'no answer'}")
     lines.append(f"  alarms     {found['alarms'] if found['alarms'] is not None else 'no answer'}")
     lines += [f"  ! {warning}" for warning in site["warnings"]]
+    lines += [f"  ! {name} takes nothing: {reason}" for name, reason in found["down"].items()]
     return "\n".join(lines)

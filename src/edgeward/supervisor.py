@@ -1,7 +1,8 @@
 """Runs a whole site on one machine: the embedded NATS server and one process per role.
 
 Responsible for starting in order, restarting what dies (with a cap, then a visible degraded state), noticing what
-hangs, collecting one log, and stopping cleanly. It knows no role's work.
+hangs, collecting one log, and stopping cleanly. It knows no role's work. Not responsible for one process of a role
+(``children``) or for where the site listens (``site_ports``).
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from typing import IO
 from edgeward import children
 from edgeward.bus import server, subjects
 from edgeward.bus.client import Bus, BusError
-from edgeward.bus.ports import can_listen, free_port
 from edgeward.bus.process import resident_mb
 from edgeward.bus.role import open_bus
 from edgeward.children import Child, Living
-from edgeward.config import Section, Settings
+from edgeward.config import Settings
 from edgeward.home import Home, write_json
 from edgeward.messages import RoleState, SiteState
 from edgeward.privacy.identity import client_context
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.setup import bring_up_to_date
+from edgeward.site_ports import PortError, announce_site, choose_ports, ports_environment, ports_in_use
 
 ROLES = ("gateway", "engine", "monitor", "recorder", "deliver", "console")
 BUS = "bus"
@@ -76,58 +77,6 @@ def only_one(home: Home) -> Iterator[None]:
             file.truncate(0)
 
 
-def choose_ports(settings: Settings) -> Settings:
-    """Return the settings with every port 0 replaced by a free one.
-
-    Raises
-    ------
-    SupervisorError
-        If a port given explicitly is taken.
-    """
-    chosen = settings.model_copy(deep=True)
-    places: list[tuple[Section, str, str]] = [
-        (chosen.dicom, "port", "dicom.port"),
-        (chosen.mllp, "port", "mllp.port"),
-        (chosen.web, "port", "web.port"),
-        (chosen.console, "port", "console.port"),
-    ]
-    if not chosen.bus.url:
-        places += [(chosen.bus, "port", "bus.port"), (chosen.bus, "mqtt_port", "bus.mqtt_port")]
-    if chosen.dicom.legacy:
-        places.append((chosen.dicom, "legacy_port", "dicom.legacy_port"))
-    if chosen.mllp.legacy:
-        places.append((chosen.mllp, "legacy_port", "mllp.legacy_port"))
-    taken: set[int] = set()
-    for section, key, name in places:
-        host = str(getattr(section, "mqtt_host" if key == "mqtt_port" else "host"))
-        port = int(getattr(section, key)) or free_port(host, avoid=taken)
-        # TLS 1.2 for legacy devices is one above their plain port (``gateway.dicom``).
-        needed = (port, port + 1) if name == "dicom.legacy_port" else (port,)
-        for number in needed:
-            if error := can_listen(host, number):
-                raise SupervisorError(
-                    f"{name} = {port}: port {number} on {host} cannot be used ({error.strerror}); stop what uses it, "
-                    f"or set another port in edgeward.toml or EDGEWARD_{name.upper().replace('.', '__')}"
-                )
-        taken.update(needed)
-        setattr(section, key, port)
-    return chosen
-
-
-def ports_environment(settings: Settings) -> dict[str, str]:
-    """Return the environment that tells children the chosen ports."""
-    return {
-        "EDGEWARD_BUS__PORT": str(settings.bus.port),
-        "EDGEWARD_BUS__MQTT_PORT": str(settings.bus.mqtt_port),
-        "EDGEWARD_DICOM__PORT": str(settings.dicom.port),
-        "EDGEWARD_DICOM__LEGACY_PORT": str(settings.dicom.legacy_port),
-        "EDGEWARD_MLLP__PORT": str(settings.mllp.port),
-        "EDGEWARD_MLLP__LEGACY_PORT": str(settings.mllp.legacy_port),
-        "EDGEWARD_WEB__PORT": str(settings.web.port),
-        "EDGEWARD_CONSOLE__PORT": str(settings.console.port),
-    }
-
-
 class SiteLog:
     """The one log file: JSON lines of all roles."""
 
@@ -150,7 +99,10 @@ class Supervisor:
 
     def __init__(self, home: Home, settings: Settings, roles: tuple[str, ...] = ROLES) -> None:
         self.home = home
-        self.settings = choose_ports(settings)
+        try:
+            self.settings = choose_ports(settings)
+        except PortError as error:
+            raise SupervisorError(str(error)) from error
         self._key = SiteKey.load(home)
         for role in bring_up_to_date(home, settings):
             _log.warning("this site was made before there was a %s: it has its certificate and credentials now", role)
@@ -217,23 +169,8 @@ class Supervisor:
         (self.home.run / "site.json").unlink(missing_ok=True)
 
     def ports(self) -> dict[str, int]:
-        """Return the ports in use."""
-        settings = self.settings
-        ports = {
-            "dicom": settings.dicom.port,
-            "mllp": settings.mllp.port,
-            "web": settings.web.port,
-            "console": settings.console.port,
-        }
-        if not self.settings.bus.url:
-            ports |= {"bus": self.settings.bus.port, "mqtt": self.settings.bus.mqtt_port}
-        if self.settings.dicom.legacy:
-            ports["dicom_legacy"] = self.settings.dicom.legacy_port
-            if any(legacy.transport == "tls1.2" for legacy in self.settings.dicom.legacy):
-                ports["dicom_legacy_tls1.2"] = self.settings.dicom.legacy_port + 1
-        if settings.mllp.legacy:
-            ports["mllp_legacy"] = settings.mllp.legacy_port
-        return ports
+        """Return the ports in use, by what is spoken there."""
+        return ports_in_use(self.settings)
 
     def state(self) -> SiteState:
         """Return what is known of all children."""
@@ -434,7 +371,7 @@ class Supervisor:
             await asyncio.sleep(1.0)
 
 
-async def run(home: Home, settings: Settings, *, announce: IO[str]) -> int:
+async def run(home: Home, settings: Settings, *, announce: IO[str], as_json: bool = False) -> int:
     """Run a site until SIGINT or SIGTERM; return the exit code."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -448,31 +385,13 @@ async def run(home: Home, settings: Settings, *, announce: IO[str]) -> int:
             stopped = loop.create_task(stop.wait())
             await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
-                announce_site(supervisor, waiting.result(), announce)
+                reasons = {name: supervisor.children[name].reason for name in waiting.result()}
+                announce_site(home, supervisor.settings, reasons, announce, as_json=as_json)
             await stopped
-            print("\nstopping ...", file=announce, flush=True)
+            if not as_json:
+                print("\nstopping ...", file=announce, flush=True)
         finally:
             await supervisor.stop()
-    print("stopped", file=announce, flush=True)
+    if not as_json:
+        print("stopped", file=announce, flush=True)
     return 0
-
-
-def announce_site(supervisor: Supervisor, missing: list[str], out: IO[str]) -> None:
-    """Tell a person where the site is."""
-    from edgeward.home import read_json
-
-    settings = supervisor.settings
-    local = settings.console.host in ("127.0.0.1", "localhost", "::1")
-    print(f"console  {'http' if local else 'https'}://{settings.console.host}:{settings.console.port}", file=out)
-    first = read_json(supervisor.home.run / "first-login.json")
-    if first:
-        print(f"         sign in as {first['user']} with the one-time password {first['password']}", file=out)
-    print(f"DICOM    {settings.dicom.host}:{settings.dicom.port} (TLS), AE title {settings.dicom.ae_title}", file=out)
-    print(f"HTTPS    {settings.web.host}:{settings.web.port} (DICOMweb and FHIR, client certificates)", file=out)
-    print(f"HL7 v2   {settings.mllp.host}:{settings.mllp.port} (MLLP over TLS)", file=out)
-    if not settings.bus.url:
-        print(f"MQTT     {settings.bus.mqtt_host}:{settings.bus.mqtt_port} (TLS)", file=out)
-    for name in missing:
-        child = supervisor.children[name]
-        print(f"! {name} does not serve yet: {child.reason or 'still starting'}", file=out)
-    out.flush()

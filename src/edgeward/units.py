@@ -1,17 +1,21 @@
 """Units of measurement: from what devices write to the one unit that a parameter has here.
 
-Responsible for UCUM (case sensitive), the units of SenML's registries (RFC 8428, 12.1; RFC 8798), IEEE 11073-10101
-(``MDC_DIM_...``, by name and number) and the spellings that monitors are known for. A unit of another quantity does not
-convert, and neither does one that is not known: a number in the wrong unit is worse than none.
+Responsible for UCUM (case sensitive; ``ucum`` reads its expressions), the units of SenML's registries (RFC 8428, 12.1;
+RFC 8798), IEEE 11073-10101 (``MDC_DIM_...``, by name and number) and the spellings that monitors are known for. A unit
+of another quantity does not convert, and neither does one that is not known: a number in the wrong unit is worse than
+none.
 
 Factors: UCUM 2.1 (m[Hg] = 133.3220 kPa, m[H2O] = 9.80665 kPa); glucose 180.156 g/mol (C6H12O6).
 """
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from edgeward import ucum
 from edgeward.parameters import Parameter
 
 _MMHG_PA = 133.322
@@ -69,6 +73,15 @@ _LOOSE: dict[str, _Unit] = {
     "mg/dl": _MG_DL, "mg/100ml": _MG_DL, "umol/l": _Unit("glucose", _GLUCOSE / 1000.0),
 }  # fmt: skip
 
+# What a dimension (metre, gram, second, mole, kelvin) measures here, and how much of our unit one of its base units is.
+_MEASURES: dict[ucum.Dimension, tuple[str, float]] = {
+    (0, 0, -1, 0, 0): ("rate", 60.0),
+    ucum.NONE: ("fraction", 100.0),
+    (-1, 1, -2, 0, 0): ("pressure", 1e-3 / _MMHG_PA),
+    (-3, 1, 0, 0, 0): ("glucose", 0.1),
+    (-3, 0, 0, 1, 0): ("glucose", _GLUCOSE),
+}
+
 _OF = {"/min": "rate", "%": "fraction", "mm[Hg]": "pressure", "Cel": "temperature", "mg/dL": "glucose"}
 # IEEE 11073 numbers as Philips' MDIL writes them: partition and term in hexadecimal (0004-0aa0 = 4 x 65,536 + 2,720).
 _MDIL = re.compile(r"([0-9A-Fa-f]{4})-([0-9A-Fa-f]{4})", re.ASCII)
@@ -81,6 +94,12 @@ _LONGEST = 64
 def known(unit: str) -> bool:
     """Whether a unit is known here, of whatever quantity."""
     return _find(unit) is not None or unit.strip() in ("1", "MDC_DIM_DIMLESS", "262656")
+
+
+def differ(texts: Iterable[str]) -> bool:
+    """Whether what a device wrote of one unit, as code and as text, is two units; what is not known does not count."""
+    found = [unit for unit in map(_find, texts) if unit is not None]
+    return any(one.quantity != found[0].quantity or not _alike(one, found[0]) for one in found[1:])
 
 
 def convert(value: float, unit: str, parameter: Parameter) -> float | None:
@@ -121,4 +140,19 @@ def _find(unit: str) -> _Unit | None:
     plain = _ANNOTATION.sub("", unit) if "{" in unit else unit
     if plain in ("/min", "1/min", ".min-1") or not plain:
         return _PER_MIN if plain else None
-    return _EXACT.get(plain) or _EXACT.get(plain.upper()) or _LOOSE.get(plain.lower())
+    return _EXACT.get(plain) or _EXACT.get(plain.upper()) or _LOOSE.get(plain.lower()) or _expressed(plain)
+
+
+def _expressed(unit: str) -> _Unit | None:
+    """Return what an expression of UCUM is here. "1" alone is no rate and no ratio: too many write it for nothing."""
+    measure = ucum.read(unit)
+    if measure is None or unit.isdigit():
+        return None
+    if measure.dimension == (0, 0, 0, 0, 1):
+        return _Unit("temperature", measure.amount, -273.15 / measure.amount)
+    quantity, factor = _MEASURES.get(measure.dimension, ("", 0.0))
+    return _Unit(quantity, measure.amount * factor) if quantity else None
+
+
+def _alike(one: _Unit, other: _Unit) -> bool:
+    return math.isclose(one.factor, other.factor, rel_tol=1e-6) and math.isclose(one.shift, other.shift, rel_tol=1e-6)

@@ -30,10 +30,22 @@ def test_streams_of_broken_pdus_touch_nothing_that_was_not_given(
 ) -> None:
     seed = request.config.getoption("--seed") or random.SystemRandom().randrange(1, 1 << 60)
     program = tmp_path / "fuzz"
-    source = ROOT / "tests" / "native" / "fuzz_datapath.c"
+    sources = ROOT / "tests" / "native" / "fuzz_datapath.c", SOURCE.with_name("large.c")
     assert SOURCE.exists()
     subprocess.run(
-        [compiler(), "-std=c11", *SANITIZERS, "-pthread", "-Wall", "-Wextra", "-Werror", "-o", program, source, "-ldl"],
+        [
+            compiler(),
+            "-std=c11",
+            *SANITIZERS,
+            "-pthread",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-o",
+            program,
+            *sources,
+            "-ldl",
+        ],
         check=True,
     )
 
@@ -69,6 +81,7 @@ def test_a_whole_door_under_the_sanitizers_does_what_python_does(
     tests = [
         "tests/gateway/test_admission.py",
         "tests/gateway/test_express.py",
+        "tests/gateway/test_large.py",
         "tests/gateway/test_dicom_stream.py",
         "tests/gateway/test_dicom_hostile.py",
     ]

@@ -60,8 +60,8 @@ async def test_no_alarm_is_lost_whatever_happens(
     """Short: one of each fault. With --campaign: more than 10,000 arrhythmias with a fault every 15 s."""
     seed = request.config.getoption("--seed") or 1
     patients = int(os.environ.get("EDGEWARD_NEVER_SILENT_PATIENTS", "1000")) if campaign else 150
-    seconds = float(os.environ.get("EDGEWARD_NEVER_SILENT_SECONDS", "420")) if campaign else 120.0
-    speed = 1.0 if campaign else 3.0
+    seconds = float(os.environ.get("EDGEWARD_NEVER_SILENT_SECONDS", "420")) if campaign else 40.0
+    speed = 1.0  # a faster one is no device's: how far a stream is behind is told by its own pace
     disturbed = {"loss": 0.05, "duplicate": 0.05, "swap": 0.05, "clocks": 0.001}
     async with scene(tmp_path, patients, monkeypatch) as site:
         truth = tmp_path / "truth.npz"
@@ -69,15 +69,15 @@ async def test_no_alarm_is_lost_whatever_happens(
         sender = await generator(site, truth, **options)
 
         async def short() -> None:
-            await asyncio.sleep(3.0)  # the first events are on
+            await asyncio.sleep(9.0)  # the first events are on
             await site.kill("monitor")
             site.step(HOUR_NS)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(3.0)
             await site.kill("bus")
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(3.0)
             await site.pause(2.0, sender.pid)
             site.step(-2 * HOUR_NS)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(9.0)  # the last are over, and four seconds more
             sender.terminate()  # it writes the truth
 
         async def long() -> None:

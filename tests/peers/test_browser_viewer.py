@@ -15,7 +15,7 @@ from tests.support.synthetic import SyntheticHospital, make_item
 
 from edgeward.console import render
 from edgeward.console.viewer import KEYS
-from edgeward.messages import ItemSummary
+from edgeward.messages import ItemSummary, RegionScale
 
 pytestmark = [pytest.mark.peer, pytest.mark.asyncio(loop_scope="module")]
 
@@ -272,6 +272,69 @@ async def test_without_a_spacing_nothing_is_given_in_millimetres(visit: Visit, p
     await expect(page.locator("[data-scale]")).to_have_text("No pixel spacing: measured in pixels")
 
 
+async def test_each_region_is_measured_in_its_own_scale_and_a_spectrum_in_pixels(visit: Visit, page: Page) -> None:
+    item_id = item_where(
+        visit.hospital, lambda f: f.spacing_mm is not None and f.frames == 1 and f.status == "analysed"
+    )
+    finding = item(visit.hospital, item_id).finding
+    assert finding is not None
+    wide, high = finding.columns, finding.rows
+    visit.hospital.scales[item_id] = (
+        RegionScale(box=(0, 0, wide // 2, high // 2), spacing_mm=(0.1, 0.1)),
+        RegionScale(box=(wide // 2, 0, wide, high // 2), spacing_mm=(0.2, 0.2)),
+        RegionScale(box=(0, high // 2, wide, high)),
+    )
+    await shown(visit, item_id)
+    stage = await page.locator("[data-stage]").bounding_box()
+    assert stage is not None
+    fit = min(stage["width"] / wide, stage["height"] / high)
+    middle = stage["x"] + stage["width"] / 2, stage["y"] + stage["height"] / 2
+    label = page.locator(".measure-label")
+
+    async def measured(begin: tuple[float, float], end: tuple[float, float]) -> str:
+        before = await label.count()
+        await page.mouse.move(middle[0] + begin[0], middle[1] + begin[1])
+        await page.mouse.down()
+        await page.mouse.move(middle[0] + end[0], middle[1] + end[1], steps=3)
+        await page.mouse.up()
+        await expect(label).to_have_count(before + 1)
+        await drawn(page)
+        return await label.last.text_content() or ""
+
+    await page.keyboard.press("m")
+    left, right = await measured((-80, -60), (-20, -60)), await measured((30, -60), (90, -60))
+    across, trace = await measured((-50, -90), (60, -90)), await measured((-80, 60), (-20, 60))
+
+    assert float(left.split()[0]) == pytest.approx(60 / fit * 0.1, abs=0.1)
+    assert float(right.split()[0]) == pytest.approx(60 / fit * 0.2, abs=0.1)
+    assert "px" in across
+    assert "px" in trace
+    await expect(page.locator("[data-scale]")).to_have_text("Several scales: each region is measured in its own")
+
+
+async def test_an_image_without_a_spacing_has_not_that_of_the_one_before_it_in_the_series(
+    visit: Visit, page: Page
+) -> None:
+    for number, spacing in enumerate(((0.1, 0.1), None)):
+        one, jpeg = make_item(3, "benign")
+        assert one.finding is not None
+        one = msgspec.structs.replace(
+            one, item_id=f"{number + 50:032x}", series_instance_uid="1.9.50", study_instance_uid="1.50", patient_id="S-50", instance_number=str(number),
+            finding=msgspec.structs.replace(one.finding, spacing_mm=spacing, spacing_source="PixelSpacing" if spacing else ""),
+        )  # fmt: skip
+        await visit.hospital.add(one, jpeg)
+    await page.goto(f"{visit.url}/images/{50:032x}")
+    await expect(page.locator(".pane")).to_have_attribute("data-stack", "")
+    scale = page.locator("[data-scale]")
+    await expect(scale).to_contain_text("0.100 mm")
+
+    await page.keyboard.press("]")
+    await expect(scale).to_have_text("No pixel spacing: measured in pixels")
+
+    await page.keyboard.press("[")
+    await expect(scale).to_contain_text("0.100 mm")
+
+
 async def test_wheel_zooms_at_the_pointer_and_two_fingers_pinch(visit: Visit, page: Page) -> None:
     await shown(visit, item_where(visit.hospital, lambda f: f.suspicious))
     await page.keyboard.press("g")
@@ -391,6 +454,38 @@ async def test_two_images_of_one_patient_stand_side_by_side_and_zoom_together(vi
     await page.locator(f"[data-compare='{other.item_id}']").click()
     await expect(page.locator(".pane")).to_have_count(1)
     await expect(page).to_have_url(f"{visit.url}/images/{first.item_id}")
+
+
+@pytest.mark.parametrize(("reference", "expected"), [("1.5", "2"), ("1.6", "9")])
+async def test_two_series_are_gone_through_by_millimetres(
+    visit: Visit, page: Page, reference: str, expected: str
+) -> None:
+    """Slices of 2 mm beside slices of 5 mm that begin 10 mm lower: by place in one frame of reference, else by way."""
+    hospital, first = visit.hospital, {}
+    for series, count, step, start, frame_of in (("1.9.1", 30, 2.0, 0.0, "1.5"), ("1.9.2", 15, 5.0, 10.0, reference)):
+        for number in range(count):
+            one, jpeg = make_item(3, "outside")
+            one = msgspec.structs.replace(
+                one, item_id=f"{series[-1]}{number:031x}", modality="CT", series_instance_uid=series, patient_id="S-2",
+                study_instance_uid=series, instance_number=str(number + 1), received_ns=one.received_ns + number,
+            )  # fmt: skip
+            await hospital.add(one, jpeg)
+            hospital.depths[one.item_id] = (start + number * step, frame_of)
+            first.setdefault(series, one.item_id)
+    away = f"2{5:031x}"
+    await page.goto(f"{visit.url}/images/{first['1.9.1']}?with={away}")
+    await visit.live()
+    here, beside = page.locator(".pane").first, page.locator(".pane").last
+    await expect(page.locator(".pane[data-stack]")).to_have_count(2)
+    await expect(beside).to_have_attribute("data-frame", "5")
+    await page.wait_for_function(
+        "() => window.performance.getEntriesByType('resource').filter(e => e.name.includes('/frames/')).length >= 6"
+    )
+    await here.locator("[data-stage]").click()
+    await page.keyboard.press("PageDown")
+
+    await expect(here).to_have_attribute("data-frame", "10")  # 20 mm
+    await expect(beside).to_have_attribute("data-frame", expected)
 
 
 async def test_what_cannot_be_rendered_is_said_and_the_kept_preview_is_shown(visit: Visit) -> None:

@@ -28,7 +28,7 @@ from edgeward.bus.client import Bus, connect
 from edgeward.bus.role import bus_url
 from edgeward.bus.server import SYSTEM, seed_path
 from edgeward.config import load
-from edgeward.gateway.mqtt import Listeners
+from edgeward.gateway.mqtt import LISTENERS, Listeners
 from edgeward.home import Home
 from edgeward.privacy import identity
 from edgeward.waveform import WaveformPacket, encode
@@ -52,7 +52,7 @@ KINDS = tuple(LASTS_S)
 VARIANTS = 8
 
 
-def _add(x: NDArray[np.float64], at: float, parts: tuple[tuple[float, float, float], ...]) -> None:
+def add(x: NDArray[np.float64], at: float, parts: tuple[tuple[float, float, float], ...]) -> None:
     for offset, width, height in parts:
         a, b = int((at + offset - 4 * width) * RATE), int((at + offset + 4 * width) * RATE) + 1
         a, b = max(0, a), min(x.size, b)
@@ -66,12 +66,12 @@ FAST = ((-0.025, 0.009, -120), (0, 0.011, 1150), (0.026, 0.010, -220), (0.16, 0.
 WIDE = ((0, 0.042, 1500), (0.075, 0.03, -500), (0.17, 0.04, -400))
 
 
-def _beats(
+def lay_beats(
     x: NDArray[np.float64], start: float, end: float, per_minute: float, parts: tuple, rng: np.random.Generator
 ) -> None:  # type: ignore[type-arg]
     at, step = start, 60.0 / per_minute
     while at < end:
-        _add(x, at, parts)
+        add(x, at, parts)
         at += step * (1 + 0.015 * rng.standard_normal())
 
 
@@ -82,8 +82,8 @@ def block(kind: str, variant: int) -> tuple[NDArray[np.int16], int, int]:
     start, lasts = BEFORE_S, LASTS_S[kind]
     end = start + lasts
     sinus = 66 + 3 * variant
-    _beats(x, 0.3, start - 0.25, sinus, NARROW, rng)
-    _beats(x, end + 0.4, BLOCK_S - 0.3, sinus, NARROW, rng)
+    lay_beats(x, 0.3, start - 0.25, sinus, NARROW, rng)
+    lay_beats(x, end + 0.4, BLOCK_S - 0.3, sinus, NARROW, rng)
     if kind == "ventricular_fibrillation":
         n = lasts * RATE
         f = np.fft.rfftfreq(n, 1 / RATE)
@@ -92,13 +92,13 @@ def block(kind: str, variant: int) -> tuple[NDArray[np.int16], int, int]:
         wave = np.fft.irfft(spectrum, n)
         x[start * RATE : end * RATE] += wave / wave.std() * rng.uniform(130, 250)
     elif kind == "ventricular_tachycardia":
-        _beats(x, start + 0.3, end - 0.2, 165 + 4 * variant, WIDE, rng)
+        lay_beats(x, start + 0.3, end - 0.2, 165 + 4 * variant, WIDE, rng)
     elif kind == "extreme_tachycardia":
-        _beats(x, start + 0.3, end - 0.1, 176 + 3 * variant, FAST, rng)
+        lay_beats(x, start + 0.3, end - 0.1, 176 + 3 * variant, FAST, rng)
     elif kind == "extreme_bradycardia":
-        _beats(x, start + 1.0, end - 0.5, 25 + 0.5 * variant, NARROW, rng)
+        lay_beats(x, start + 1.0, end - 0.5, 25 + 0.5 * variant, NARROW, rng)
     elif kind in ("all_leads_off", "signal_lost"):
-        _beats(x, start + 0.3, end - 0.2, sinus, NARROW, rng)
+        lay_beats(x, start + 0.3, end - 0.2, sinus, NARROW, rng)
     x += rng.normal(0, 6, x.size) + 40 * np.sin(2 * np.pi * 0.25 * np.arange(x.size) / RATE)
     if kind == "all_leads_off":
         x[start * RATE : end * RATE] = rng.normal(0, 2, lasts * RATE)
@@ -210,7 +210,7 @@ class Line:
 
     async def _open_again(self) -> None:
         lost = self._lost
-        while lost == self._lost and not await Listeners(self._system).wait("PING"):
+        while lost == self._lost and not await Listeners(self._system, LISTENERS + 1).wait("PING"):
             pass
         at = 0
         while lost == self._lost and at < len(self._kept):

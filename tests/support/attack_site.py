@@ -247,7 +247,8 @@ class Siege:
                 if hashlib.sha256(data).hexdigest() != told["sha256"]:
                     wrong.append(f"the object {uid} of the well-behaved device is not what it sent")
         files = [path for path in home.vault.rglob("*") if path.is_file()]
-        wrong += [f"left in the vault: {path.name}" for path in files if path.suffix != ".ew"][:3]
+        stray = [path.name for path in files if path.suffix not in (".ew", ".ews") and path.parent.name != "live"]
+        wrong += [f"left in the vault: {name}" for name in stray[:3]]
         unknown = {path.stem for path in files if path.suffix == ".ew"} - {row[1] for row in rows} - previews
         if unknown:
             wrong.append(f"{len(unknown)} objects in the vault have no row in the journal")

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from edgeward.bedside import (
+    DISCHARGED,
     AlarmPause,
     AlarmQuery,
     AlarmSystemState,
@@ -181,6 +182,7 @@ class Bedside:
             wards=["ICU", "Ward 3"],
             free_sources=["mon-7", "hl7gw-3B02"],
             changes=changes,
+            discharged_ns=[c.at_ns for c in changes if c.what == DISCHARGED],
         )
 
     async def _set(self, wish: SetBed) -> Message:
@@ -202,6 +204,10 @@ class Bedside:
                     before=str(before.limits[name].low),
                     after=str(limits[name].low),
                 )
+            )
+        if wish.discharged:
+            self.changes.append(
+                LimitChange(at_ns=wish.at_ns, by=wish.by, bed_id=wish.bed_id, what=DISCHARGED, before="", after="yes")
             )
         rhythm = before.rhythm | {k: v if v is not None else RHYTHM[k] for k, v in (wish.rhythm or {}).items()}
         plain = {

@@ -57,10 +57,6 @@ class Site:
         self.pacs = await self.outside.pacs()
         await until(lambda: listens(self.settings.pacs[0].port), 20.0, "the PACS to listen")
 
-    async def stop_pacs(self) -> None:
-        assert self.pacs is not None
-        await self.outside.end(self.pacs)
-
     async def send(self, count: int, rate: float, *more: str) -> Simulator:
         """Start the ultrasound machine; it repeats until it was told that everything is stored."""
         machine = await self.outside.start(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from edgeward.bedside import AlarmSystemState, Numerics, Vital
 from edgeward.bus import subjects
@@ -19,10 +19,36 @@ from edgeward.clinic.monitor.limits import Profiles
 from edgeward.clinic.monitor.site_clock import SiteClock
 from edgeward.config import Settings
 from edgeward.messages import Alarm, Beds, Message, Ok, Refused
+from edgeward.privacy.keys import SiteKey
 from tests.support.site import TestSite
 from tests.support.wearable import Wearable
 
 SECOND = 1_000_000_000
+
+KEY = SiteKey(b"a site key, only of these tests.")
+
+
+class OnTheBus:
+    """Keeps what is published."""
+
+    connected = True
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+        self.news = asyncio.Event()
+
+    async def publish(self, _: str, message: Message) -> None:
+        self.sent.append(message)
+        self.news.set()
+
+    def alarms(self) -> list[tuple[str, str]]:
+        return [(one.bed_id, one.state) for one in self.sent if isinstance(one, Alarm)]
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(30):
+            while len(self.sent) < count:
+                self.news.clear()
+                await self.news.wait()
 
 
 class Hands:
@@ -128,7 +154,15 @@ class Monitored:
                     self.task.result()
                 await asyncio.sleep(0.02)
 
-    async def give(self, source: str, *, at_ns: int = 0, patient: str = "", **values: float) -> Ok | Refused:
+    async def give(
+        self,
+        source: str,
+        *,
+        at_ns: int = 0,
+        patient: str = "",
+        clock: Literal["device", "site"] = "device",
+        **values: float,
+    ) -> Ok | Refused:
         """Send numerics as the gateway does; return the monitor's answer."""
         now = time.time_ns()
         numerics = Numerics(
@@ -138,6 +172,7 @@ class Monitored:
             received_ns=now,
             label="Room 7",
             patient=patient,
+            clock=clock,
             vitals=[Vital(parameter=name, value=value, at_ns=at_ns or now) for name, value in values.items()],
         )
         return await self.gateway.request(subjects.MONITOR_NUMERICS, numerics, Ok | Refused, 10.0)

@@ -59,9 +59,9 @@ class Listened:
         return next(found for found in self.bank.numerics("s") if found.channel.name == name)
 
 
-def listen(*lines: Line, packet_s: float = 1.0, until: float | None = None) -> Listened:
+def listen(*lines: Line, packet_s: float = 1.0, until: float | None = None, bank: SignalBank | None = None) -> Listened:
     """Send lines through a bank."""
-    bank = SignalBank()
+    bank = bank or SignalBank()
     events: list[ConditionEvent] = []
     total = min(line.seconds for line in lines) if until is None else until
     for number in range(int(total / packet_s)):

@@ -60,6 +60,7 @@ from edgeward.messages import (
     Quarantined,
     QuarantineList,
     Refused,
+    RegionScale,
     Rendered,
     ReportText,
     Resend,
@@ -72,6 +73,8 @@ from edgeward.messages import (
     Verdict,
     Viewing,
     VitalState,
+    Wave,
+    wanted,
 )
 from tests.support.bedside import DEFAULTS, Bedside, news2_of, vitals_of
 from tests.support.site import TestSite, running_bus
@@ -118,6 +121,33 @@ class Patient:
     standby: bool = False
     paused_until_ns: int = 0
     entered: dict[str, VitalState] = field(default_factory=dict)
+    leads: tuple[str, ...] = ("II",)
+    sensors: tuple[tuple[str, str, str], ...] = ()  # name, kind, unit
+    states: dict[str, str] = field(default_factory=dict)  # of traces: why they show nothing
+    mute: bool = False  # sends no traces
+
+    def waves(self, start: int, count: int, wishes: list[str]) -> list[Wave]:
+        """Other traces at the same moments: each follows the same beats."""
+        t = (start + np.arange(count)) / RATE
+        found = []
+        for name, kind, unit in [(lead, "ecg", "uV") for lead in self.leads[1:]] + list(self.sensors):
+            if not wanted(name, kind, wishes):
+                continue
+            if kind == "ecg":
+                values, gain = self.samples(start, count) * 700, 1.0
+            else:
+                gain = {"abp": 0.1, "cvp": 0.05}.get(kind, 0.01)
+                period = 4.0 if kind in ("respiration", "co2") else 60.0 / self.rate
+                swing = 0.5 - 0.5 * np.cos(2 * np.pi * (t + self.phase) / period)
+                values = (80 + 40 * swing if kind == "abp" else 6 + 4 * swing if kind == "cvp" else swing) / gain
+            state = self.states.get(name, "")
+            found.append(
+                Wave(
+                    name=name, kind=kind, unit=unit, rate_hz=RATE, at_s=start / RATE, gain=gain, state=state, quality=0.9,
+                    samples=b"" if state == "off" else values.astype("<i2").tobytes(),
+                )
+            )  # fmt: skip
+        return found
 
     def samples(self, start: int, count: int) -> np.ndarray:
         t = (start + np.arange(count)) / RATE
@@ -365,13 +395,16 @@ class SyntheticHospital:
     frame_queries: list[FrameQuery] = field(default_factory=list)
     resends: list[Resend] = field(default_factory=list)
     deep: set[str] = field(default_factory=set)  # items whose pixels have twelve bits
+    depths: dict[str, tuple[float, str]] = field(default_factory=dict)  # mm along the body, and the frame of reference
     inverse: set[str] = field(default_factory=set)  # items whose higher values are darker
+    scales: dict[str, tuple[RegionScale, ...]] = field(default_factory=dict)  # of regions of one picture
     missing: dict[str, set[int]] = field(default_factory=dict)  # frames that cannot be decoded
     unrendered: dict[str, str] = field(default_factory=dict)  # items that are not rendered, and why
     dead: list[DeliveryReport] = field(default_factory=list)
     acknowledged: list[AlarmAck] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     viewing: set[str] = field(default_factory=set)
+    wishes: dict[str, list[str]] = field(default_factory=dict)
     beds_running: bool = True
     buses: dict[str, Bus] = field(default_factory=dict)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -495,6 +528,9 @@ class SyntheticHospital:
             data=out.getvalue(), media_type=query.media_type, width=picture.width, height=picture.height, scale=picture.width / columns, rows=rows, columns=columns,
             frame=query.frame, frames=frames, frame_time_ms=40.0 if frames > 1 else 0.0, window_center=center, window_width=width, lowest=0.0, highest=4095.0 if deep else 255.0, inverted=inverse,
             spacing_mm=finding.spacing_mm if finding else None, spacing_source=finding.spacing_source if finding else "",
+            plane=(0.0, 0.0, 1.0, self.depths[query.item_id][0]) if query.item_id in self.depths else None,
+            frame_of_reference=self.depths[query.item_id][1] if query.item_id in self.depths else "",
+            scales=self.scales.get(query.item_id, ()),
         )  # fmt: skip
 
     async def _orders(self, query: OrdersQuery) -> Message:
@@ -579,6 +615,7 @@ class SyntheticHospital:
 
     async def _viewing(self, _: str, viewing: Viewing) -> None:
         self.viewing = set(viewing.device_ids)
+        self.wishes = viewing.waves
 
     async def _beds(self) -> None:
         while True:
@@ -607,7 +644,7 @@ class SyntheticHospital:
                 if count < RATE / 2 or (patient.scene == "silent" and patient.sent - base[i] > 6 * RATE):
                     continue
                 start, patient.sent = patient.sent, due
-                if patient.device_id not in self.viewing or not self.beds_running:
+                if patient.device_id not in self.viewing or not self.beds_running or patient.mute:
                     continue
                 data = (patient.samples(start, count) * 1000).astype("<i2").tobytes()
                 with contextlib.suppress(BusError):
@@ -620,6 +657,10 @@ class SyntheticHospital:
                             lead="II",
                             samples=data,
                             beats=patient.beats(start, count),
+                            at_s=start / RATE,
+                            quality=0.9,
+                            waves=patient.waves(start, count, self.wishes.get(patient.device_id, [])),
+                            offers=[(lead, "ecg") for lead in patient.leads] + [one[:2] for one in patient.sensors],
                         ),
                     )
 

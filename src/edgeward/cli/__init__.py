@@ -4,7 +4,8 @@ Responsible for running a verb and for its exit code. What the verbs take is in 
 ``cli.site``, ``cli.devices``, ``cli.work`` and ``cli.evaluations``.
 
 Exit codes: 0 done; 1 it was tried and failed; 2 the call, the settings or the input is wrong; 3 the site is not running
-or cannot be reached; 4 done, but something needs attention (``doctor``, ``status``, ``demo``).
+or cannot be reached; 4 done, but something needs attention (``doctor``, ``status``, ``results list``,
+``demo``).
 """
 
 from __future__ import annotations

@@ -49,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
     added = verb("init", init, "make a new site: keys, certificate authority, settings")
     added.add_argument("--name", default="", help="the site's name (default: hospital)")
     added.add_argument("--node", default="", help="this machine's name within the site (default: node1)")
-    added.add_argument("--show", action="store_true", help="show all settings with their values, and change nothing")
+    added.add_argument(
+        "--show",
+        action="store_true",
+        help="show all settings with their values (with --json: what may be set), and change nothing",
+    )
 
     verb("up", up, "run the site on this machine until Ctrl-C")
     verb("status", status, "show what runs and how well; exit code 3 if nothing runs, 4 if something needs attention")
@@ -70,7 +74,10 @@ def parser() -> argparse.ArgumentParser:
 
     added = verb("orders", orders, "list the orders on the modality worklist (JSON has the patients, text has not)")
     added.add_argument(
-        "--status", default="", choices=("", "scheduled", "started", "completed", "discontinued", "cancelled")
+        "--status",
+        default="",
+        choices=("", "scheduled", "started", "completed", "discontinued", "cancelled"),
+        help="only those in this state (default: all)",
     )
     added.add_argument("--text", default="", help="part of accession number, procedure or patient")
     added.add_argument("--limit", type=int, default=100, help="at most so many (default: 100)")
@@ -89,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
         into=devices,
     )
     added.add_argument("name", nargs="+", help="1 to 64 of A-Z a-z 0-9 _ -")
-    added.add_argument("--kind", required=True, choices=DEVICE_KINDS)
+    added.add_argument("--kind", required=True, choices=DEVICE_KINDS, help="what it is, and so what it may do")
     added.add_argument("--ae-title", default="", help="DICOM AE title, for devices that speak DICOM")
     added.add_argument("--label", default="", help="what people call it, for example a bed")
     added.add_argument("--out", default="", metavar="DIR", help="where the device's folder is written")
@@ -98,10 +105,13 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--days", type=int, default=825, help="validity of the certificate")
     verb("list", device_list, "list devices", into=devices)
     added = verb("revoke", device_revoke, "revoke a device; its connections are cut within a second", into=devices)
-    added.add_argument("name")
+    added.add_argument("name", help="as `edgeward device list` shows it")
     added = devices.add_parser(
         "simulate", help="run a simulated device: ultrasound, ward, bedside, pacs or emr", add_help=False
     )
+    added.add_argument(
+        "-h", "--help", dest="wants_help", action="store_true"
+    )  # after a simulator it is the simulator's
     added.add_argument("which", choices=tuple(SIMULATORS), nargs="?")
     added.add_argument("rest", nargs=argparse.REMAINDER)
     added.set_defaults(action=simulate)

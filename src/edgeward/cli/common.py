@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import logging
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edgeward.config import Settings, default_home, load
 from edgeward.home import Home
+
+T = TypeVar("T")
 
 DONE, FAILED, WRONG, AWAY, ATTENTION = 0, 1, 2, 3, 4
 
@@ -24,6 +29,16 @@ class CommandError(Exception):
 def say(arguments: argparse.Namespace, value: Any, text: str) -> None:
     """Print `value` as JSON if the caller asked for it, else `text`."""
     print(json.dumps(value, ensure_ascii=False, indent=2, default=str) if arguments.json else text)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run what asks a running site, and return what it returns.
+
+    asyncio warns whenever a TLS connection of nats-py ends ("returning true from eof_received()"): nothing is wrong,
+    and whoever typed the command could do nothing about it.
+    """
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
+    return asyncio.run(work)
 
 
 def home_of(arguments: argparse.Namespace) -> Home:

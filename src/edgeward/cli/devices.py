@@ -113,6 +113,7 @@ def device_revoke(arguments: argparse.Namespace) -> int:
 def simulate(arguments: argparse.Namespace) -> int:
     """Run a simulator: a separate process that uses only the public protocols and its own enrolment."""
     if arguments.which is None:
-        print("usage: edgeward device simulate {" + ",".join(SIMULATORS) + "} [--help]")
-        return WRONG
+        print("usage: edgeward device simulate {" + ",".join(SIMULATORS) + "} ...")
+        print("`edgeward device simulate NAME --help` tells what a simulator takes.")
+        return DONE if arguments.wants_help else WRONG
     return int(import_module(SIMULATORS[arguments.which]).main(arguments.rest))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import atexit
 import json
 import logging
@@ -11,7 +10,7 @@ import os
 import sys
 from importlib import import_module
 
-from edgeward.cli.common import ATTENTION, AWAY, DONE, CommandError, home_of, say, site_of
+from edgeward.cli.common import ATTENTION, AWAY, DONE, CommandError, home_of, run, say, site_of
 from edgeward.config import Settings, load
 
 ROLE_MODULES = {
@@ -63,7 +62,7 @@ def up(arguments: argparse.Namespace) -> int:
 
     home, settings = site_of(arguments)
     log.configure("supervisor", settings.log.level)
-    return uvloop.run(supervisor.run(home, settings, announce=sys.stdout))
+    return uvloop.run(supervisor.run(home, settings, announce=sys.stdout, as_json=arguments.json))
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -71,7 +70,7 @@ def status(arguments: argparse.Namespace) -> int:
     from edgeward import status as module
 
     home, settings = site_of(arguments)
-    found = asyncio.run(module.collect(home, settings))
+    found = run(module.collect(home, settings))
     say(arguments, found, module.as_text(found))
     if not found["running"]:
         return AWAY

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from edgeward.cli.common import ATTENTION, AWAY, DONE, FAILED, CommandError, say, site_of
+from edgeward.cli.common import ATTENTION, AWAY, DONE, FAILED, CommandError, run, say, site_of
 
 
 def ask(arguments: argparse.Namespace, question: Callable[..., Any], *more: Any) -> Any:
@@ -22,7 +21,7 @@ def ask(arguments: argparse.Namespace, question: Callable[..., Any], *more: Any)
 
     home, settings = site_of(arguments)
     try:
-        return asyncio.run(question(home, settings, *more))
+        return run(question(home, settings, *more))
     except operate.Away as error:
         raise CommandError(str(error), AWAY) from error
     except operate.Declined as error:
@@ -44,7 +43,11 @@ def results_resend(arguments: argparse.Namespace) -> int:
     from edgeward import operate
 
     found = ask(arguments, operate.resend, arguments.destination, arguments.item)
-    say(arguments, operate.plain(found), f"{found.count} results are in their queues again")
+    say(
+        arguments,
+        operate.plain(found),
+        "1 result is in its queue again" if found.count == 1 else f"{found.count} results are in their queues again",
+    )
     return DONE
 
 
@@ -53,7 +56,8 @@ def orders(arguments: argparse.Namespace) -> int:
     from edgeward import operate
 
     found = ask(arguments, operate.orders, arguments.status, arguments.text, arguments.limit)
-    say(arguments, operate.plain(found), operate.orders_text(found))
+    chosen = bool(arguments.status or arguments.text or arguments.limit < 1)
+    say(arguments, operate.plain(found), operate.orders_text(found, chosen=chosen))
     return DONE
 
 

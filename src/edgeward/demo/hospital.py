@@ -287,8 +287,8 @@ class Hospital:
             *more,
         )
 
-    async def bedside(self, wearables: int, beds: int) -> Simulator:
-        """Start numerics: some of the wearables publish SenML beside their ECG, a system of monitors sends PCD-01."""
+    async def bedside(self, wearables: int, every: int, beds: int) -> Simulator:
+        """Start numerics: some of the devices publish SenML beside their ECG, a system of monitors sends PCD-01."""
         return await self.start(
             "bedside",
             "edgeward.device.bedside_monitor",
@@ -296,10 +296,14 @@ class Hospital:
             str(self.home.root / "ward"),
             "--count",
             str(wearables),
+            "--last",
+            str(min(SENSORS, every // 4)),
             "--enrolment",
             str(self.home.root / "systems" / MONITORS),
             "--beds",
             str(beds),
+            "--hl7-waves",
+            "1",
         )
 
     async def end(self, simulator: Simulator) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from edgeward.demo import hospital
 from edgeward.demo.account import Account
 from edgeward.home import Home
 from edgeward.privacy.identity import client_context
-from edgeward.supervisor import Supervisor, announce_site, only_one
+from edgeward.site_ports import announce_site
+from edgeward.supervisor import Supervisor, only_one
 
 EXAMINATION = 4  # images of one patient, so an order for every so many
 READY_S = 90.0
@@ -90,7 +91,8 @@ async def _show(arguments: argparse.Namespace, home: Home, began: float) -> int:
                 _when(supervisor, stop, ("gateway", "engine", "deliver"), lambda: _ultrasound(simulated, arguments)),
             )
             missing = await supervisor.wait_ready(timeout_s=0.0 if stop.is_set() else READY_S)
-            announce_site(supervisor, missing, out)
+            reasons = {name: supervisor.children[name].reason for name in missing}
+            announce_site(home, supervisor.settings, reasons, out)
             if arguments.seconds is None:
                 print("         Ctrl-C stops everything", file=out, flush=True)
             left = None if arguments.seconds is None else max(0.0, began + arguments.seconds - time.time())
@@ -131,7 +133,7 @@ async def _when(supervisor: Supervisor, stop: asyncio.Event, roles: tuple[str, .
 async def _ward(simulated: hospital.Hospital, arguments: argparse.Namespace) -> hospital.Simulator | None:
     if not arguments.beds:
         return None
-    await simulated.bedside(min(NUMERICS, (arguments.beds + 1) // 2), MONITOR_BEDS)
+    await simulated.bedside(min(NUMERICS, (arguments.beds + 1) // 2), arguments.beds, MONITOR_BEDS)
     return await simulated.ward(arguments.beds, arguments.wfdb)
 
 
