@@ -2,6 +2,7 @@
 
 Runs a site (`edgeward up`), Orthanc as the PACS, and a simulated ultrasound machine at a steady rate, all on this machine. Orthanc
 tells of each object the moment it has stored it (a Lua call-back); the site says when it received the image's last byte. One clock.
+Of a loop several frames are analysed; single frames and loops are told apart.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import datetime as dt
 import json
 import os
 import shutil
@@ -24,16 +26,21 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
 from edgeward.bus import subjects
 from edgeward.bus.ports import free_port
 from edgeward.bus.role import open_bus
 from edgeward.config import load
+from edgeward.device.exposures import built_in
+from edgeward.device.ultrasound_image import Session, identify
 from edgeward.home import Home
 from edgeward.messages import ItemSummary
 from edgeward.privacy.identity import client_context
 from edgeward.status import live_ports, with_live_ports
 
+LOOP = "examples_ybr_color.dcm"  # 30 frames; the machine itself sends it as every twentieth image
 PORTS = ("BUS__PORT", "BUS__MQTT_PORT", "DICOM__PORT", "MLLP__PORT", "WEB__PORT", "CONSOLE__PORT")
 LUA = """
 function OnStoredInstance(instanceId, tags, metadata)
@@ -92,6 +99,21 @@ def orthanc(folder: Path, bell: Bell) -> Any:
         process.wait(20)
 
 
+def mixed(folder: Path, count: int, share: float) -> Path:
+    """Write images to send, of which `share` are loops, evenly spread; return the folder."""
+    folder.mkdir()
+    session = Session(1, "us-1", dt.datetime.now().astimezone(), 1.0)
+    frames = (one for exposure in built_in(session) if (one := exposure.build()).get("NumberOfFrames", 1) in (1, None))
+    for number in range(count):
+        if int((number + 1) * share) > int(number * share):
+            dataset = dcmread(str(get_testdata_file(LOOP, download=False)))
+            identify(dataset, session.exam(1_000_000 + number))
+        else:
+            dataset = next(frames)
+        dataset.save_as(folder / f"{number:06}.dcm", enforce_file_format=True)
+    return folder
+
+
 async def listen(home: Home, items: dict[str, ItemSummary], stop: asyncio.Event) -> None:
     settings = with_live_ports(load(home.root), live_ports(home))
     bus = await open_bus("operator", home, settings, client_context(home, "operator"))
@@ -127,12 +149,14 @@ async def site(arguments: argparse.Namespace, folder: Path, pacs_port: int) -> t
         )  # fmt: skip
         listening = asyncio.create_task(listen(home, items, stop))
         await asyncio.sleep(3)
-        before = _cpu(up.pid)
         count = round(arguments.rate * arguments.seconds)
         command = [sys.executable, "-m", "edgeward.device.ultrasound", "--enrolment", str(folder / "us-1"),
                    "--rate", str(arguments.rate), "--count", str(count)]  # fmt: skip
+        if arguments.loops is not None:
+            arguments.images = await asyncio.to_thread(mixed, folder / "images", count, arguments.loops)
         if arguments.images:
             command += ["--images", str(arguments.images)]
+        before = _cpu(up.pid)
         machine = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
         try:
             await asyncio.wait_for(machine.wait(), arguments.seconds * 2 + 30)
@@ -176,6 +200,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--images", type=Path, help="folder of pictures or DICOM files to send instead of phantoms")
+    parser.add_argument("--loops", type=float, help="share of loops, 0 to 1 (default: what the machine sends, 0.05)")
     parser.add_argument("--out", type=Path, help="write the raw figures to this JSON file")
     arguments = parser.parse_args()
     raw: list[dict[str, Any]] = []
@@ -185,25 +210,26 @@ def main() -> int:
         try:
             with orthanc(folder, bell) as port:
                 items, cpu = asyncio.run(site(arguments, folder, port))
-            sr, last = [], []
+            sr: dict[str, list[float]] = {"frames": [], "loops": []}
+            last: dict[str, list[float]] = {"frames": [], "loops": []}
+            stages: dict[str, dict[str, list[float]]] = {"frames": {}, "loops": {}}
             for item in items.values():
+                kind = "loops" if item.finding and item.finding.frames > 1 else "frames"
                 stored = [bell.heard[uid] for d in item.deliveries for uid in d.sop_instance_uids if uid in bell.heard]
                 if stored:
-                    sr.append((min(stored) - item.received_ns) / 1e6)  # the SR is sent first
-                    last.append((max(stored) - item.received_ns) / 1e6)
-            stages: dict[str, list[float]] = {}
-            for item in items.values():
+                    sr[kind].append((min(stored) - item.received_ns) / 1e6)  # the SR is sent first
+                    last[kind].append((max(stored) - item.received_ns) / 1e6)
                 for stage in item.finding.stages if item.finding else []:
-                    stages.setdefault(stage.name, []).append(stage.ms)
+                    stages[kind].setdefault(stage.name, []).append(stage.ms)
                 for delivery in item.deliveries:
                     for stage in delivery.stages:
-                        stages.setdefault(f"deliver: {stage.name}", []).append(stage.ms)
+                        stages[kind].setdefault(f"deliver: {stage.name}", []).append(stage.ms)
             raw.append({
                 "sr_ms": sr, "last_ms": last, "cpu_s": cpu, "items": len(items),
                 "open": sum(item.state not in ("closed", "failed") for item in items.values()),
                 "failed": sum(item.state == "failed" for item in items.values()),
                 "late": sum(item.late for item in items.values()),
-                "stages": {name: statistics.median(values) for name, values in stages.items()},
+                "stages": {kind: {name: statistics.median(ms) for name, ms in of.items()} for kind, of in stages.items()},
             })  # fmt: skip
         finally:
             bell.server.shutdown()
@@ -212,12 +238,19 @@ def main() -> int:
         arguments.out.write_text(json.dumps(raw, indent=1))
     print(f"\n{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, {arguments.rate:g} images/s for {arguments.seconds:g} s, "
           f"{arguments.runs} runs, Orthanc and the sender on the same cores\n")  # fmt: skip
-    print("| run | images | SR in Orthanc, p50 / p99 / max ms | last object, p50 / p99 / max ms | CPU s per image "
-          "| late | open | failed |\n|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print("| run | images | what | SR in Orthanc, p50 / p99 / max ms | last object, p50 / p99 / max ms | CPU s per image "
+          "| late | open | failed |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     for number, one in enumerate(raw, 1):
-        print(f"| {number} | {one['items']} | {spread(one['sr_ms'])} | {spread(one['last_ms'])} | {one['cpu_s']:.3f} "
-              f"| {one['late']} | {one['open']} | {one['failed']} |")  # fmt: skip
-    print("\nmedian ms per stage, run 1: " + ", ".join(f"{k} {v:.1f}" for k, v in raw[0]["stages"].items()))
+        both = {"all": one["sr_ms"]["frames"] + one["sr_ms"]["loops"]} | one["sr_ms"]
+        ends = {"all": one["last_ms"]["frames"] + one["last_ms"]["loops"]} | one["last_ms"]
+        for what, values in both.items():
+            of_all = (
+                f"{one['cpu_s']:.3f} | {one['late']} | {one['open']} | {one['failed']}" if what == "all" else " | | | "
+            )
+            count = one["items"] if what == "all" else len(values)
+            print(f"| {number} | {count} | {what} | {spread(values)} | {spread(ends[what])} | {of_all} |")
+    for what, of in raw[0]["stages"].items():
+        print(f"\nmedian ms per stage, run 1, {what}: " + ", ".join(f"{name} {ms:.1f}" for name, ms in of.items()))
     return 0
 
 

@@ -29,6 +29,7 @@ from edgeward.clinic.monitor.floods import FloodWatch
 from edgeward.clinic.monitor.intake import Intake
 from edgeward.clinic.monitor.limits import Limits, Profiles
 from edgeward.clinic.monitor.site_clock import SiteClock
+from edgeward.clinic.monitor.witnesses import Witnesses
 from edgeward.config import Settings
 from edgeward.waveform import STATE_OFF, Block, Channel, Kind, encode_channels
 
@@ -63,7 +64,10 @@ class Ward:
         settings = Settings()
         self.beds = Beds(Profiles(settings.monitor, settings.profile), settings.ward)
         self.intake = Intake(clock, Limits(), self._known)
-        self.engine = AlarmEngine(self.beds, clock, FloodWatch(8, 5.0), check=self.intake.check, lag=self.intake.lag_ms)
+        self.witnesses = Witnesses(self.intake)
+        self.engine = AlarmEngine(
+            self.beds, clock, FloodWatch(8, 5.0), check=self.witnesses.check, lag=self.intake.lag_ms
+        )
         self.raised: list[tuple[str, str, float]] = []  # bed, code, s
         self._open: set[tuple[str, int]] = set()
 

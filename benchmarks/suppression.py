@@ -4,7 +4,9 @@
 
 (a) Generated: each case is a rhythm that does something, the pulse it makes in a pleth and perhaps an artery, and what
 else moves the sensor. The pulse goes through `SignalBank`; the ECG's part (beats seen, quality) is given in numbers.
-(b) With --records: real ECG through `MonitorBank`, as recorded and spoilt, with a pleth made from the annotated beats.
+(b) Generated: the same with the pleth of another device, which has its own clock, comes up to 3 s late, and is heard only
+where the lag between the two could be learned in the 150 s before.
+(c) With --records: real ECG through `MonitorBank`, as recorded and spoilt, with a pleth made from the annotated beats.
 The score is taken when the condition begins, where it matters most. Not measured here: real pulse signals.
 """
 
@@ -15,7 +17,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +26,10 @@ from numpy.typing import NDArray
 from edgeward.clinic.monitor.bank import MonitorBank
 from edgeward.clinic.monitor.crosscheck import DOUBTED, Beats, judge
 from edgeward.clinic.monitor.evaluate import VENTRICULAR, inside, reference_of
+from edgeward.clinic.monitor.pairing import Pair
 from edgeward.clinic.monitor.records import GAIN_UV, read_annotations, read_recording
 from edgeward.clinic.monitor.signals import SignalBank
+from edgeward.clinic.monitor.witnesses import FRESH_S, USUAL_DELAY_S
 from edgeward.device import circulation
 from edgeward.device.circulation import Pulse
 from edgeward.waveform import Block, Channel, Kind, SignalPacket
@@ -112,9 +116,9 @@ def compressions(rng: Rng, start: float, until: float) -> Signal:
     return float(rng.uniform(0.3, 1.6)) * (shape if rng.random() < 0.5 else sine)
 
 
-def true_asystole(rng: Rng) -> Case:
+def true_asystole(rng: Rng, event_s: float = EVENT_S) -> Case:
     bpm = float(rng.uniform(40, 130))
-    beats = [t for t in sinus(rng, bpm, EVENT_S, float(rng.choice([0.02, 0.05, 0.15]))) if t < EVENT_S]
+    beats = [t for t in sinus(rng, bpm, event_s, float(rng.choice([0.02, 0.05, 0.15]))) if t < event_s]
     decided = beats[-1] + float(rng.uniform(4.0, 5.0))
     kind = str(rng.choice(["plain", "motion", "motion", "compressions", "compressions", "balloon", "steps"]))
     pulses = circulation.strokes(beats)
@@ -151,8 +155,8 @@ def true_asystole_other_clock(rng: Rng) -> Case:
                 offset_s=late, declared_s=3.0)  # fmt: skip
 
 
-def true_bradycardia(rng: Rng) -> Case:
-    before = sinus(rng, float(rng.uniform(50, 90)), EVENT_S)
+def true_bradycardia(rng: Rng, event_s: float = EVENT_S) -> Case:
+    before = sinus(rng, float(rng.uniform(50, 90)), event_s)
     slow = 60.0 / float(rng.uniform(18, 34))
     after = [before[-1] + slow * k for k in range(1, 5)]
     decided = after[2] + 0.4
@@ -170,11 +174,11 @@ def true_bradycardia(rng: Rng) -> Case:
                 pleth, art, rate=60.0 / slow)  # fmt: skip
 
 
-def true_tachycardia(rng: Rng) -> Case:
+def true_tachycardia(rng: Rng, event_s: float = EVENT_S) -> Case:
     """Ventricular (five beats or more) and other tachycardias, perfusing or not, in a clean or a poor ECG."""
     vt = bool(rng.random() < 0.6)
     sinus_bpm = float(rng.uniform(55, 110))
-    before = sinus(rng, sinus_bpm, EVENT_S, float(rng.choice([0.02, 0.05])))
+    before = sinus(rng, sinus_bpm, event_s, float(rng.choice([0.02, 0.05])))
     kind = str(rng.choice(["one in one", "one in two", "one in two", "pulseless"]))
     bpm = float(rng.uniform(105, 230)) if vt else float(rng.uniform(165, 230))
     if kind == "one in two" and rng.random() < 0.5:
@@ -205,10 +209,10 @@ def true_fibrillation(rng: Rng) -> Case:
     return Case("fibrillation", "ventricular_fibrillation", True, beats[-1], decided, beats, 0.3, pleth, art)
 
 
-def false_asystole(rng: Rng) -> Case:
+def false_asystole(rng: Rng, event_s: float = EVENT_S) -> Case:
     irregular = float(rng.choice([0.02, 0.05, 0.05, 0.2]))
-    every = sinus(rng, float(rng.uniform(45, 130)), EVENT_S + 8, irregular)
-    seen = [t for t in every if t < EVENT_S]
+    every = sinus(rng, float(rng.uniform(45, 130)), event_s + 8, irregular)
+    seen = [t for t in every if t < event_s]
     decided = seen[-1] + float(rng.uniform(4.0, 5.0))
     kind = str(rng.choice(["plain", "plain", "artery", "motion", "poor perfusion"]))
     added = None
@@ -231,19 +235,19 @@ def false_asystole_other_clock(rng: Rng) -> Case:
                 pleth, offset_s=late, declared_s=3.0)  # fmt: skip
 
 
-def false_bradycardia(rng: Rng) -> Case:
-    every = sinus(rng, float(rng.uniform(55, 100)), EVENT_S + 16)
-    seen = [t for t in every if t < EVENT_S]
-    seen += [t for i, t in enumerate(t for t in every if t >= EVENT_S) if i % 4 == 3][:3]
+def false_bradycardia(rng: Rng, event_s: float = EVENT_S) -> Case:
+    every = sinus(rng, float(rng.uniform(55, 100)), event_s + 16)
+    seen = [t for t in every if t < event_s]
+    seen += [t for i, t in enumerate(t for t in every if t >= event_s) if i % 4 == 3][:3]
     pleth, art = sensors(rng, circulation.strokes(every), seen[-1] + 0.4, artery=bool(rng.random() < 0.3))
     return Case("bradycardia, beats missed", "extreme_bradycardia", False, seen[-4], seen[-1] + 0.4, seen,
                 float(rng.uniform(0, 1)), pleth, art, rate=30.0)  # fmt: skip
 
 
-def false_tachycardia(rng: Rng) -> Case:
+def false_tachycardia(rng: Rng, event_s: float = EVENT_S) -> Case:
     vt = bool(rng.random() < 0.6)
-    every = sinus(rng, float(rng.uniform(50, 105)), EVENT_S + 12)
-    before = [t for t in every if t < EVENT_S]
+    every = sinus(rng, float(rng.uniform(50, 105)), event_s + 12)
+    before = [t for t in every if t < event_s]
     bpm = float(rng.uniform(105, 240)) if vt else float(rng.uniform(165, 240))
     first = before[-1] + 0.4
     length = max(4.2 * 60.0 / bpm, float(rng.uniform(1.2, 4)) if vt else float(rng.uniform(3, 6)))
@@ -273,8 +277,6 @@ def score(case: Case) -> float:
     bank.process(0)
     pulses = bank.pulses("case")
     if case.declared_s:
-        from dataclasses import replace
-
         pulses = [replace(p, offset_s=case.declared_s) for p in pulses]
     beats = Beats(np.array(case.beats[-16:]), case.decided_s, case.ecg_quality)
     return judge(case.code, case.onset_s, beats, pulses, rate=case.rate).score if case.code in DOUBTED else 0.0
@@ -290,7 +292,63 @@ def generated(cases: int, seed: int) -> list[tuple[Case, float]]:
     return found
 
 
-# ---------------------------------------- (b) real ECG
+# ---------------------------------------- (b) the pulse of another device
+
+
+TWO: tuple[Callable[[Rng, float], Case], ...] = (
+    true_asystole, true_asystole, true_bradycardia, true_tachycardia, true_tachycardia,
+    false_asystole, false_asystole, false_bradycardia, false_tachycardia,
+)  # fmt: skip
+
+
+def score_two(rng: Rng, case: Case) -> tuple[float, bool]:
+    """Return the score when the pleth is another device's, with a clock of its own, and whether the lag was known.
+
+    Its packets come up to 3 s late, so that the last of its signal is not here yet; arrival tells its lag to 3 s.
+    """
+    assert case.pleth is not None
+    late, clock, guess = float(rng.uniform(0.0, 3.0)), float(rng.uniform(-500.0, 500.0)), float(rng.uniform(-3.0, 3.0))
+    codes = np.clip(np.rint(case.pleth / PLETH.gain), -32767, 32767).astype(np.int16)
+    end = max(0, int((case.decided_s - late) * RATE))
+    bank, pair = SignalBank(), Pair()
+    qrs = np.array(case.beats)
+    step = int(4.0 * RATE)
+    for number, first in enumerate(range(0, end, step)):
+        until = min(first + step, end)
+        block = Block(PLETH, first, codes[first:until])
+        bank.push("case", SignalPacket(number, 0, 0, None, (block,)), received_ns=0)
+        bank.process(0)
+        now = until / RATE + late
+        if now < case.onset_s:  # what is learned afterwards is of the event
+            (channel,) = bank.pulses("case")
+            pair.take(qrs[qrs < now][-16:], channel.times_s[channel.qualities >= 0.3] + clock)
+            if number % 3 == 2:
+                pair.learn(clock + guess)
+    if pair.lag is None or pair.confirmed_s < case.onset_s - FRESH_S:
+        return 0.0, False
+    shift = USUAL_DELAY_S - pair.lag.lag_s + clock
+    aligned = [
+        replace(p, times_s=p.times_s + shift, seen_from_s=p.seen_from_s + shift, now_s=p.now_s + shift)
+        for p in bank.pulses("case")
+    ]
+    beats = Beats(qrs[-16:], case.decided_s, case.ecg_quality)
+    return judge(case.code, case.onset_s, beats, aligned, rate=case.rate).score, True
+
+
+def two_devices(cases: int, seed: int) -> tuple[list[tuple[Case, float]], float]:
+    """Return cases with their scores, and the share of them in which the lag was known."""
+    found, known = [], 0
+    for number, maker in enumerate(TWO):
+        rng = np.random.default_rng([seed, 100 + number])
+        for _ in range(cases):
+            case = maker(rng, 150.0)
+            value, was_known = score_two(rng, case)
+            known += was_known
+            found.append((case, value))
+    return found, known / max(1, len(found))
+
+
+# ---------------------------------------- (c) real ECG
 
 
 def spoil(rng: Rng, samples: NDArray[np.int16], rate: float) -> NDArray[np.int16]:
@@ -410,6 +468,9 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     told = {"generated": curve("Generated", generated(arguments.cases, arguments.seed))}
+    two, known = two_devices(arguments.cases, arguments.seed)
+    told["two_devices"] = curve("Generated, pulse of another device", two)
+    print(f"\nThe lag was known in {100 * known:.0f} % of them.")
     if arguments.records is not None:
         told["real"] = curve("Real ECG, pleth made from its annotations", real(arguments.records, arguments.seed))
     if arguments.json is not None:

@@ -4,6 +4,9 @@ Runs `edgeward demo` with 200 wearables and 2 images a second, and measures from
 image path (last byte received -> confirmed by every destination), alarm path (decisive sample received -> heard by an operator on the bus), misses and losses, start-up cold and warm, memory per role, idle CPU.
 Beside it, in the same run: Orthanc's start-up, memory and idle CPU, as the nearest single-purpose server that a hospital would run.
 
+Alarms that are "late" are those of simulated devices that were out of reach (`abort` in ``edgeward.device.schedule``): they send up to
+30 s of signal when they are back, and an alarm in it says by how much it is late. The monitor raises it within milliseconds.
+
 Prints a table for docs/benchmarks.md and writes the raw figures as JSON.
 """
 
