@@ -251,6 +251,30 @@ async def test_an_alarm_appears_is_announced_and_is_acknowledged_with_the_name(v
     assert visit.problems == []
 
 
+async def test_a_press_that_also_lets_the_page_sound_acknowledges_what_is_pressed(visit: Visit) -> None:
+    """The bar that asks for it goes then: the button must not slip away between press and release."""
+    await visit.log_in()
+    await visit.page.goto(visit.url + "/beds")
+    await visit.live()
+    bar, tile = visit.page.locator("#sound-bar"), visit.page.locator("[data-device=bed-01]")
+    await visit.hospital.raise_alarm("bed-01", make_alarm("bed-01", "asystole", AlarmPriority.HIGH, latching=True))
+    button = tile.locator("[data-ack]")
+    await expect(button).to_be_visible()
+    await expect(bar).to_be_visible()
+    box = await button.bounding_box()
+    assert box is not None
+    await visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    await visit.page.mouse.down()
+    await expect(visit.page.locator("html")).to_have_attribute("data-sound", "running")
+    await visit.page.wait_for_timeout(600)  # a person's finger is slower than the browser
+    await visit.page.mouse.up()
+
+    await expect(tile.locator("[data-alarm-more]")).to_contain_text("admin")
+    assert visit.hospital.acknowledged[-1].by == "admin"
+    await expect(bar).to_have_attribute("hidden", "")  # nobody points any more
+    assert visit.problems == []
+
+
 async def test_beds_keep_their_places_under_a_pointer_that_moves(visit: Visit) -> None:
     """Or a click meant for one bed's alarm acknowledges another's."""
     await visit.log_in()

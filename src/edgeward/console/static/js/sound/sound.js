@@ -6,6 +6,7 @@ import { t, ready } from "../texts.js";
 import { failing } from "../alarmsystem.js";
 import { loudest } from "./burst.js";
 import { Player } from "./player.js";
+import { still } from "../still.js";
 
 const bar = document.getElementById("sound-bar");
 const panel = document.getElementById("sound-panel");
@@ -39,7 +40,9 @@ function show() {
   hold();
   sound();
   const blocked = wanted && player.state !== "running";
-  bar.hidden = !blocked;
+  // The press that lets the page sound ends the bar, and is meant for something else: that stays where it is pressed.
+  bar.style.visibility = blocked ? "" : "hidden";
+  if (blocked || still()) bar.hidden = !blocked;
   if (blocked) bar.querySelector("p").textContent = bar.dataset[player.state === "stalled" ? "stalled" : "blocked"];
   const paused = tick?.paused ?? 0;
   const kind = !wanted ? "off" : blocked ? "blocked" : !mine ? "other" : paused ? "paused" : "on";
