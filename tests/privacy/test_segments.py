@@ -96,6 +96,7 @@ class Bench:
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self.root, copy)
         self.root, self.vault = copy, FileVault(copy / "vault", KEY)
+        self.vault.give_room_back()
         journal = Journal(copy / "journal.db", KEY)
         Reception(self.vault, journal, KEY, Budgets()).recover()
         self.vault.sweep(journal.knows_object)
@@ -378,3 +379,45 @@ def test_room_that_is_not_used_is_given_back(bench: Bench) -> None:
     assert bench.segments.turn() is False
 
     assert active.size == active.path.stat().st_size == least
+
+
+def test_after_a_crash_the_room_that_was_made_ahead_is_there_before_the_journal_is_opened(bench: Bench) -> None:
+    active = bench.segments._active
+    assert active is not None
+    active.grow(8 << 20)
+    ids = [bench.append(os.urandom(9000), number) for number in range(3)]
+    copy = bench.root.with_name("crashed")
+    shutil.copytree(bench.root, copy)
+    vault = FileVault(copy / "vault", KEY)
+
+    vault.give_room_back()
+
+    assert sum(one.stat().st_size for one in copy.glob("vault/??/*.ews")) == active.end
+    assert [place[:24] for place, _, _ in vault.segments.found()] == [one[:24] for one in ids]
+    journal = bench.next_start()
+    with closing(journal):
+        assert bench.vault.count() == 3
+    assert len(list(bench.root.glob("vault/??/*.ews"))) == 1
+
+
+def test_room_of_one_that_was_not_begun_is_given_back_too(bench: Bench) -> None:
+    path = bench.root / "vault/ab" / f"{'ab' * 8}.ews"
+    path.write_bytes(bytes(2 << 20))
+    (bench.root / "vault/live" / path.stem).touch()
+
+    FileVault(bench.root / "vault", KEY).give_room_back()
+
+    assert not path.exists()
+
+
+def test_room_is_given_back_before_the_rows_are_written(bench: Bench) -> None:
+    active = bench.segments._active
+    assert active is not None
+    active.grow(8 << 20)
+    one = bench.append(os.urandom(9000))
+    assert bench.segments.turn()
+
+    bench.segments.await_rows(lambda: None)
+
+    assert active.path.stat().st_size == active.end
+    assert len(bench.read(one, 9000)) == 9000

@@ -45,9 +45,10 @@ async def run(context: RoleContext) -> None:
     warnings.simplefilter("ignore")  # pydicom's warnings quote the values they warn of
     home, settings = context.home, context.settings
     key = SiteKey.load(home)
+    vault = FileVault(home.vault, key, settings.vault.min_free_mb)
+    await asyncio.to_thread(vault.give_room_back)  # before anything else is written: the disk may be full
     journal = await asyncio.to_thread(Journal, home.db("journal"), key)
     try:
-        vault = FileVault(home.vault, key, settings.vault.min_free_mb)
         reception = Reception(vault, journal, key, settings.budgets)
         await asyncio.to_thread(reception.recover)
         await asyncio.to_thread(vault.sweep, journal.knows_object)

@@ -17,6 +17,7 @@ of its name lies in ``live``: a start need not look into the others.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import logging
@@ -228,7 +229,16 @@ class Segments:
         for old in self._old:
             while self._lane is not None and not self._lane.idle(old.numbers, _DRAIN_S):
                 drain()
+            self._give_back(old)
         drain()  # also those that another thread gave back and is telling of
+
+    def _give_back(self, old: _Segment) -> None:
+        """Give back the room that was made ahead: on a full disk the journal may need it for the rows."""
+        with self._growing:
+            if old.handle >= 0 and not old.failed and old.size > old.end >= BLOCK:
+                with contextlib.suppress(OSError):  # it is tried again when the segment is retired
+                    os.ftruncate(old.handle, old.end)
+                    old.size = old.end
 
     def retire(self) -> None:
         """Forget the records of the old segments for good: their rows are in the journal. The objects stay.
@@ -335,12 +345,32 @@ class Segments:
 
     # ------------------------------------------------------------ after a crash
 
+    def give_room_back(self) -> None:
+        """Give back what was made ahead of the objects. Call it at a start, before the journal is opened.
+
+        A crash may have left the disk full, and the journal needs room for the rows of what was acknowledged.
+
+        Raises
+        ------
+        WrongKey
+            If something was sealed with another site key.
+        OSError
+            If the disk fails.
+        """
+        for path in self._unretired():
+            salt, sealed = _head_of(path)
+            if sealed:
+                end = max((one.end for one in self._records(path)), default=BLOCK)
+                if path.stat().st_size > end:
+                    os.truncate(path, end)
+            elif not salt:
+                self._without_head(path)
+
     def found(self) -> Iterator[tuple[str, bytes, bytes]]:
         """Yield what was appended and not retired: the first digits of its id, its row, and its content.
 
-        The content may be incomplete; it is empty if the object is in a file of its own (`file_of`). What lies behind
-        the last one is given back: whoever makes rows may need the room. Call it before anything is appended, then
-        `keep`.
+        The content may be incomplete; it is empty if the object is in a file of its own (`file_of`). Call it before
+        anything is appended, then `keep`.
 
         Raises
         ------
@@ -348,12 +378,8 @@ class Segments:
             If it was sealed with another site key.
         """
         for path in self._unretired():
-            end = 0
             for one in self._records(path):
-                end = one.end
                 yield _id_of(path, one), one.row, one.content
-            if end and path.stat().st_size > end:
-                os.truncate(path, end)
 
     def keep(self, whole: set[str]) -> None:
         """Retire what was found; only these objects stay.

@@ -309,6 +309,21 @@ class FileVault(Vault):
         except OSError as error:
             raise self.told(error) from error
 
+    def give_room_back(self) -> None:
+        """Give back the room that was made ahead of objects to come. At a start, before the journal is opened.
+
+        Raises
+        ------
+        WrongKey
+            If something was sealed with another site key.
+        VaultError
+            If the disk fails.
+        """
+        try:
+            self.segments.give_room_back()
+        except OSError as error:
+            raise VaultError(f"the vault at {self.root} cannot be read: {error.strerror}") from error
+
     def reference(self, object_id: str, wrapped_key: bytes, size: int) -> ObjectRef:
         """See `Vault.reference`."""
         data_key = self.site_key.unwrap(wrapped_key, object_id.encode())
