@@ -498,3 +498,15 @@ def test_a_restarted_stream_tells_each_change_once() -> None:
 
     ended = [c for c in changes if c.change.alarm.code == "signal_lost" and c.change.state == "ended"]
     assert len(ended) == 1
+
+
+def test_what_is_left_in_the_memory_that_the_kernel_works_in_is_not_read():
+    samples = eventful(250)
+    edges = np.arange(0, samples.shape[1] + 1, 250)
+    clean, expected = play(samples, 250, edges)
+    soiled = MonitorBank(collect_beats=True)
+    for array in soiled._room:
+        array.fill(np.nan if array.dtype.kind == "f" else 12345)
+    soiled, got = play(samples, 250, edges, soiled)
+    assert told(got) == told(expected)
+    np.testing.assert_array_equal(soiled.take_beats(), clean.take_beats())

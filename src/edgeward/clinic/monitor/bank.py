@@ -21,7 +21,7 @@ from edgeward.clinic.monitor.candidate import SHIPPED, Network
 from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.electrodes import CODE as LEAD_SWAPPED
 from edgeward.clinic.monitor.electrodes import Electrodes
-from edgeward.clinic.monitor.kernel import BEAT, advance
+from edgeward.clinic.monitor.kernel import BEAT, advance, new_room
 from edgeward.clinic.monitor.limits import Limits
 from edgeward.clinic.monitor.patient import TRANSITION
 from edgeward.clinic.monitor.queue import Queue
@@ -73,6 +73,7 @@ class MonitorBank:
         self._pending: list[ConditionEvent] = []
         self._collect = collect_beats
         self._network = network if network is not None else SHIPPED
+        self._room = new_room()
         self._beats: list[NDArray[Any]] = []
         self._no_beats = np.zeros(0, dtype=BEAT)
         self._out = np.empty(0, dtype=TRANSITION)
@@ -297,6 +298,7 @@ class MonitorBank:
                 told,
                 self._model,
                 self._network,
+                self._room,
             )
             if heard:
                 self._beats.append(told[:heard].copy())

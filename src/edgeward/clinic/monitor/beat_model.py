@@ -100,12 +100,35 @@ def blank() -> BeatModel:
 
 
 @njit
+def step(model: Any, x: NDArray[np.float64], node: int) -> int:
+    """Return the node that follows; a leaf stays where it is. Nothing that a processor has to guess."""
+    at = max(node, 0)
+    side = 0 if x[model.feature[at]] <= model.threshold[at] else 1
+    following = model.child[at, side]
+    return following if node >= 0 else node
+
+
+@njit
 def score(model: Any, which: int, x: NDArray[np.float64]) -> float:
-    """Return the log odds that ensemble `which` gives to the features `x`."""
-    total = 0.0
-    for tree in range(model.first[which], model.first[which + 1]):
+    """Return the log odds that ensemble `which` gives to the features `x`.
+
+    Four trees at a time: each step waits for the one before in its tree, and for no other. Their leaves are added up in
+    the trees' order.
+    """
+    total, tree, end = 0.0, model.first[which], model.first[which + 1]
+    while tree + 4 <= end:
+        a, b, c, d = model.root[tree], model.root[tree + 1], model.root[tree + 2], model.root[tree + 3]
+        while a & b & c & d >= 0:  # while one of them is no leaf
+            a, b, c, d = step(model, x, a), step(model, x, b), step(model, x, c), step(model, x, d)
+        total += model.leaf[-1 - a]
+        total += model.leaf[-1 - b]
+        total += model.leaf[-1 - c]
+        total += model.leaf[-1 - d]
+        tree += 4
+    while tree < end:
         node = model.root[tree]
         while node >= 0:
-            node = model.child[node, 0] if x[model.feature[node]] <= model.threshold[node] else model.child[node, 1]
+            node = step(model, x, node)
         total += model.leaf[-1 - node]
+        tree += 1
     return total

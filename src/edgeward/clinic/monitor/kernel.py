@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -165,10 +165,11 @@ def take_beats(
             t.later_of = more[R_BEFORE_AT]
             for k in range(HELD):
                 t.features[k] = more[R_FEATURES + k]
-            for k in range(FEATURES):
-                t.later[k] = more[R_LATER + k]
-            for k in range(INPUTS):
-                t.curves[k] = more[R_CURVES + k]
+            if t.later_of >= 0.0:  # else nothing was written there
+                for k in range(FEATURES):
+                    t.later[k] = more[R_LATER + k]
+                for k in range(INPUTS):
+                    t.curves[k] = more[R_CURVES + k]
             heard += 1
         taken[lead] += 1
 
@@ -258,6 +259,33 @@ def advance_all(
     return found, heard
 
 
+class Room(NamedTuple):
+    """Memory that `advance` works in. What is in it before a call is not read."""
+
+    work: NDArray[np.float64]
+    codes: NDArray[np.int16]
+    phases: NDArray[np.float32]
+    beats: NDArray[np.float64]
+    extra: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    taken: NDArray[np.int64]
+    measures: NDArray[np.float64]
+
+
+def new_room() -> Room:
+    """Make it once: new memory for each call is mapped, cleared and given back by the kernel each time."""
+    return Room(
+        work=np.zeros((6, 2048)),
+        codes=np.zeros((2, 2048), dtype=np.int16),
+        phases=np.zeros((MAX_STEP + 1, 2048), dtype=np.float32),
+        beats=np.zeros((MAX_LEADS, _PIECE, BEAT_FIELDS)),
+        extra=np.zeros((MAX_LEADS, _PIECE, RESULT)),
+        counts=np.zeros(MAX_LEADS, dtype=np.int64),
+        taken=np.zeros(MAX_LEADS, dtype=np.int64),
+        measures=np.zeros(MEASURES),
+    )
+
+
 def _build(stamp: int) -> Callable[..., tuple[int, int]]:
     @njit(cache=True)
     def advance(
@@ -271,17 +299,10 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
         told: Any,
         model: Any,
         net: Any,
+        room: Any,
     ) -> tuple[int, int]:
         if stamp == -1:  # the stamp is in the cache key because it is used
             return 0, 0
-        work = np.zeros((6, 2048))
-        codes = np.zeros((2, 2048), dtype=np.int16)
-        phases = np.zeros((MAX_STEP + 1, 2048), dtype=np.float32)
-        beats = np.zeros((MAX_LEADS, _PIECE, BEAT_FIELDS))
-        extra = np.zeros((MAX_LEADS, _PIECE, RESULT))
-        counts = np.zeros(MAX_LEADS, dtype=np.int64)
-        taken = np.zeros(MAX_LEADS, dtype=np.int64)
-        measures = np.zeros(MEASURES)
         return advance_all(
             patients,
             channels,
@@ -293,14 +314,14 @@ def _build(stamp: int) -> Callable[..., tuple[int, int]]:
             told,
             model,
             net,
-            work,
-            codes,
-            phases,
-            beats,
-            extra,
-            counts,
-            taken,
-            measures,
+            room.work,
+            room.codes,
+            room.phases,
+            room.beats,
+            room.extra,
+            room.counts,
+            room.taken,
+            room.measures,
         )
 
     return advance

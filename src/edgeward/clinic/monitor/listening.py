@@ -12,7 +12,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from edgeward.clinic.monitor.detector import sort_into
 from edgeward.clinic.monitor.state import MASK
 
 FLAT_S = 1.5  # lead off must be told within 2 s (docs/findings.md "Clinical numbers")
@@ -51,10 +50,31 @@ def judge_lead(c: Any, trace: NDArray[np.float32], scratch: NDArray[np.float64])
         j = c.n - 1 - k
         scratch[used] = abs(trace[j & MASK] - 2.0 * trace[(j - lag) & MASK] + trace[(j - 2 * lag) & MASK])
         used += 1
-    sort_into(scratch, used, scratch)  # in place: what is read has not been written yet
-    c.noise_level = scratch[used // 2]
+    c.noise_level = in_place(scratch, used, used // 2)
     reference = max(c.sharpness, 0.05) if c.learned == 1 else 0.3
     c.quality = min(1.0, max(0.0, 1.25 - 2.5 * c.noise_level / reference))
+
+
+@njit
+def in_place(values: NDArray[np.float64], count: int, place: int) -> float:
+    """Return which of the first `count` values has this place in ascending order (Hoare's FIND); they are reordered."""
+    low, high = 0, count - 1
+    while low < high:
+        pivot, i, j = values[place], low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if j < place:
+            low = i
+        if place < i:
+            high = j
+    return float(values[place])
 
 
 @njit

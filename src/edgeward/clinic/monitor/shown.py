@@ -191,12 +191,15 @@ class Shown:
         stale: list[str] = []
         since = now  # of the oldest one that is of a round
         asked = not _ASKS_FOR_SCORE.isdisjoint(chosen)
+        measured = any(one in self._intake.vitals for one in bed.sources)  # else it has nothing but waveforms
+        if not asked and not measured:
+            return None
         for name, choices in SOURCES.items():
             given = [chosen[choice][1] for choice in choices if choice in chosen]
             live = next((value.value for value in given if value.value is not None and not value.stale(now)), None)
             if live is not None:
                 inputs[name] = live
-            elif (held := self._of_round(bed, choices, given, now)) is not None and held.value is not None:
+            elif measured and (held := self._of_round(bed, choices, given, now)) is not None and held.value is not None:
                 inputs[name] = held.value
                 since = min(since, held.at_ns)
                 asked = asked or name in _ASKS_FOR_SCORE
