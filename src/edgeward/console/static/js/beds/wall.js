@@ -3,6 +3,7 @@
 
 import { link, want, state, siteNow } from "../link.js";
 import { t, ready } from "../texts.js";
+import { watch } from "../still.js";
 import { readFrame } from "../waves/frame.js";
 import { SITE, Tile, alarmOrder } from "./tile.js";
 import { columnsFor } from "./grid.js";
@@ -104,21 +105,15 @@ function layout() {
   wall.style.setProperty("--tile", `${height}px`);
 }
 
-const HOLD_MS = 3000; // longer than from aiming to pressing; a pointer that is left lying on a wall holds nothing
-let [held, waiting, place] = [-HOLD_MS, 0, ""];
-
-/** A pointer moves or presses on the wall. (The browser also tells of one when what is under it moves.) */
-function hold(event) {
-  const now = `${event.clientX} ${event.clientY}`;
-  if (event.type === "pointermove" && now === place) return;
-  [held, place] = [performance.now(), now];
-}
+const KEYS_MS = 3000; // until it is looked again whether somebody goes by keys
+const held = watch(wall);
+let waiting = 0;
 
 /** For how long the order has to wait, ms: for who goes by keys, until she leaves; for who points, until she rests. */
 function heldFor() {
   if (wished) return 0;
-  if (wall.querySelector(":focus-visible")) return HOLD_MS;
-  return held + HOLD_MS - performance.now();
+  if (wall.querySelector(":focus-visible")) return KEYS_MS;
+  return held();
 }
 
 function arrange() {
@@ -269,7 +264,6 @@ ready.then(() => {
   choice("earlier").addEventListener("click", () => turn(-1));
   choice("later").addEventListener("click", () => turn(1));
   document.addEventListener("keydown", key);
-  for (const what of ["pointermove", "pointerdown", "pointerup"]) wall.addEventListener(what, hold, { passive: true });
   link.addEventListener("wall", takeWall);
   link.addEventListener("beds", takeBeds);
   link.addEventListener("alarm", takeAlarm);

@@ -6,13 +6,14 @@ import { t, ready } from "../texts.js";
 import { failing } from "../alarmsystem.js";
 import { loudest } from "./burst.js";
 import { Player } from "./player.js";
-import { still } from "../still.js";
+import { watch } from "../still.js";
 
 const bar = document.getElementById("sound-bar");
 const panel = document.getElementById("sound-panel");
 const button = document.getElementById("sound-state");
 const find = (name) => panel.querySelector(`[data-${name}]`);
 const player = new Player({ onState: show });
+const held = watch(window);
 let wanted = localStorage.getItem("sound") !== "off";
 let mine = !navigator.locks; // this tab is the one that sounds
 let asked = false;
@@ -42,7 +43,7 @@ function show() {
   const blocked = wanted && player.state !== "running";
   // The press that lets the page sound ends the bar, and is meant for something else: that stays where it is pressed.
   bar.style.visibility = blocked ? "" : "hidden";
-  if (blocked || still()) bar.hidden = !blocked;
+  if (blocked || held() <= 0) bar.hidden = !blocked;
   if (blocked) bar.querySelector("p").textContent = bar.dataset[player.state === "stalled" ? "stalled" : "blocked"];
   const paused = tick?.paused ?? 0;
   const kind = !wanted ? "off" : blocked ? "blocked" : !mine ? "other" : paused ? "paused" : "on";
