@@ -53,16 +53,21 @@ def analyse(
     child = context.Process(target=_child, args=(theirs, threads, model), name="isolated analysis", daemon=True)
     child.start()
     theirs.close()
-    # Killing the child unblocks whatever waits for it, be it the sending or the answer.
-    limit = threading.Timer(timeout_s, child.kill)
+    late = threading.Event()
+
+    def give_up() -> None:
+        """Kill the child, which unblocks whatever waits for it, be it the sending or the answer."""
+        late.set()
+        child.kill()
+
+    limit = threading.Timer(timeout_s, give_up)
     limit.start()
-    began = time.monotonic()
     try:
         ours.send((str(path), data_key, cine_frames))
         kind, value = ours.recv()
     except (EOFError, OSError) as error:
         child.join(5.0)
-        if time.monotonic() - began >= timeout_s:
+        if late.is_set():
             raise AnalysisCrashed(f"the analysis did not come back within {timeout_s:g} s") from error
         raise AnalysisCrashed(f"the analysis crashed (exit code {child.exitcode})") from error
     finally:
