@@ -10,9 +10,9 @@ at a time, in turns:
   wait, answer; no encryption, no file of its own, nothing decided or recorded;
 - dcmtk storescp --fork; Orthanc; pynetdicom's default handler writing files.
 
-Measured: images a second (from the first sender's start to the last one's end, less what a sender takes to associate and
-release without sending), CPU of the receiver per image, and what 64 idle associations cost. Senders and receiver share
-the machine: compare within one run only. Figures are medians of several rounds.
+Measured: images a second (from the first sender's start to the last one's end, their own start and the association
+included), CPU of the receiver per image, and what 64 idle associations cost. Senders and receiver share the machine:
+compare within one run only. Figures are medians of several rounds.
 
 Prints Markdown tables; `--json FILE` writes the raw figures.
 """
