@@ -275,6 +275,29 @@ async def test_a_press_that_also_lets_the_page_sound_acknowledges_what_is_presse
     assert visit.problems == []
 
 
+async def test_a_banner_waits_for_the_end_of_a_press_but_not_for_long(visit: Visit) -> None:
+    await visit.log_in()
+    await visit.page.goto(visit.url + "/beds")
+    await visit.live()
+    seen = """async () => {
+        const script = document.querySelector("script[type=module]").src;
+        const { afterPress } = await import(script.replace("main.js", "still.js"));
+        const press = (what) => document.body.dispatchEvent(new PointerEvent(what, { bubbles: true }));
+        const rest = (ms) => new Promise((done) => setTimeout(done, ms));
+        const told = [], say = (word) => afterPress("one", () => told.push(word));
+        const look = () => told.join(" ");
+        say("at once"); const none = look();
+        press("pointerdown"); say("replaced"); say("released"); const held = look();
+        press("pointerup"); await rest(50); const after = look();
+        press("pointerdown"); say("late"); await rest(200); const still = look();
+        await rest(1000);
+        return [none, held, after, still, look()];
+    }"""
+    after = "at once released"
+    assert await visit.page.evaluate(seen) == ["at once", "at once", after, after, after + " late"]
+    assert visit.problems == []
+
+
 async def test_beds_keep_their_places_under_a_pointer_that_moves(visit: Visit) -> None:
     """Or a click meant for one bed's alarm acknowledges another's."""
     await visit.log_in()

@@ -2,6 +2,7 @@
 // failure within ten seconds (IEC 60601-1-8:2020, 6.11.2.2), and what a screen that slept or was cut off has missed.
 
 import { link, pulse, silence } from "./link.js";
+import { afterPress } from "./still.js";
 import { t, ready, duration, reasonText } from "./texts.js";
 import { localTime } from "./times.js";
 
@@ -40,7 +41,7 @@ function judge() {
   const text = next ? bar.dataset[next].replace(/\{(time|problems)\}/g, (_, name) => slots[name]) : "";
   if (text !== key && bar) {
     key = text;
-    bar.hidden = !next;
+    afterPress("failure", () => { bar.hidden = !next; });
     document.getElementById("alarm-failure-text").textContent = text;
     document.documentElement.toggleAttribute("data-failing", Boolean(next));
   }
@@ -53,7 +54,7 @@ function hear() {
   if (heardAt && at - heardAt > MISSED_MS && missed) {
     const text = t("live.missed", { from: localTime(new Date(heardAt)), to: localTime(new Date(at)), time: duration(at - heardAt) });
     missed.querySelector("[data-missed-text]").textContent = text;
-    missed.hidden = false;
+    afterPress("missed", () => { missed.hidden = false; });
   }
   heardAt = at;
 }

@@ -1,6 +1,7 @@
 // The live link to the console: one WebSocket per page, and the truth about whether the page is live.
 // Responsible for connecting, reconnecting, and the state shown; not for what the messages mean.
 
+import { afterPress } from "./still.js";
 import { localTime } from "./times.js";
 
 const SILENCE_MS = 2300; // the console speaks twice a second; the promise is that 3 s of silence never look live
@@ -119,7 +120,7 @@ function show() {
   chip.querySelector(".word").textContent = { live: chip.dataset.live, connecting: chip.dataset.connecting }[state] ?? chip.dataset.notLive;
   const text = state === "lost" && !heardAt ? banner.dataset.unreached : banner.dataset[state];
   if (text) document.getElementById("banner-text").textContent = text.replace("{time}", since ? localTime(since) : "—");
-  banner.hidden = !text;
+  afterPress("link", () => { banner.hidden = !text; });
   const door = document.getElementById("banner-login");
   door.hidden = state !== "ended";
   door.href = LOGIN;
