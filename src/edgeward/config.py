@@ -295,7 +295,11 @@ class Recorder(Section):
 class Vault(Section):
     """Raw objects at rest."""
 
-    min_free_mb: int = Field(256, ge=0, description="below this much free disk new objects are refused")
+    min_free_mb: int = Field(
+        256,
+        ge=0,
+        description="below this much free disk new objects are refused; with less, a start on a full disk may fail",
+    )
 
 
 class Log(Section):

@@ -313,7 +313,10 @@ class IntakeLog:
 
     @staticmethod
     def _grow(file: _File) -> None:
-        file.grow(file.size + min(max(file.size, FIRST), _STEP) if file.size > BLOCK else FIRST)
+        disk = os.fstatvfs(file.handle)
+        most = disk.f_bavail * disk.f_frsize // 8  # what is kept free on a full disk is for the rows
+        step = min(max(file.size, FIRST), _STEP, max(most, FIRST))
+        file.grow(file.size + step // BLOCK * BLOCK if file.size > BLOCK else FIRST)
 
     def _write(self, entry: Entry) -> None:
         content = memoryview(entry.content)
