@@ -29,6 +29,7 @@ from edgeward.gateway import command as dimse
 from edgeward.gateway.reception import Reception
 from edgeward.home import Home
 from edgeward.privacy.database import DatabaseFull
+from edgeward.privacy.intakelog import IntakeLog
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.vault import FileVault, VaultFull, read
@@ -246,6 +247,19 @@ def test_a_disk_that_fills_in_mid_stream_refuses_and_keeps_what_it_promised(
     check(next_start(small_disk / "home"), told)  # nothing was lost by trying
 
 
+def test_the_intake_log_leaves_alone_what_is_kept_free(small_disk: Path) -> None:
+    """Room that is made ahead of its records is little where little is left."""
+    log = IntakeLog(small_disk / "journal.db", SiteKey(bytes(32)))
+    before, written, content = free(small_disk), 0, bytes(250_000)
+    try:
+        while written < 9_000_000:  # by doubling it would be in 16 MB
+            log.append(b"row", content, lambda: None)
+            written += len(content)
+            assert free(small_disk) > before - 1.1 * written - 4_000_000
+    finally:
+        log.close()
+
+
 @pytest.mark.parametrize("given_back", [False, True])
 def test_a_full_disk_after_a_crash_costs_nothing(small_disk: Path, given_back: bool) -> None:
     """What was made ahead of the images is enough for their rows; if that is gone too, the start says what is wrong."""
@@ -272,6 +286,12 @@ def test_a_full_disk_after_a_crash_costs_nothing(small_disk: Path, given_back: b
 
     (small_disk / "others").unlink()
     check(next_start(small_disk / "home"), told)
+
+
+def free(path: Path) -> int:
+    """Return the bytes that are left on a disk."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
 
 
 def fill(path: Path) -> None:
