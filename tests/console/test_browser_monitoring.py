@@ -18,7 +18,7 @@ from playwright.async_api import async_playwright, expect
 
 from edgeward.console.sessions import Sessions
 from edgeward.messages import AlarmPriority
-from tests.peers.test_browser import CHROMIUM, FLAGS, Visit
+from tests.peers.test_browser import CHROMIUM, FLAGS, Visit, fresh_page
 from tests.support.synthetic import make_alarm, synthetic_console
 
 pytestmark = pytest.mark.peer
@@ -256,6 +256,23 @@ async def a_login_that_runs_out_leaves_a_watching_screen_neither_silent_nor_fres
     assert page.url == visit.url + "/beds"
 
 
+async def a_login_that_runs_out_while_the_console_is_away_does_not_silence_a_screen(visit: Visit) -> None:
+    async with fresh_page(visit) as another:
+        page = another.page
+        await page.add_init_script(
+            "const Real = WebSocket;"
+            "window.WebSocket = class extends Real { constructor(...of) { super(...of); window.theSocket = this; } };"
+        )
+        await page.goto(visit.url + "/beds")
+        await another.live()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Sessions, "find", lambda *_: None)
+            await page.evaluate("theSocket.close()")
+            await expect(page.locator("html")).to_have_attribute("data-link", "ended")
+        await expect(page.locator("#banner-login")).to_be_visible()
+        assert page.url == visit.url + "/beds"
+
+
 async def test_monitoring_in_a_browser(tmp_path: Path) -> None:
     async with opened(tmp_path / "home") as visit:
         await a_wall_of_64_beds_fits_one_screen_and_is_live(visit)
@@ -268,5 +285,6 @@ async def test_monitoring_in_a_browser(tmp_path: Path) -> None:
         await a_failing_alarm_system_is_shown_and_would_be_heard(visit)
         await what_tells_of_alarms_never_scrolls_away(visit)
         await long_names_that_differ_at_their_end_look_different(visit)
+        await a_login_that_runs_out_while_the_console_is_away_does_not_silence_a_screen(visit)
         await a_login_that_runs_out_leaves_a_watching_screen_neither_silent_nor_fresh(visit)
         assert visit.problems == []

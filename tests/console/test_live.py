@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from typing import Any
+import time
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -16,6 +17,7 @@ from edgeward.bus import subjects
 from edgeward.console import live, render
 from edgeward.console.live import MAX_EVENTS, MAX_TRACES, Connection, pack_trace
 from edgeward.console.sessions import Sessions
+from edgeward.console.watch import Watch
 from edgeward.messages import AlarmPriority, Trace, Wave
 from tests.console.conftest import Served, csrf
 from tests.support.synthetic import make_alarm, make_item
@@ -283,7 +285,8 @@ async def test_without_a_session_the_socket_is_closed_with_a_reason(served: Serv
         await socket.recv()
 
     assert closed.value.rcvd is not None
-    assert closed.value.rcvd.code == 4401
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4401, live.LOG_IN_FIRST)
+    assert f'event.reason === "{live.LOG_IN_FIRST}"' in (render.STATIC / "js/link.js").read_text()
 
 
 async def test_a_login_that_runs_out_closes_the_socket_and_says_that_nobody_logged_out(
@@ -303,6 +306,36 @@ async def test_a_login_that_runs_out_closes_the_socket_and_says_that_nobody_logg
     script = (render.STATIC / "js/link.js").read_text()
     assert f'event.reason === "{live.SESSION_OVER}"' in script
     await admin.aclose()
+
+
+async def test_a_page_that_logged_out_is_told_so_also_while_another_is_slow_to_close() -> None:
+    """It would stay as one whose login ran out: the pulse must not be first."""
+
+    class Slow(Browser):
+        async def close(self, code: int = 1000, reason: str | None = None) -> None:
+            self.sent.append(reason)
+            await asyncio.sleep(0.3)
+
+    alive = {"a"}
+    watch = Watch(clock=time.monotonic, connected=lambda: True)
+    hub = live.Hub(cast("Any", None), watch, alive.__contains__, lambda _: None, "build")
+    pages = [Slow() for _ in range(5)]
+    for page in pages:
+        hub.join(page, "a")
+    pulse = asyncio.create_task(hub.pulse())
+    await asyncio.sleep(0.01)
+
+    alive.clear()
+    closing = asyncio.create_task(hub.close_sessions(["a"]))
+    for _ in range(10):  # the pulse comes round while they are being closed
+        hub._view_changed.set()
+        await asyncio.sleep(0.05)
+    await closing
+    pulse.cancel()
+    await asyncio.gather(pulse, return_exceptions=True)
+
+    assert [page.sent for page in pages] == [["logged out"]] * 5
+    assert hub.count == 0
 
 
 async def test_logging_out_closes_the_socket(served: Served) -> None:

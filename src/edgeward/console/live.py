@@ -51,7 +51,9 @@ MAX_TRACES = 512
 MAX_VIEW = 256
 MAX_WAVES, MAX_WAVE_NAME = 32, 16
 CLOSE_RESTART, CLOSE_SLOW, CLOSE_LOGIN = 1012, 1013, 4401
-SESSION_OVER = "session over"  # the login ran out: a page from which patients are watched stays and says so (link.js)
+# The login ran out, while the socket was open or before: a page from which patients are watched stays and says so
+# (link.js).
+SESSION_OVER, LOG_IN_FIRST = "session over", "log in first"
 COALESCE_S = 0.04  # a storm of alarms costs one answer per screen in this time, not one per alarm
 
 
@@ -297,6 +299,8 @@ class Hub:
                 self._tell_walls()
                 ticks: dict[str, str] = {}
                 for connection in tuple(self._connections):
+                    if connection not in self._connections:
+                        continue  # closed, and told why, while another was being closed
                     if self._session_valid(connection.session_id):
                         if connection.ward not in ticks:
                             ticks[connection.ward] = _json(self.tick(connection.ward))
@@ -406,10 +410,11 @@ class Hub:
             self._view_changed.set()
 
     async def close_sessions(self, session_ids: list[str]) -> None:
-        """Close the sockets of sessions that ended."""
-        for connection in tuple(self._connections):
-            if connection.session_id in session_ids:
-                await self._close(connection, CLOSE_LOGIN, "logged out")
+        """Close the sockets of sessions that somebody ended: all at once, one of them may be slow to close."""
+        ended = [connection for connection in self._connections if connection.session_id in session_ids]
+        for connection in ended:
+            self.leave(connection)  # before anything is waited for: the pulse would tell it that its login ran out
+        await asyncio.gather(*(self._close(connection, CLOSE_LOGIN, "logged out") for connection in ended))
 
     async def close_all(self) -> None:
         """Close every socket: the console stops."""

@@ -8,7 +8,7 @@ import logging
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from edgeward.console.access import console_of, same_origin, visitor_of
-from edgeward.console.live import CLOSE_LOGIN, CLOSE_SLOW, Connection, Hub
+from edgeward.console.live import CLOSE_LOGIN, CLOSE_SLOW, LOG_IN_FIRST, Connection, Hub
 
 _log = logging.getLogger("edgeward.console")
 router = APIRouter()
@@ -26,7 +26,7 @@ async def live(socket: WebSocket) -> None:
     await socket.accept()
     if visitor is None or visitor.user.one_time:
         # After the handshake, so that the page learns why and goes to the login.
-        await socket.close(CLOSE_LOGIN, "log in first")
+        await socket.close(CLOSE_LOGIN, LOG_IN_FIRST)
         return
     connection = console.hub.join(socket, visitor.session.id, visitor.user.name)
     pump = asyncio.create_task(connection.pump())

@@ -6,6 +6,7 @@ import { localTime } from "./times.js";
 
 const SILENCE_MS = 2300; // the console speaks twice a second; the promise is that 3 s of silence never look live
 const GIVE_UP_MS = 6000;
+const LOGOUT_MS = 60_000; // a page that hears that its login is over so long after another logged out: that was why
 const root = document.documentElement;
 export const LOGIN = `/login?next=${encodeURIComponent(location.pathname + location.search)}`;
 /** Whether this is a page from which patients are watched: it sounds. */
@@ -26,6 +27,7 @@ let lastTickAt = 0;
 let bedsAt = 0;
 let leaving = false;
 let ended = false; // the login has run out
+let loggedOutAt = -Infinity; // when a page of this browser began to log out
 let ahead = 0; // the site's clock minus this browser's, milliseconds
 
 /** What the site's clock shows now: times of alarms and pauses are the site's. */
@@ -69,9 +71,12 @@ function connect() {
     if (leaving) return;
     if (event.code === 4401) {
       leaving = true;
-      // Somebody who logs out wants the page gone. A login that runs out must not silence a screen from which patients
-      // are watched: it stays, says so, and the alarm system's failure is heard from it until somebody logs in.
-      if (watching && event.reason === "session over") { ended = true; judge(); } else location.assign(LOGIN);
+      // Somebody who logs out wants the page gone. A login that runs out, also while the console is away, must not
+      // silence a screen from which patients are watched: it stays, says so, and the alarm system's failure is heard
+      // from it until somebody logs in.
+      const loggedOut = performance.now() - loggedOutAt < LOGOUT_MS;
+      const over = event.reason === "session over" || (event.reason === "log in first" && heardAt);
+      if (watching && over && !loggedOut) { ended = true; judge(); } else location.assign(LOGIN);
       return;
     }
     judge();
@@ -126,8 +131,11 @@ function show() {
   door.href = LOGIN;
 }
 
-/** This page is about to log out: its socket will be closed, and that is no news. */
-export function leave() { leaving = true; }
+const pages = new BroadcastChannel("edgeward");
+pages.onmessage = ({ data }) => { if (data === "logout") loggedOutAt = performance.now(); };
+
+/** This page is about to log out: its socket will be closed, and that is no news; nor to this browser's other pages. */
+export function leave() { leaving = true; pages.postMessage("logout"); }
 
 /** The last pulse of the console; null before the first. */
 export const pulse = () => lastTick;
