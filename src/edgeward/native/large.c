@@ -150,13 +150,23 @@ static int begin(struct ew_conn *conn) {
     return 1;
 }
 
+/* Let the file end at `length`, within the last block that was written, of which `out` has the content. The file system
+ * would read that block from the disk to clear the rest of it, if it came past the page cache only. */
+static int cut(struct ew_large *large, const uint8_t *out, uint64_t length) {
+    const uint64_t rest = length % BLOCK;
+    const int flags = rest ? fcntl(large->handle, F_GETFL) : -1;
+    if (flags >= 0 && !fcntl(large->handle, F_SETFL, flags & ~O_DIRECT))
+        (void)!pwrite(large->handle, out + blocks(large->pending) - BLOCK, BLOCK, (off_t)(length - rest));
+    return ftruncate(large->handle, (off_t)length);
+}
+
 /* The end of it is in `room`: make it durable, and answer. */
 static int end(struct ew_conn *conn, uint64_t before) {
     struct ew_large *const large = conn->large;
     if (!put_chunk(conn, before, 1)) return OTHER;
     memcpy(large->object.digest, large->digest, TAG);
     const uint64_t length = large->written - blocks(large->pending) + large->pending;
-    if (ftruncate(large->handle, (off_t)length) || fdatasync(large->handle)) return OTHER;
+    if (cut(large, conn->out, length) || fdatasync(large->handle)) return OTHER;
     return ew_admit_record(conn, &large->object, large->row, large->row_size);
 }
 
