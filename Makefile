@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
-JOBS   ?= 2
+JOBS   ?= 3
 
 # Debian packages that the tests talk to. `make run` needs none of them.
 PEERS := orthanc orthanc-dicomweb dcmtk dicom3tools mosquitto mosquitto-clients chromium fonts-noto-cjk gcc libc6-dev
