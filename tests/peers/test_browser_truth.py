@@ -26,6 +26,26 @@ PAYLOADS = (
 )
 
 
+# Somebody presses, for this page just now for the next minutes (a busy browser would else outlast the banners' patience);
+# and what is to be seen of the banners at the moment when there is something to tell.
+PRESS = """() => {
+  const root = document.documentElement, hidden = (id) => document.getElementById(id).hidden;
+  window.hidden = {};
+  const now = performance.now.bind(performance);
+  performance.now = () => now() + 600_000;
+  document.dispatchEvent(new PointerEvent("pointerdown"));
+  performance.now = now;
+  const watch = (part, what, id, due) => new MutationObserver(() => { if (due()) window.hidden[id] ??= hidden(id); }).observe(part, what);
+  watch(root, { attributeFilter: ["data-link"] }, "banner", () => root.dataset.link === "lost");
+  watch(root, { attributeFilter: ["data-failing"] }, "alarm-failure", () => root.hasAttribute("data-failing"));
+  watch(document.querySelector("[data-missed-text]"), { childList: true }, "missed", () => true);
+}"""
+RELEASE = """() => {
+  document.dispatchEvent(new PointerEvent("pointerup"));
+  return window.hidden;
+}"""
+
+
 async def greyed(visit: Visit) -> bool:
     return bool(
         await visit.page.evaluate(
@@ -84,6 +104,25 @@ async def test_a_console_that_stands_still_is_noticed_by_the_browser_alone(visit
 
     assert after - before < 3_400, "3 s, and what starting to stand still may take"
     await visit.live()
+
+
+async def test_no_banner_comes_under_a_finger_that_is_down(visit: Visit) -> None:
+    """Each of them would move what is below it, and the release would fall beside what was meant."""
+    await open_wall(visit)
+    page = visit.page
+    await page.evaluate(PRESS)
+    visit.hospital.bedside.problems = ["the alarm log cannot be written"]
+    await expect(page.locator("html")).to_have_attribute("data-failing", "")
+    await page.evaluate("() => { const now = Date.now; Date.now = () => now() + 60_000; }")  # this screen was asleep
+    await expect(page.locator("[data-missed-text]")).not_to_be_empty()
+    time.sleep(4)  # the console stands still with its loop: the link is lost
+    await visit.live()
+
+    told = await page.evaluate(RELEASE)
+
+    assert told == {"banner": True, "alarm-failure": True, "missed": True}
+    await expect(page.locator("#alarm-failure")).to_be_visible()
+    await expect(page.locator("#missed")).to_be_visible()
 
 
 async def test_the_wall_comes_back_by_itself_after_the_connection_was_cut(visit: Visit) -> None:
