@@ -136,6 +136,24 @@ async def test_what_arrives_can_be_asked_for_at_once_and_after_a_restart(room: R
     assert [data for source, _, data in recent.packets if source == "bed-1"] == sent
 
 
+async def test_what_is_written_while_somebody_asks_is_shown_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was waiting when the question came, and is on the disk when that is read; a stream's first packet would begin
+    another row."""
+    sent = [packet(n) for n in range(4)]
+    for data in sent:
+        await room.send("bed-1", data)
+    await room.devices.flush()
+    await room.until(lambda: room.context.stats.counters.get("packets", 0) == 4)
+    await room.stop()
+    await room.start()
+    waiting = writing.Batch(arrivals=[("bed-1", time.time_ns(), data) for data in sent])
+    monkeypatch.setattr(writing.DiskQueue, "pending", lambda _: (waiting,))
+
+    strip = await room.ask("bed-1")
+
+    assert (samples(strip) == np.concatenate([ecg(1, 70, seed=n) for n in range(4)])).all()
+
+
 async def test_a_day_later_nothing_of_a_wearables_signal_is_on_the_disk(tmp_path: Path) -> None:
     """From the wearable by MQTT (QoS 1, which the server may store) to the recorder, and every file looked at."""
     from tests.clinic.recorder.times import Machine

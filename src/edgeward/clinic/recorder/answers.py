@@ -97,7 +97,10 @@ class Answers:
                 arrivals += packing.unpack(block, query.source_id)
             except packing.PackingError as error:
                 _log.error("%s", error)
-        arrivals += fresh
+        # What was being written when we were asked may be on the disk by now.
+        waited = {data for _, _, data in fresh}
+        written = {data for _, _, data in arrivals if data in waited}
+        arrivals += [arrival for arrival in fresh if arrival[2] not in written]
         arrivals = [a for a in arrivals if query.start_ns <= a[1] <= until_ns]
         channels, unreadable = strips.strip(arrivals, query.start_ns, end_ns, query.channels)
         if unreadable:
