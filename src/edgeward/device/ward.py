@@ -119,7 +119,7 @@ def wearables(
 
 async def run(ward: list[Wearable], packet_s: float, stopping: asyncio.Event) -> None:
     """Run all devices until `stopping` is set, then let each say goodbye."""
-    began = asyncio.get_running_loop().time()
+    began = time.monotonic()
     tasks = [
         asyncio.create_task(device.run(began, device.position / len(ward) * packet_s), name=device.enrolment.device_id)
         for device in ward

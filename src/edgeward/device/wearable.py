@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import socket
 import struct
@@ -97,7 +98,8 @@ class Wearable:
         Parameters
         ----------
         ward_began
-            Time 0 of the schedule, by the event loop's clock.
+            Time 0 of the schedule, by `time.monotonic`: the loop's own clock counts whole milliseconds and stands still
+            while the loop works.
         phase_s
             When after that the first sample is taken, so that a ward's packets are spread over the second.
         """
@@ -116,13 +118,13 @@ class Wearable:
     # ---------------------------------------- sampling
 
     async def _sample(self, ward_began: float, begin: float) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await _until(begin)
-            stream = self._stream = self.new_stream(time.time_ns() - round((loop.time() - begin) * 1e9))
+            now_ns = time.time_ns()  # read first: held up in between, the stream looks late, never early
+            stream = self._stream = self.new_stream(now_ns - round((time.monotonic() - begin) * 1e9))
             self._began = begin
             stopped = await self._sample_stream(stream, ward_began)
-            begin = max(ward_began + stopped.at_s + stopped.for_s, loop.time())
+            begin = max(ward_began + stopped.at_s + stopped.for_s, time.monotonic())
             await _until(begin)
             self._reachable.set()
             self.truth(Mark(0, stopped, "end"), time.time_ns())
@@ -252,10 +254,9 @@ class Wearable:
 
 
 async def _until(deadline: float) -> None:
-    """Sleep until `deadline` by the event loop's clock; the deadline is absolute, so lateness never adds up."""
-    delay = deadline - asyncio.get_running_loop().time()
-    if delay > 0:
-        await asyncio.sleep(delay)
+    """Sleep until `deadline` by `time.monotonic`, never less; it is absolute, so that lateness never adds up."""
+    while (delay := deadline - time.monotonic()) > 0:  # noqa: ASYNC110  # time sets no event
+        await asyncio.sleep(math.ceil(delay * 1e3) / 1e3)  # timers round to milliseconds, also down
 
 
 async def _abort(client: aiomqtt.Client) -> None:
