@@ -58,6 +58,17 @@ def test_images_of_another_patient_than_the_orders_are_told_once(counter):
     assert not any("4711" in text or NAME in text for entry in counter.quarantine.entries() for text in (entry.reason, entry.what_to_do))  # fmt: skip
 
 
+def test_one_image_of_another_patient_is_found_among_two_thousand(counter):
+    identity = Identity(patient_name=NAME, patient_id="815", accession_number="ACC1")
+    for number in range(1, 2001):
+        another = Identity(patient_name=NAME, patient_id="4711", accession_number="ACC1") if number == 700 else identity
+        counter.journal.admit(new_item(number, identity=another, study_instance_uid="1.2.3", series_instance_uid=f"1.2.3.{number % 3}"))  # fmt: skip
+
+    counter.reconciliation.study("1.2.3")
+
+    assert counter.said() == [(STUDY, "item700", 1)]
+
+
 @pytest.mark.parametrize(
     ("patient", "study", "accession", "told"),
     [

@@ -7,7 +7,6 @@ Not responsible for which of both is right: images and results keep what the ima
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Iterable
 
@@ -15,13 +14,11 @@ from edgeward.gateway.order_entry import Entry
 from edgeward.gateway.order_matching import other_authority
 from edgeward.gateway.orders import OrderBook
 from edgeward.gateway.quarantine import Quarantine
-from edgeward.messages import ItemsQuery
 from edgeward.privacy.journal import Journal
 
 STUDY = "the images of a study name another patient than its order"
 STEP = "a performed step names another patient than its order"
 WHAT_TO_DO = "compare patient and order: the wrong worklist entry was chosen, or the patient was merged since"
-_LOOKED_AT = 500  # images of a study
 _REMEMBERED = 10_000  # studies that were told
 
 
@@ -42,13 +39,12 @@ class Reconciliation:
         """
         if study_instance_uid in self._told:
             return
-        query = ItemsQuery(study_instance_uid=study_instance_uid, limit=_LOOKED_AT)
         orders: dict[str, list[Entry]] = {}  # by accession number
-        for item in self._journal.summaries(query, time.time_ns()):
-            accession = item.accession_number
+        for item in self._journal.catalogue.named(study_instance_uid):
+            accession = item.identity.accession_number
             if accession not in orders:
                 orders[accession] = self._book.of_study(study_instance_uid, accession)
-            if _are_anothers(orders[accession], item.patient_id):
+            if _are_anothers(orders[accession], item.identity.patient_id):
                 self._told[study_instance_uid] = None
                 while len(self._told) > _REMEMBERED:
                     self._told.popitem(last=False)

@@ -67,6 +67,15 @@ class Held:
     frames: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """An object that stands for all those of its series that name the same patient."""
+
+    item_id: str
+    device: str
+    identity: Identity = field(repr=False)
+
+
 class Catalogue:
     """Reads the journal's file for other systems. Thread-safe."""
 
@@ -144,6 +153,16 @@ class Catalogue:
             (sop_instance_uid,),
         )
         return [Held(**dict(zip(names, row, strict=True))) for row in rows]
+
+    def named(self, study: str) -> Iterator[Named]:
+        """Yield whom a study names: of each series, the first object of each patient, in order of arrival."""
+        rows = self._db.view(
+            "SELECT item_id, device, identity, min(seq) AS first FROM items WHERE study_instance_uid = ? "
+            "GROUP BY series_instance_uid, patient_key ORDER BY first LIMIT ?",
+            (study, EXAMINED),
+        )
+        for item_id, device, sealed, _ in rows:  # SQLite: of the row that has the minimum
+            yield Named(item_id=item_id, device=device, identity=opened_identity(self._site_key, item_id, sealed))
 
     def erased(self, study: str, series: str = "", instance: str = "") -> bool:
         """Return whether there was something of the kind that was erased since."""
