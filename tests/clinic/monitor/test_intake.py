@@ -227,8 +227,9 @@ def test_another_patient_in_the_same_place_starts_with_nothing():
     assert bedside.site.codes("a") == ["parameter_extreme_low"]
     bedside.site.hands.pass_s(5)
     bedside.numerics(Vital(parameter="heart_rate", value=80.0, at_ns=bedside.site.clock.now_ns()), patient="two")
+    bedside.site.hands.pass_s(1)
     bedside.look()
-    assert bedside.site.codes("a") == []
+    assert bedside.site.codes("a") == ["another_patient"]
     assert set(bedside.intake.watch.values("a")) == {"heart_rate"}
 
 

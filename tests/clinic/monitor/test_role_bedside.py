@@ -132,6 +132,33 @@ async def test_a_round_of_observations_counts_until_a_monitor_says_something_lat
     await site.until(lambda: site.beds["central-7"].news2.total is None)
 
 
+async def test_another_patient_is_told_until_the_bed_is_discharged_over_a_restart_too(site: Monitored) -> None:
+    await site.start()
+    assert await site.give("central-7", patient="one", spo2=97.0) == Ok()
+    assert await site.give("central-7", patient="two", spo2=96.0) == Ok()
+    await site.until(lambda: site.told("another_patient"))
+    alarm = site.told("another_patient")[0]
+    assert (alarm.bed_id, alarm.priority, alarm.technical) == ("central-7", "low", True)
+    await site.stop()
+    await site.start()
+    active = await site.ask(subjects.MONITOR_ALARMS, Ask(argument="central-7"), Alarms)
+    assert [one.code for one in active.active] == ["another_patient"]
+    assert not site.told("another_patient", "ended")
+
+    assert (
+        await site.ask(subjects.MONITOR_SET_BED, SetBed(bed_id="central-7", by="Wu", at_ns=9, discharged=True)) == Ok()
+    )
+    await site.until(lambda: site.told("another_patient", "ended"))
+    await site.stop()
+    await site.start()
+    site.alarms.clear()
+    assert await site.give("central-7", patient="three", spo2=75.0) == Ok()
+    await site.until(lambda: site.told("parameter_extreme_low"))
+    assert await site.give("central-7", patient="four", spo2=97.0) == Ok()
+    await site.until(lambda: site.told("another_patient"))
+    assert [one.code for one in site.alarms if one.state == "raised"] == ["parameter_extreme_low", "another_patient"]
+
+
 async def test_a_monitor_s_own_heart_rate_is_extreme_where_nobody_sees_its_ecg(site: Monitored) -> None:
     await site.start()
     await site.values("central-3", heart_rate=24.0)

@@ -283,6 +283,43 @@ def test_another_patient_starts_with_nothing(ward):
     assert ward.value("nibp_systolic") is None
 
 
+def conditions(vitals: Vitals) -> list[tuple[str, str, bool]]:
+    return [(event.source_id, event.code, event.present) for event in vitals.conditions(NOW)]
+
+
+def test_another_patient_is_told_until_the_bed_is_discharged(ward):
+    ward.send(patient="a", heart_rate=70.0)
+    ward.send("bed-2", patient="c", heart_rate=70.0)
+    assert conditions(ward.vitals) == []
+    ward.send(at=1, now=1, patient="b", heart_rate=90.0)
+    assert conditions(ward.vitals) == [("bed-1", "another_patient", True)]
+    ward.send(at=2, now=2, patient="b", heart_rate=91.0)
+    ward.send(at=3, now=3, patient="d", heart_rate=92.0)
+    assert conditions(ward.vitals) == [], "told already"
+    ward.vitals.clear("bed-1", NOW)
+    assert conditions(ward.vitals) == [("bed-1", "another_patient", False)]
+    ward.send(at=4, now=4, patient="e", heart_rate=93.0)
+    assert conditions(ward.vitals) == [], "after a discharge somebody else is awaited"
+
+
+def test_an_identifier_that_is_put_right_is_nobody_else(ward):
+    for at, patient in enumerate("aba"):
+        ward.send(at=at, now=at, patient=patient, heart_rate=70.0)
+    assert conditions(ward.vitals) == []
+
+
+def test_another_patient_is_told_again_after_a_restart(ward):
+    for at, patient in enumerate("ab"):
+        ward.send(at=at, now=at, patient=patient, heart_rate=70.0)
+    later = Ward()
+    later.vitals.restore(ward.vitals.dump(), NOW + 5 * S)
+    assert conditions(later.vitals) == [("bed-1", "another_patient", True)]
+    later.vitals.clear("bed-1", NOW)
+    again = Ward()
+    again.vitals.restore(later.vitals.dump(), NOW + 6 * S)
+    assert conditions(again.vitals) == []
+
+
 def test_a_source_that_is_forgotten_takes_its_values_along(ward):
     ward.send(heart_rate=70.0)
     assert [change.parameter for change in ward.vitals.forget("bed-1")] == ["heart_rate"]

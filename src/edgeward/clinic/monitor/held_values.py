@@ -100,6 +100,7 @@ class Source:
     label: str
     values: dict[str, Held] = field(default_factory=dict)
     patient: str = ""
+    former: str = ""  # whose place it was, as long as nobody has discharged the bed; empty: the same patient's
     sequence: int = -1
     sequence_ns: int = 0
     received_ns: int = 0
@@ -134,6 +135,7 @@ class _Kept(msgspec.Struct, array_like=True):
     sequence: int
     sequence_ns: int
     values: list[_KeptValue]
+    former: str = ""  # dumps of the version before end here
 
 
 def dump(sources: Iterable[Source], wall: Callable[[int], int]) -> bytes:
@@ -164,6 +166,7 @@ def dump(sources: Iterable[Source], wall: Callable[[int], int]) -> bytes:
                 for name, held in source.values.items()
                 if held.value is not None and (held.live or not held.missed)
             ],
+            source.former,
         )
         for source in sources
     ]
@@ -185,7 +188,7 @@ def read(data: bytes, now_ns: int, steady: Callable[[int], int]) -> tuple[list[S
     sources: list[Source] = []
     changes: list[Change] = []
     for row in rows:
-        source = Source(row.source_id, row.device_id, row.protocol, row.label, patient=row.patient)
+        source = Source(row.source_id, row.device_id, row.protocol, row.label, patient=row.patient, former=row.former)
         source.sequence, source.sequence_ns = row.sequence, steady(row.sequence_ns)
         for kept in row.values:
             parameter = PARAMETERS.get(kept.name)

@@ -336,7 +336,7 @@ class Intake:
         found = self._follow([*self.bank.tick(now), *self.signals.tick(now)])
         if now - self._clocks_looked >= CLOCKS_NS:
             self._clocks_looked = now
-            found += self.clocks.conditions(now)
+            found += [*self.clocks.conditions(now), *self.vitals.conditions(now)]
         return found
 
     def look_behind(self, *, full: bool) -> None:

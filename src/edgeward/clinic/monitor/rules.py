@@ -133,6 +133,7 @@ RULES: dict[str, Rule] = {
     "sensor_off": Rule(MEDIUM, technical=True, superseded_by=("signal_lost",), scope="source"),
     "packets_missing": Rule(LOW, technical=True, superseded_by=("signal_lost",), scope="source"),
     "clock_offset": Rule(LOW, technical=True, superseded_by=("signal_lost",), scope="source"),
+    "another_patient": Rule(LOW, technical=True, scope="source"),
     "no_value": Rule(
         MEDIUM,
         technical=True,

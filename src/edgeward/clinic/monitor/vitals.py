@@ -13,7 +13,8 @@ Rules:
   more rarely than that, after a little more than two of its own intervals, at most three minutes. What is measured once
   in a while (a cuff, a thermometer) stays until its own time is over: "no value" between two measurements does not
   erase the last one, only its withdrawal does.
-- Another patient at the same place starts with nothing.
+- Another patient at the same place starts with nothing, and people are told: the limits and the latched alarms are the
+  former one's until somebody discharges the bed. An identifier that is put right ends it too.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from collections.abc import Callable, Iterable, Iterator
 from edgeward.bedside import Numerics, Observation, Vital
 from edgeward.clinic.monitor import held_values
 from edgeward.clinic.monitor.clocks import Clocks
+from edgeward.clinic.monitor.conditions import ConditionEvent
 from edgeward.clinic.monitor.held_values import EPISODIC_S, Change, Held, Source
 from edgeward.parameters import PARAMETERS, Parameter
 
 __all__ = ["Change", "Vitals"]
+
+ANOTHER_PATIENT = "another_patient"
 
 _S = 1_000_000_000
 _MOVED_NS = 30 * _S  # by so much at most a better estimate of a device's clock moves what came before
@@ -54,6 +58,8 @@ class Vitals:
         self._clocks = clocks
         self._sources: dict[str, Source] = {}
         self._queue: list[tuple[int, str]] = []  # when a source's next value goes stale
+        self._renamed: set[str] = set()  # sources that name somebody else since `conditions` was asked
+        self._told: set[str] = set()  # of which people were told
         self.counts: Counter[str] = Counter()
 
     def __contains__(self, source_id: str) -> bool:
@@ -106,6 +112,9 @@ class Vitals:
             if source.patient and source.patient != numerics.patient:
                 changes += self._cleared(source, now_ns)
                 self.counts["numerics_patients"] += 1
+                former = source.former or source.patient
+                source.former = "" if former == numerics.patient else former
+                self._renamed.add(source.source_id)
             source.patient = numerics.patient
         if not self._in_sequence(source, numerics):
             self.counts["numerics_late"] += len(numerics.vitals)
@@ -138,15 +147,30 @@ class Vitals:
             self._schedule(source)
         return changes
 
+    def conditions(self, now_ns: int) -> Iterator[ConditionEvent]:
+        """Yield what began or ended since the last call: a place whose device names another patient than before."""
+        renamed, self._renamed = self._renamed, set()
+        for source_id in renamed:
+            source = self._sources.get(source_id)
+            stands = source is not None and bool(source.former)
+            if stands != (source_id in self._told):
+                (self._told.add if stands else self._told.discard)(source_id)
+                yield ConditionEvent(source_id, ANOTHER_PATIENT, stands, now_ns, now_ns)
+
     def forget(self, source_id: str) -> list[Change]:
         """Forget a source; return the values that are gone by it."""
         source = self._sources.pop(source_id, None)
+        self._told.discard(source_id)
         return [] if source is None else self._cleared(source, source.received_ns)
 
     def clear(self, source_id: str, now_ns: int) -> list[Change]:
         """Forget the values of a source, because its patient left; return what is gone by it."""
         source = self._sources.get(source_id)
-        return [] if source is None else self._cleared(source, now_ns)
+        if source is None:
+            return []
+        source.patient = source.former = ""
+        self._renamed.add(source_id)
+        return self._cleared(source, now_ns)
 
     # ---------------------------------------- one measurement
 
@@ -309,6 +333,8 @@ class Vitals:
         for source in sources:
             self._sources[source.source_id] = source
             self._schedule(source)
+            if source.former:
+                self._renamed.add(source.source_id)
         return changes
 
 
