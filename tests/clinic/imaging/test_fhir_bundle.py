@@ -173,7 +173,9 @@ def unscaled():
         (("correct",), "amended", "amended", "entered-in-error", "final"),
         (("reject",), "entered-in-error", "entered-in-error", "entered-in-error", "entered-in-error"),
         (("confirm", "correct"), "amended", "amended", "entered-in-error", "final"),
-        (("reject", "confirm"), "amended", "final", "final", "final"),
+        (("reject", "confirm"), "amended", "amended", "amended", "amended"),
+        (("correct", "confirm"), "amended", "amended", "amended", "final"),
+        (("confirm", "confirm"), "final", "final", "final", "final"),
     ],
 )
 def test_a_verdict_changes_the_status_of_everything_it_is_about(actions, report, impression, probability, lesion):

@@ -127,7 +127,9 @@ def test_without_a_spacing_sizes_are_in_pixels():
         (("correct",), "C", "C", "W", "F"),
         (("reject",), "C", "W", "W", "W"),
         (("confirm", "correct"), "C", "C", "W", "F"),
-        (("reject", "confirm"), "C", "F", "F", "F"),
+        (("reject", "confirm"), "C", "C", "C", "C"),  # what was posted as wrong is right after all
+        (("correct", "confirm"), "C", "C", "C", "F"),
+        (("confirm", "confirm"), "F", "F", "F", "F"),
     ],
 )
 def test_a_verdict_changes_the_status_of_order_and_observations(actions, order, impression, probability, lesion):

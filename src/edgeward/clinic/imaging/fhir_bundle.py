@@ -295,7 +295,8 @@ class _Writer:
             return found
         if finding.malignancy is not None and math.isfinite(finding.malignancy):
             stands = judged.standing is not Standing.WITHDRAWN and not judged.overruled
-            probability = self._observation("probability", codes.PROBABILITY_OF_CANCER, stands=stands)
+            back = judged.probability_back
+            probability = self._observation("probability", codes.PROBABILITY_OF_CANCER, stands=stands, changed=back)
             probability["valueQuantity"] = _quantity(100.0 * finding.malignancy, codes.PERCENT, 1)
             sign = ("POS", "Positive") if finding.suspicious else ("NEG", "Negative")  # at the operating point
             coding = {"system": f"{_HL7}/v3-ObservationInterpretation", "code": sign[0], "display": sign[1]}
@@ -307,7 +308,7 @@ class _Writer:
 
     def impression(self) -> Resource:
         stands = self.judged.standing is not Standing.WITHDRAWN
-        resource = self._observation("impression", codes.IMPRESSION, stands=stands, changed=self.judged.overruled)
+        resource = self._observation("impression", codes.IMPRESSION, stands=stands, changed=self.judged.label_changed)
         label = codes.LABELS.get(self.judged.label)
         if self.judged.overruled and (who := self.clinician()):  # it is the clinician's word now, not the model's
             resource["performer"] = [who]
@@ -324,7 +325,8 @@ class _Writer:
 
     def lesion(self, number: int, lesion: Lesion) -> Resource:
         part = f"lesion-{number}"
-        resource = self._observation(part, codes.FINDING, stands=self.judged.lesions_stand)
+        judged = self.judged
+        resource = self._observation(part, codes.FINDING, stands=judged.lesions_stand, changed=judged.lesions_back)
         resource["valueCodeableConcept"] = {**_concept(codes.LESION), "text": f"Lesion {number}"}
         length, square = (codes.MM, codes.MM2) if lesion.unit == "mm" else (codes.PIXELS, codes.PIXELS)
         values = (

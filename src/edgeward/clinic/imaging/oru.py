@@ -170,7 +170,7 @@ class _Writer:
             yield self._observation("CE", codes.IMPRESSION, "", "", self._unless_wrong(_NOT_OBTAINED))
         else:
             value = _coded(label) if label else ("", judged.label or "not classified")
-            yield self._observation("CE", codes.IMPRESSION, "", value, self._status(changed=judged.overruled))
+            yield self._observation("CE", codes.IMPRESSION, "", value, self._status(changed=judged.label_changed))
         if finding.status == "analysed":
             yield from self._measurements()
         # One observation, its lines as repetitions: a later revision replaces them all, however many they are.
@@ -183,14 +183,14 @@ class _Writer:
                 codes.PROBABILITY_OF_CANCER,
                 "",
                 (100.0 * finding.malignancy, codes.PERCENT, 1),
-                self._status(stands=not self.judged.overruled),
+                self._status(stands=not self.judged.overruled, changed=self.judged.probability_back),
                 flag="A" if finding.suspicious else "",
             )
         for number, lesion in enumerate(finding.lesions, start=1):
             yield from self._lesion(number, lesion)
 
     def _lesion(self, number: int, lesion: Lesion) -> Iterator[str]:
-        status = self._status(stands=self.judged.lesions_stand)
+        status = self._status(stands=self.judged.lesions_stand, changed=self.judged.lesions_back)
         length, square = (codes.MM, codes.MM2) if lesion.unit == "mm" else (codes.PIXELS, codes.PIXELS)
         for code, value, unit, digits in (
             (codes.LONG_AXIS, lesion.long_axis, length, 2),

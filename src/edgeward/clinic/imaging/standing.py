@@ -11,7 +11,7 @@ not as cancelled, because the image was analysed and somebody may have acted on 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from edgeward.messages import DeliverRequest, Finding, Verdict
@@ -32,6 +32,8 @@ class Judged:
 
     `label` is the clinician's where there is one, else the AI's. `overruled`: it is not the AI's any more, and nor does
     its probability stand. `lesions_stand`: the outlined lesions still do.
+
+    `label_changed`, `probability_back`, `lesions_back`: an earlier revision said otherwise of it, or had taken it back.
     """
 
     standing: Standing
@@ -40,12 +42,25 @@ class Judged:
     lesions_stand: bool
     verdict: Verdict | None  # the last
     at_ns: int  # when this revision came about
+    label_changed: bool = False
+    probability_back: bool = False
+    lesions_back: bool = False
 
 
 def judge(request: DeliverRequest) -> Judged:
     """Return what the revision in `request` stands for."""
-    finding = request.finding
     verdicts = request.verdicts[: request.revision]
+    now = _judged(request.finding, verdicts)
+    before = [_judged(request.finding, verdicts[:count]) for count in range(len(verdicts))]
+    return replace(
+        now,
+        label_changed=any(one.label != now.label or one.standing is Standing.WITHDRAWN for one in before),
+        probability_back=any(one.overruled or one.standing is Standing.WITHDRAWN for one in before),
+        lesions_back=not all(one.lesions_stand for one in before),
+    )
+
+
+def _judged(finding: Finding, verdicts: Sequence[Verdict]) -> Judged:
     if not verdicts:
         return Judged(Standing.PRELIMINARY, finding.label, overruled=False, lesions_stand=True, verdict=None,
                       at_ns=finding.created_ns)  # fmt: skip
