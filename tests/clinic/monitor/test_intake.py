@@ -219,6 +219,131 @@ def test_numbers_of_the_last_packets_signals_are_not_missed_after_a_planned_stop
     assert bedside.raised() == []
 
 
+@pytest.mark.parametrize("sensor", ["leads", "CVP", "PLETH"])
+def test_a_sensor_that_is_off_hides_only_what_it_measures(sensor):
+    """A standing SpO2 alarm whose value stops coming must not end behind an electrode, or another channel's sensor."""
+    bedside = Bedside()
+    rate = round(RATE)
+    line, off = ecg(60, BPM), 10
+    lead = Channel(name="II", kind=Kind.ECG, rate_hz=RATE, gain=1.0)
+    others = (
+        signals.Line("CVP", Kind.CVP, np.full(60 * rate, 8.0), state=lambda at: int(sensor == "CVP" and at >= off)),
+        signals.Line(
+            "PLETH", Kind.PLETH, signals.pleth(signals.steady(BPM, 60), 60.0),
+            state=lambda at: int(sensor == "PLETH" and at >= off),
+        ),
+    )  # fmt: skip
+    for second in range(60):
+        bedside.site.hands.pass_s(1)
+        part = np.ascontiguousarray(line[second * rate : (second + 1) * rate])
+        state = int(sensor == "leads" and second >= off)
+        blocks = (Block(lead, second * rate, part, state), *(wave.block(second, second + 1) for wave in others))
+        bedside.send(encode_channels(blocks, sequence=second, start_ns=1))
+        if second < 20:
+            now = bedside.site.clock.now_ns()
+            bedside.numerics(Vital(parameter="spo2", value=77.0, at_ns=now), protocol="senml")
+        bedside.look()
+        if second == 19:
+            assert "parameter_extreme_low" in bedside.site.codes("a")
+    told = bedside.site.codes("a")
+    assert ("all_leads_off" if sensor == "leads" else "sensor_off") in told
+    assert ("no_value" in told) == (sensor != "PLETH"), "a finger's probe that is off is why there is no SpO2"
+
+
+def test_a_sensor_that_is_off_is_not_told_of_a_channel_that_is_no_longer_sent():
+    bedside = Bedside()
+    pleth = signals.Line("PLETH", Kind.PLETH, signals.pleth(signals.steady(BPM, 90), 90.0))
+    arterial = signals.arterial(signals.steady(BPM, 90), 90.0)
+    pressure = signals.Line("ART", Kind.ABP, arterial, state=lambda at: int(10 <= at < 60))
+    for second in range(90):
+        bedside.site.hands.pass_s(1)
+        waves = (pleth, pressure) if second < 20 or second >= 50 else (pleth,)
+        bedside.send(
+            encode_channels(tuple(one.block(second, second + 1) for one in waves), sequence=second, start_ns=1)
+        )
+        bedside.look()
+        if second in (15, 28, 55):
+            assert "sensor_off" in bedside.site.codes("a"), second
+        if second in (35, 75):
+            assert "sensor_off" not in bedside.site.codes("a"), second
+
+
+def test_a_slow_heart_while_nobody_breathes_is_told():
+    bedside = Bedside()
+    rate = round(RATE)
+    line = np.concatenate([ecg(70, BPM), ecg(50, 43, seed=1)])
+    lead = Channel(name="II", kind=Kind.ECG, rate_hz=RATE, gain=1.0)
+    breath = signals.Line("RESP", Kind.RESPIRATION, signals.breath(120.0, stop=(30.0, 120.0)), 25.0, 0.001)
+    for second in range(120):
+        bedside.site.hands.pass_s(1)
+        part = np.ascontiguousarray(line[second * rate : (second + 1) * rate])
+        bedside.send(encode_channels((Block(lead, second * rate, part), breath.block(second, second + 1)), sequence=second, start_ns=1))  # fmt: skip
+        bedside.look()
+    assert {"apnea", "parameter_low"} <= set(bedside.site.codes("a"))
+
+
+def test_a_value_that_came_once_long_before_does_not_put_off_the_alarm_of_its_silence():
+    """A spot check at admission, then a monitor that measures every second, then nothing."""
+    bedside = Bedside()
+    silent_s = 0.0
+    for quarter in range(4 * 200):
+        second = quarter / 4
+        bedside.site.hands.pass_s(0.25)
+        if second == 0 or (75 <= second < 95 and second == int(second)):
+            now = bedside.site.clock.now_ns()
+            values = {"heart_rate": 80.0, "spo2": 97.0}
+            bedside.numerics(*(Vital(parameter=name, value=value, at_ns=now) for name, value in values.items()))
+        bedside.look()
+        if bedside.raised() and not silent_s:
+            silent_s = second - 94
+    assert 8 < silent_s < 15
+
+
+@pytest.mark.parametrize(("bpm", "code"), [(0, "asystole"), (195, "extreme_tachycardia"), (25, "extreme_bradycardia")])
+def test_what_is_lethal_and_goes_on_after_a_discharge_is_told_anew(bpm, code):
+    """Somebody discharged the wrong bed, or the next patient is in it already."""
+    bedside = Bedside()
+    rate = round(RATE)
+    line = np.concatenate([ecg(20, BPM), ecg(60, bpm, seed=1)])
+    for second in range(80):
+        bedside.site.hands.pass_s(1)
+        part = line[second * rate : (second + 1) * rate].reshape(1, -1)
+        packet = WaveformPacket(
+            samples=part, sequence=second, first_sample=second * rate, start_ns=1, rate_hz=RATE, gain_uv=1.0, leads=("II",),
+            lead_off=(False,),
+        )  # fmt: skip
+        bedside.send(encode(packet))
+        bedside.look()
+        if second == 50:
+            assert code in bedside.site.codes("a")
+            bedside.site.told += bedside.site.engine.discharge("a")
+            bedside.intake.clear("a")
+            assert bedside.site.codes("a") == []
+    assert code in bedside.site.codes("a")
+    assert bedside.raised().count(code) == 2
+
+
+def test_a_pulse_and_breaths_that_are_missing_after_a_discharge_are_told_anew():
+    bedside = Bedside()
+    beats = np.arange(0.4, 90.0, 60.0 / BPM)
+    pulses = [signals.Pulse(float(at) + 0.2) for at in beats if at < 30]
+    waves = (
+        signals.Line("PLETH", Kind.PLETH, signals.pleth(pulses, 90.0)),
+        signals.Line("RESP", Kind.RESPIRATION, signals.breath(90.0, stop=(30.0, 90.0)), 25.0, 0.001),
+    )
+    for second in range(90):
+        bedside.site.hands.pass_s(1)
+        bedside.send(
+            encode_channels(tuple(wave.block(second, second + 1) for wave in waves), sequence=second, start_ns=1)
+        )
+        bedside.look()
+        if second == 70:
+            assert {"no_pulse", "apnea"} <= set(bedside.site.codes("a"))
+            bedside.site.told += bedside.site.engine.discharge("a")
+            bedside.intake.clear("a")
+    assert {"no_pulse", "apnea"} <= set(bedside.site.codes("a"))
+
+
 def test_another_patient_in_the_same_place_starts_with_nothing():
     bedside = Bedside()
     now = bedside.site.clock.now_ns()

@@ -173,7 +173,10 @@ class BedAlarms:
     def _names_better(other: AlarmRecord, this: AlarmRecord) -> bool:
         if not other.present or _ORDER[other.priority] > _ORDER[this.priority]:
             return False  # what is more urgent is never hidden by what is less
-        return names_better((other.code, other.scope, other.source_id), (this.code, this.scope, this.source_id))
+        measures = str(other.args.get("parameters", "")).split()
+        return names_better(
+            (other.code, other.scope, other.source_id), (this.code, this.scope, this.source_id), measures
+        )
 
     def _superseded(self, record: AlarmRecord) -> bool:
         return any(self._names_better(other, record) for other in self._active.values())

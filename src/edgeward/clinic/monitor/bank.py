@@ -23,7 +23,7 @@ from edgeward.clinic.monitor.electrodes import CODE as LEAD_SWAPPED
 from edgeward.clinic.monitor.electrodes import Electrodes
 from edgeward.clinic.monitor.kernel import BEAT, advance, new_room
 from edgeward.clinic.monitor.limits import Limits
-from edgeward.clinic.monitor.patient import TRANSITION
+from edgeward.clinic.monitor.patient import ASYSTOLE, BRADY, TACHY, TRANSITION, VF, VT
 from edgeward.clinic.monitor.queue import Queue
 from edgeward.clinic.monitor.readings import Board, Numerics
 from edgeward.clinic.monitor.seats import Seats
@@ -37,6 +37,7 @@ MISSING_CLEAR_NS = 60_000_000_000
 BLOCKS_AT_ONCE = 256
 _EVENTS_PER_HOP = 48
 _QUEUE_MOST = 1 << 22  # samples queued before `push` processes by itself
+_LETHAL = [ASYSTOLE, VF, VT, BRADY, TACHY]
 
 
 class MonitorBank:
@@ -385,6 +386,16 @@ class MonitorBank:
         for condition, code in CODES.items():
             if code in codes:
                 self.seats.rows[patient.row]["active"][condition] = 1
+
+    def tell_again(self, device_id: str) -> None:
+        """Tell lethal rhythms anew that still hold: what was told of them was taken back (a discharge).
+
+        Raises
+        ------
+        KeyError
+            If the device is not enrolled.
+        """
+        self.seats.rows[self.seats.patients[device_id].row]["active"][_LETHAL] = 0
 
     # ------------------------------------------------------------------ starting again
 

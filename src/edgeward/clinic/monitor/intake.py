@@ -376,11 +376,27 @@ class Intake:
             self.changed.add(source_id)
 
     def clear(self, source_id: str) -> None:
-        """Forget what belongs to the patient who left. The events of it are for nobody."""
+        """Forget what belongs to the patient who left. The events of it are for nobody.
+
+        A source that goes on sending is somebody's: what is lethal and still holds is told anew.
+        """
         self.quiet(source_id)
+        if source_id in self.bank:
+            self.bank.tell_again(source_id)
+        self.signals.tell_again(source_id)
         self.vitals.clear(source_id, self._clock.now_ns())
         self.watch.forget(source_id)
         self.watch.take_events()
+
+    def leave_behind(self, source_id: str) -> list[ConditionEvent]:
+        """Forget the values of a source that is at another bed now; return what ended by it.
+
+        What it measured is of the patient of the bed before. What its signals tell at this moment stays: it is judged
+        from what it sends.
+        """
+        now = self._clock.now_ns()
+        self.measured.leave_behind(source_id, now)
+        return [*self.vitals.conditions(now), *self.watch.take_events()]
 
     def remove(self, source_id: str) -> None:
         """Forget a source altogether."""

@@ -8,6 +8,7 @@ same event more precisely than another. Codes are keys of the translations. Not 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -156,12 +157,24 @@ UNCONFIRMED: dict[str, str] = {
 }
 #: Parameters about which the rhythm alarms say more.
 RATES = frozenset({"heart_rate", "pulse_rate"})
+#: Parameters about which other alarms say more: of nothing else. An electrode says nothing of the finger's probe, and a
+#: slow heart while nobody breathes is the alarm that matters.
+_SAYS: dict[str, frozenset[str]] = {
+    "apnea": frozenset({"respiratory_rate"}),
+    "no_pulse": frozenset({"pulse_rate"}),
+    "all_leads_off": frozenset({"heart_rate"}),
+}
 
 
-def names_better(other: tuple[str, str, str], this: tuple[str, str, str]) -> bool:
+def names_better(other: tuple[str, str, str], this: tuple[str, str, str], measures: Collection[str] = ()) -> bool:
     """Return whether a present alarm `other` says what `this` would say. Each is (code, scope, source).
 
     The ECG and the pulse count the same heart: beyond the same limit they are one event, whichever tells it first.
+
+    Parameters
+    ----------
+    measures
+        What the sensor that `other` is about measures, if it is about one.
     """
     code, scope, source = this
     by, by_scope, by_source = other
@@ -170,10 +183,10 @@ def names_better(other: tuple[str, str, str], this: tuple[str, str, str]) -> boo
     if by not in RULES[code].superseded_by:
         return False
     mine, theirs = RULES[code].scope, RULES[by].scope
-    if theirs == "source":
-        return by_source == source
-    if mine == "parameter":
-        if theirs == "parameter":
-            return by_scope == scope or {scope, by_scope} == RATES
-        return scope in RATES or (by == "apnea" and scope == "respiratory_rate")
+    if theirs == "source" and by_source != source:
+        return False
+    if mine == "parameter" and theirs == "parameter":
+        return by_scope == scope or {scope, by_scope} == RATES
+    if mine == "parameter" and by != "signal_lost":
+        return scope in (measures if by == "sensor_off" else _SAYS.get(by, RATES))
     return True

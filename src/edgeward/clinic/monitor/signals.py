@@ -39,9 +39,20 @@ __all__ = ["ChannelNumerics", "SignalBank", "SignalLimits", "SignalValue", "warm
 BLOCKS_AT_ONCE = 1024
 _QUEUE_MOST = 1 << 22
 SHOWN_MOST = 512  # blocks of a source that wait for a screen
-#: So long after a restart a channel that something is assumed of may be away; then it is no longer sent.
+#: So long a channel may be away, also after a restart if something is assumed of it; then it is no longer sent.
 ASSUMED_S = 10.0
 _ASSUMED = {"sensor_off": OFF, "pulse_noisy": POOR, "no_pulse": NO_PULSE, "apnea": APNEA}
+#: What is measured by the sensor of a channel: while it is off, that is not missed.
+_PULSE = ("pulse_rate", "spo2", "perfusion_index")
+_MEASURES: dict[Kind, tuple[str, ...]] = {
+    Kind.PLETH: _PULSE,
+    Kind.PLETH_RED: _PULSE,
+    Kind.PLETH_INFRARED: _PULSE,
+    Kind.RESPIRATION: ("respiratory_rate",),
+    Kind.ABP: ("abp_systolic", "abp_diastolic", "abp_mean", "pulse_rate"),
+    Kind.CVP: ("cvp_mean",),
+    Kind.CO2: ("etco2", "respiratory_rate"),
+}
 _CODES = {OFF: "sensor_off", DISCONNECTED: "sensor_off", POOR: "pulse_noisy", NO_PULSE: "no_pulse", APNEA: "apnea"}
 
 
@@ -124,6 +135,8 @@ class SignalBank:
         if channels != source.channels:
             source.places = [self._place(source, channel, received_ns) for channel in channels]
             source.channels = channels
+            gone = set(source.rows.values()) - set(source.places)
+            source.left = {row: source.left.get(row, received_ns) for row in gone}
         if packet.others:
             block = packet.others[0]
             source.expected = (block.channel.name, block.first_sample + block.samples.size)
@@ -265,6 +278,9 @@ class SignalBank:
         if not names:
             return [end]
         args: dict[str, float | str] = {"channels": names}
+        if code == "sensor_off":
+            measured = {one for r in rows for one in _MEASURES.get(self._kept.channels[r].kind, ())}
+            args["parameters"] = " ".join(sorted(measured))
         if code == "sensor_off" and any(self._kept.rows[r]["active"][DISCONNECTED] for r in rows):
             args["reason"] = "disconnected"
         if told is not None and code in {"no_pulse", "apnea"}:
@@ -312,7 +328,8 @@ class SignalBank:
         events, self._pending = self._pending, []
         events += self._still_away(now_ns)
         for source in self._kept.sources.values():
-            events += self._no_longer_sent(source, now_ns)
+            if source.left or source.assumed:
+                events += self._no_longer_sent(source, now_ns)
             for code in ("no_pulse", "apnea"):
                 if source.present.get(code):
                     events += self._tell(source, code, now_ns, now_ns)
@@ -358,17 +375,39 @@ class SignalBank:
         return events
 
     def _no_longer_sent(self, source: Source, now_ns: int) -> list[ConditionEvent]:
-        """Tell the end of what was assumed of channels that do not come any more."""
-        if not source.assumed or now_ns - source.began_ns < ASSUMED_S * 1e9:
-            return []
-        left, source.assumed = source.assumed, {}
-        return [event for code, names in left.items() if names for event in self._tell(source, code, now_ns, now_ns)]
+        """Tell the end of what held of channels that do not come any more, or was assumed of them."""
+        events: list[ConditionEvent] = []
+        for row in [row for row, since_ns in source.left.items() if now_ns - since_ns >= ASSUMED_S * 1e9]:
+            source.left[row] = now_ns  # and not at each tick from now on
+            held = [code for code, rows in source.present.items() if row in rows]
+            if held:
+                self._kept.begin(row, self._kept.channels[row], source)
+            for code in held:
+                source.present[code].discard(row)
+                events += self._tell(source, code, now_ns, now_ns)
+        if source.assumed and now_ns - source.began_ns >= ASSUMED_S * 1e9:
+            left, source.assumed = source.assumed, {}
+            for code, names in left.items():
+                if names:
+                    events += self._tell(source, code, now_ns, now_ns)
+        return events
 
     def rest(self, source_id: str) -> None:
         """Take a source's word that it stops on purpose: its silence is no alarm until it sends again."""
         if source_id in self._kept.sources:
             self._kept.sources[source_id].resting = True
         self._expected.pop(source_id, None)
+
+    def tell_again(self, source_id: str) -> None:
+        """Tell anew that a pulse or breaths are missing, if they are: what was told was taken back (a discharge)."""
+        source = self._kept.sources.get(source_id)
+        if source is None:
+            return
+        for code in ("no_pulse", "apnea"):
+            for row in source.present.pop(code, ()):
+                self._kept.rows[row]["active"][_ASSUMED[code]] = 0
+            source.told.pop(code, None)
+            source.assumed.pop(code, None)
 
     def remove(self, source_id: str, now_ns: int) -> list[ConditionEvent]:
         """Stop monitoring a source; whatever held of it is over."""

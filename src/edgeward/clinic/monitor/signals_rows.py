@@ -43,6 +43,7 @@ class Source:
     rows: dict[str, int] = field(default_factory=dict)  # channel name -> row
     channels: tuple[Channel, ...] = ()  # of the last packet: the usual packet looks the same
     places: list[int] = field(default_factory=list)  # their rows
+    left: dict[int, int] = field(default_factory=dict)  # rows of channels that are not among them -> since when
     sequence: int = -1
     expected: tuple[str, int] = ("", 0)  # first channel of the last packet, and its next index
     last_received_ns: int = 0

@@ -55,7 +55,7 @@ class Value:
     unseen: set[str] = field(default_factory=set)  # those whose end nobody saw: the next value that is within is it
     since: dict[str, int] = field(default_factory=dict)  # side -> beyond since, not yet told
     history: deque[tuple[int, float]] | None = None  # for averaging
-    timed: bool = False  # has its entry in the timers
+    due: int = 0  # when it is looked whether it is stale; 0: it is not
     calm: tuple[float, float] = (-math.inf, math.inf)  # within these nothing is beyond any limit
     bound: str = ""  # off the device's scale: the true value lies below, or above
     awaited: int = 0  # its sensor or its signal came back: until then it need not have a value
@@ -178,9 +178,8 @@ class LimitWatch:
         known.stale_ns = int((known.parameter.stale_s if stale_s is None else stale_s) * 1e9)
         if known.stale(now):
             return  # old when it came: shown as old, and compared with nothing
-        if not known.timed and known.continuous:
-            known.timed = True
-            self._timer(at + known.stale_ns, "stale", source_id, parameter)
+        if known.continuous:
+            self._look_at(at + known.stale_ns, source_id, known)
         known.live = known.live or missed
         if known.gone:
             known.gone = False
@@ -213,7 +212,7 @@ class LimitWatch:
                 or source.lost
                 or known.gone
                 or not known.live
-                or not known.timed
+                or not known.due
                 or known.on
                 or known.unseen
                 or known.since
@@ -310,17 +309,24 @@ class LimitWatch:
         self._number += 1
         heapq.heappush(self._timers, (due, self._number, kind, source_id, parameter))
 
+    def _look_at(self, due: int, source_id: str, known: Value) -> None:
+        """See then whether a value is stale, unless it is looked at sooner anyway."""
+        if not known.due or due < known.due:
+            known.due = due
+            self._timer(due, "stale", source_id, known.parameter.name)
+
     def tick(self) -> None:
         """Take the passing of time: delays that are over, values that have become stale."""
         now = self._clock()
         while self._timers and self._timers[0][0] <= now:
-            _, _, kind, source_id, parameter = heapq.heappop(self._timers)
+            at, _, kind, source_id, parameter = heapq.heappop(self._timers)
             source = self._sources.get(source_id)
             known = source.values.get(parameter) if source else None
             if source is None or known is None:
                 continue
             if kind == "stale":
-                self._look(source_id, source, known, now)
+                if at == known.due:  # else it goes stale sooner than was thought then, and was looked at
+                    self._look(source_id, source, known, now)
             elif kind in known.since and not known.stale(now):
                 due = known.since[kind] + int(known.limit.delay_s * 1e9)
                 if due > now:  # it was within in between: counted from the last crossing
@@ -334,14 +340,14 @@ class LimitWatch:
                     self._begin(source_id, known, kind, value)
 
     def _look(self, source_id: str, source: _Source, known: Value, now: int) -> None:
+        known.due = 0
         if not known.stale(now):
-            self._timer(known.at + known.stale_ns, "stale", source_id, known.parameter.name)
+            self._look_at(known.at + known.stale_ns, source_id, known)
             return
         if now < known.awaited:
             self._end(source_id, known, sorted(known.on))
-            self._timer(known.awaited, "stale", source_id, known.parameter.name)
+            self._look_at(known.awaited, source_id, known)
             return
-        known.timed = False
         known.since.clear()
         if known.live:
             # Not by how long it has been silent: a value is older than its arrival by as much as it took to come.
@@ -370,9 +376,8 @@ class LimitWatch:
                 known.gone = False
                 known.live = True
                 self._tell(source_id, known, "no_value")
-            if known.live and not known.timed:
-                known.timed = True
-                self._timer(until, "stale", source_id, known.parameter.name)
+            if known.live and not known.due:
+                self._look_at(until, source_id, known)
 
     def begin_anew(self, source_id: str, parameter: str) -> None:
         """Take it that values up to now say nothing of what is to come: limits are judged anew with the next."""
@@ -432,8 +437,8 @@ class LimitWatch:
         valid = int(known.parameter.stale_s * 1e9)
         known.stale_ns = now + valid  # it was measured nobody knows when
         known.arrived = now
-        known.live = known.timed = True
-        self._timer(now + valid, "stale", source_id, parameter)
+        known.live = True
+        self._look_at(now + valid, source_id, known)
 
     def assume(self, source_id: str, code: str, parameter: str) -> None:
         """Take a condition as holding that held before a restart, so that its end, or its silence, will be told."""
@@ -460,6 +465,5 @@ class LimitWatch:
         else:
             known.on.add(side)
             known.live = known.live or fresh  # of a value that was taken up it is known whether it will be missed
-            if not known.timed and known.continuous:
-                known.timed = True
-                self._timer(now + known.stale_ns, "stale", source_id, parameter)
+            if known.continuous:
+                self._look_at(now + known.stale_ns, source_id, known)
