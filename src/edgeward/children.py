@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgeward.bus.process import GO, PULSE, die_with_parent
+from edgeward.bus.process import GO, LOADED, PULSE, die_with_parent
 from edgeward.messages import RoleState
 
 #: A ready role whose event loop has not turned for so long hangs: with the time until the next look, less than the ten
@@ -49,13 +49,14 @@ class Living:
     pulse: int  # the reading end
     pulsed: float  # when it was felt last
     used_s: float = 0.0  # the computing time it had had then
-    loaded: bool = False  # it stood by
+    loaded: bool = False  # it stood by, and has everything that it needs
 
     def feel(self, now: float) -> None:
         """Take what came of the pulse."""
         with contextlib.suppress(BlockingIOError):
-            if os.read(self.pulse, 4096):
+            if came := os.read(self.pulse, 4096):
                 self.pulsed, self.used_s = now, computing(self.process.pid)[1]
+                self.loaded |= LOADED in came
 
     def let_go(self) -> None:
         """Close our end."""
@@ -188,7 +189,6 @@ async def go(living: Living) -> None:
     """
     stdin = living.process.stdin
     assert stdin is not None
-    living.loaded = True
     stdin.write(GO)
     await stdin.drain()
     stdin.close()

@@ -331,6 +331,8 @@ class Supervisor:
         child = self.children.get(state.role)
         if child is None or child.process is None or child.process.pid != state.pid:
             return
+        if child.process.returncode is not None:  # its last words, which came after its end: it serves no more
+            return
         child.heard, child.spoke = self._loop.time(), True
         child.role_state = state
         if state.status != "starting" and not child.was_ready:

@@ -10,7 +10,7 @@ import uvloop
 
 from edgeward.device.enrolment import load_all
 from edgeward.device.schedule import Schedule
-from edgeward.device.wearable import Wearable, _until
+from edgeward.device.wearable import Wearable, _Outgoing, _until
 
 
 def test_it_never_wakes_before_its_time():
@@ -41,5 +41,34 @@ def test_the_first_sample_is_never_told_later_than_it_was_taken(site):
             phase_s = time.monotonic() - began + 0.00237
             await asyncio.wait([asyncio.create_task(device.run(began, phase_s))])
             assert started[number] <= began_ns + round(phase_s * 1e9) + 100_000
+
+    uvloop.run(live())
+
+
+def test_a_device_that_was_switched_off_brings_nothing_of_its_last_stream(site):
+    """Also no packet that was on its way in that moment: it came first in the new stream."""
+
+    async def live():
+        folder = site.enrol("bed-1")
+        enrolment = load_all(folder.parent, ("wearable",))[0]
+        device = Wearable(enrolment, 0, Schedule(iter(()), 1), print, print, random.Random(1))
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        class Client:
+            async def publish(self, *_, **__):
+                begun.set()
+                await go_on.wait()
+
+        device._reachable.set()
+        device._keep(_Outgoing(b"old", []), 5)
+        sending = asyncio.create_task(device._send(Client(), "topic"))
+        await begun.wait()
+
+        device._switch_off()
+        go_on.set()
+        await sending
+
+        assert (list(device._backlog), list(device._sent)) == ([], [])
+        assert device.count.sent == 1
 
     uvloop.run(live())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import struct
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from tests.gateway.spoken import LEGACY, PLAIN, Spoken, number, request, text
 
 from edgeward.gateway import command as dimse
 from edgeward.gateway.dimse import DimseRequest, DimseService, EventReport, Operation, Reply
+from edgeward.scu import steady
 
 COMMITMENT_INSTANCE = "1.2.840.10008.1.20.1.1"
 
@@ -69,9 +71,12 @@ class Commitment(DimseService):
     def __init__(self) -> None:
         self.asked: list[DimseRequest] = []
         self.answers: list[int | None] = []
+        self.go_on = threading.Event()
+        self.go_on.set()
 
     def serve(self, request: DimseRequest) -> Iterator[Reply]:
         self.asked.append(request)
+        assert self.go_on.wait(30)
         if request.operation is Operation.N_CREATE:
             yield Reply(status=0x0000, sop_instance_uid=request.sop_instance_uid or "1.2.3.4", dataset=request.dataset)
             return
@@ -183,12 +188,14 @@ def test_an_event_report_comes_on_the_same_association_and_its_answer_is_passed_
 
     ae = AE(ae_title=AE_TITLE)
     ae.add_requested_context(StorageCommitmentPushModel)
-    association = ae.associate(
-        "127.0.0.1",
-        door.port,
-        ae_title="EDGEWARD",
-        tls_args=(tls_of(device), "localhost"),
-        evt_handlers=[(evt.EVT_N_EVENT_REPORT, report)],
+    association = steady(
+        ae.associate(
+            "127.0.0.1",
+            door.port,
+            ae_title="EDGEWARD",
+            tls_args=(tls_of(device), "localhost"),
+            evt_handlers=[(evt.EVT_N_EVENT_REPORT, report)],
+        )
     )
     asked = Dataset()
     asked.TransactionUID = "1.2.3"
@@ -291,11 +298,28 @@ def test_a_second_request_before_the_answer_ends_the_association_only(door: Door
     again.release()
 
 
-def test_an_event_report_that_is_never_answered_is_told_once(door: Door, commitment: Commitment) -> None:
+def ask_for_commitment(door: Door) -> Spoken:
     peer = Spoken(door, (StorageCommitmentPushModel, ImplicitVRLittleEndian))
     asked = text(0x0003, StorageCommitmentPushModel) + number(0x0100, int(Operation.N_ACTION)) + number(0x0110, 5)
     asked += number(0x0800, 1) + text(0x1001, COMMITMENT_INSTANCE) + number(0x1008, 1)
     peer.send(1, asked, struct.pack("<HHL", 0x0008, 0x1195, 6) + b"1.2.3\0")
+    return peer
+
+
+def test_an_event_report_to_a_peer_that_left_before_the_answer_is_told_too(door: Door, commitment: Commitment) -> None:
+    """Reading many objects takes long: the asker may have lost patience."""
+    commitment.go_on.clear()
+    peer = ask_for_commitment(door)
+    until(lambda: commitment.asked)
+    peer.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.socket.close()
+    commitment.go_on.set()
+
+    until(lambda: commitment.answers == [None])
+
+
+def test_an_event_report_that_is_never_answered_is_told_once(door: Door, commitment: Commitment) -> None:
+    peer = ask_for_commitment(door)
     assert peer.answer().status == 0x0000
     assert peer.answer().field == dimse.N_EVENT_REPORT
     assert commitment.answers == []

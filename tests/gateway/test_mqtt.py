@@ -13,6 +13,7 @@ from tests.support.site import TestSite
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus
 from edgeward.gateway import mqtt
+from edgeward.privacy.registry import Registry
 
 
 def publisher(site: TestSite, folder: Path, text: str) -> list[str]:
@@ -45,9 +46,16 @@ async def until(check, seconds: float = 20.0) -> None:
 
 @pytest.fixture
 def patient(bus_site: TestSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A door that waits for both for as long as this test takes."""
-    monkeypatch.setattr(mqtt, "NOBODY_S", 4.5)
-    monkeypatch.setattr(mqtt, "ONE_S", 4.5)
+    """A door that waits for both, however long that takes."""
+    monkeypatch.setattr(mqtt, "NOBODY_S", 600.0)
+    monkeypatch.setattr(mqtt, "ONE_S", 600.0)
+
+
+async def let_in(site: TestSite, folder: Path, device: asyncio.subprocess.Process, text: str) -> None:
+    """Wait until a device could send; it tries again if the server lost patience, after 5 s."""
+    async with asyncio.timeout(60):
+        while await device.wait():
+            device = await send(site, folder, text)
 
 
 @pytest.mark.peer
@@ -69,7 +77,7 @@ async def test_what_a_device_sends_first_after_a_restart_of_the_server_reaches_b
     _, recorded = await listen(bus_site, "recorder")
     _, monitored = await listen(bus_site, "monitor")
 
-    assert await device.wait() == 0
+    await let_in(bus_site, folder, device, "first")
     await until(lambda: recorded and monitored)
     assert recorded == monitored == [b"first"]
     assert "mqtt_admitted_unheard" not in context.stats.counters
@@ -91,7 +99,7 @@ async def test_who_stands_by_is_not_taken_for_the_monitor(bus_site: TestSite) ->
     assert not context.stats.counters.get("mqtt_admitted")
     _, monitored = await listen(bus_site, "monitor")
 
-    assert await device.wait() == 0
+    await let_in(bus_site, folder, device, "first")
     await until(lambda: monitored)
     await door.close()
 
@@ -126,4 +134,56 @@ async def test_one_of_the_two_is_enough_after_a_while(bus_site: TestSite, monkey
 
     await until(lambda: recorded)
     assert "mqtt_admitted_unheard" not in context.stats.counters
+    await door.close()
+
+
+async def connected(site: TestSite, folder: Path) -> asyncio.subprocess.Process:
+    """A device that stays."""
+    command = [*publisher(site, folder, ""), "-l"]
+    del command[command.index("-m") : command.index("-m") + 2]
+    return await asyncio.create_subprocess_exec(
+        *command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("anew", [False, True])
+async def test_a_revoked_device_is_cut_off_also_when_others_come_at_that_moment(bus_site: TestSite, anew: bool) -> None:
+    """Each of them has the registry read again, and then its change is no news; nor if its name is given anew."""
+    folder = bus_site.enrol("wearable-1")
+    context = await bus_site.context("gateway")
+    door = await mqtt.start(context)
+    device = await connected(bus_site, folder)
+    await until(lambda: context.stats.counters.get("mqtt_admitted"))
+
+    Registry(bus_site.home).revoke("wearable-1")
+    if anew:
+        folder.rename(folder.with_name("wearable-0"))
+        bus_site.enrol("wearable-1")
+    assert door._registry.refresh()
+
+    await until(lambda: not door._live["wearable-1"])
+    await until(lambda: anew or context.stats.counters.get("mqtt_refused"))  # it tries again
+    device.kill()
+    await device.wait()
+    await door.close()
+
+
+@pytest.mark.peer
+@pytest.mark.usefixtures("patient")
+async def test_a_device_that_is_revoked_while_it_waits_is_not_let_in(bus_site: TestSite) -> None:
+    folder = bus_site.enrol("wearable-1")
+    context = await bus_site.context("gateway")
+    door = await mqtt.start(context)
+    device = await connected(bus_site, folder)
+    await until(lambda: door._listeners._waiting)
+
+    Registry(bus_site.home).revoke("wearable-1")
+    await listen(bus_site, "recorder")
+    await listen(bus_site, "monitor")
+
+    await until(lambda: context.stats.counters.get("mqtt_refused"))
+    assert "mqtt_admitted" not in context.stats.counters
+    device.kill()
+    await device.wait()
     await door.close()

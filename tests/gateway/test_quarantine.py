@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeward.gateway.quarantine import FLOOD, Quarantine
+from edgeward.messages import Quarantined
 from edgeward.privacy.database import DatabaseFull
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
@@ -66,6 +67,30 @@ def test_entries_survive_a_disk_that_is_full_for_a_while(journal: Journal, monke
         quarantine.flush()
 
     assert [entry.count for entry in quarantine.entries()] == [1]
+
+
+def test_what_another_thread_is_just_writing_is_not_missing(journal: Journal, monkeypatch) -> None:
+    quarantine, begun, go_on = Quarantine(journal), threading.Event(), threading.Event()
+    write, seen = journal.quarantine, list[int]()
+
+    def slowly(entries: list[Quarantined]) -> None:
+        begun.set()
+        assert go_on.wait(30)
+        write(entries)
+
+    monkeypatch.setattr(journal, "quarantine", slowly)
+    quarantine.note("dicom", "us1", "no")
+    flushing = threading.Thread(target=quarantine.flush)
+    flushing.start()
+    assert begun.wait(30)
+    looking = threading.Thread(target=lambda: seen.append(len(quarantine.entries())))
+    looking.start()
+    looking.join(0.2)
+    go_on.set()
+    for thread in (flushing, looking):
+        thread.join(30)
+
+    assert seen == [1]
 
 
 def test_many_threads_lose_no_count(journal: Journal) -> None:

@@ -15,6 +15,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 _FILES = 65_536
 PULSE = "EDGEWARD_PULSE"  # names the end of a pipe to whoever started us (``edgeward.children``)
 PULSE_S = 1.0
+LOADED = b"!"  # within the pulse: a process that stands by has everything that it needs
 GO = b"go\n"  # on its standard input: a process that stands by is needed
 
 
@@ -43,12 +44,23 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
+_pipe = -1  # to whoever started us, once its end is taken
+
+
+def say_loaded() -> None:
+    """Say to whoever started us, if it wants that, that this process has everything that it needs."""
+    if _pipe >= 0:
+        with contextlib.suppress(OSError):  # it is gone, or does not read: then we are given more time than we need
+            os.write(_pipe, LOADED)
+
+
 async def pulse() -> None:
     """Write a byte a second to whoever started us, if it wants that: the event loop turns. Needs no bus."""
+    global _pipe
     given = os.environ.pop(PULSE, "")
     if not given.isdigit():
         return
-    pipe = int(given)
+    pipe = _pipe = int(given)
     os.set_inheritable(pipe, False)
     os.set_blocking(pipe, False)
     while True:

@@ -23,6 +23,7 @@ from edgeward.home import Home, write_private
 
 AUTHENTICATOR = "authenticator"  # answers the authentication callout
 SYSTEM = "system"  # may disconnect clients
+START_S = 30.0  # until it answers: a busy machine, or a large store that is read first
 _SEEDS = (*permissions.ROLES, AUTHENTICATOR, SYSTEM)
 
 
@@ -188,7 +189,7 @@ async def start(
     Raises
     ------
     ServerError
-        If it ends or does not answer within 10 s.
+        If it ends or does not answer within `START_S`.
     """
     binary = find_binary(settings)
     path = home.nats / "nats.conf"
@@ -205,7 +206,7 @@ async def start(
             preexec_fn=die_with_parent,
             env={**os.environ, "EDGEWARD_STORE_KEY": store_key, "GOMEMLIMIT": "1024MiB"},
         )
-    deadline = asyncio.get_running_loop().time() + 10.0
+    deadline = asyncio.get_running_loop().time() + START_S
     while asyncio.get_running_loop().time() < deadline:
         if process.returncode is not None:
             break

@@ -34,6 +34,7 @@ SENT_AGAIN = 5
 
 _KEEPALIVE_S = 10
 _TIMEOUT_S = 5.0
+_GOODBYE_S = 3.0  # for the last packet, on a busy machine; whoever simulates a ward gives its end 5 s
 
 log = logging.getLogger(__name__)
 
@@ -141,10 +142,7 @@ class Wearable:
                 self.count.events += 1
                 if event.kind == "stop":
                     self.truth(Mark(stream.position - 1, event, "onset"), time.time_ns())
-                    self._reachable.clear()
-                    self._wake.set()
-                    self._backlog.clear()
-                    self._sent.clear()  # its next stream begins anew
+                    self._switch_off()
                     return event
                 if event.kind == "abort":
                     self._go_out_of_reach(event, stream)
@@ -169,6 +167,12 @@ class Wearable:
             self.count.dropped += 1
         self._backlog.append(outgoing)
         self._wake.set()
+
+    def _switch_off(self) -> None:
+        """Forget what was to be sent, also a packet that is on its way just now: the next stream begins anew."""
+        self._reachable.clear()
+        self._wake.set()
+        self._backlog, self._sent = deque(), deque(maxlen=SENT_AGAIN)
 
     def _go_out_of_reach(self, event: Event, stream: WaveformStream) -> None:
         self.truth(Mark(stream.position - 1, event, "onset"), time.time_ns())
@@ -225,15 +229,16 @@ class Wearable:
             if not self._reachable.is_set():
                 return
             if self._backlog:
-                outgoing = self._backlog.popleft()
+                backlog, sent = self._backlog, self._sent  # of this stream
+                outgoing = backlog.popleft()
                 sent_ns = time.time_ns()
                 try:
                     await client.publish(topic, outgoing.data, qos=0)
                 except BaseException:
-                    self._backlog.appendleft(outgoing)
+                    backlog.appendleft(outgoing)
                     raise
                 self.count.sent += 1
-                self._sent.append(_Outgoing(outgoing.data, []))
+                sent.append(_Outgoing(outgoing.data, []))
                 for mark in outgoing.marks:
                     self.truth(mark, sent_ns)
                 continue
@@ -246,11 +251,11 @@ class Wearable:
         """Send what has been sampled, marked as the last packet before a planned stop."""
         self._finished = True
         if self._stream is not None and self._reachable.is_set():
-            elapsed = asyncio.get_running_loop().time() - self._began
+            elapsed = time.monotonic() - self._began
             sampled = int(elapsed * self._stream.recording.rate_hz) - self._stream.position
             self._backlog.append(_Outgoing(*self._stream.next_bytes(FLAG_LAST, sampled)))
         self._wake.set()
-        await asyncio.wait([link], timeout=1.0)
+        await asyncio.wait([link], timeout=_GOODBYE_S)
 
 
 async def _until(deadline: float) -> None:

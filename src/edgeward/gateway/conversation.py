@@ -103,6 +103,8 @@ class Conversation:
                 _log.error("a %s was left without a final answer", asked.operation.name)
                 reply = Reply(status=dimse.PROCESSING_FAILURE)
             if self._end is not None:
+                if reply.event is not None:
+                    _tell(reply.event, None)
                 raise self._end
             self._send(reply, request, context_id, context)
             if not _pending(reply.status):
@@ -110,6 +112,9 @@ class Conversation:
 
     def _send(self, reply: Reply, request: Command, context_id: int, context: Context) -> None:
         association = self._association
+        if reply.event is not None:
+            self._next_id = self._next_id % 0xFFFF + 1
+            self._waiting[self._next_id] = reply.event  # first: if sending fails, `close` tells that there is no answer
         data = _encoded(reply.dataset, context.transfer_syntax) if reply.dataset is not None else b""
         answer = dimse.response(
             request,
@@ -123,8 +128,6 @@ class Conversation:
             self._report(reply.event, context_id, context)
 
     def _report(self, event: EventReport, context_id: int, context: Context) -> None:
-        self._next_id = self._next_id % 0xFFFF + 1
-        self._waiting[self._next_id] = event  # first: if sending fails, `close` tells that there is no answer
         command = dimse.event_report(self._next_id, event.sop_class_uid, event.sop_instance_uid, event.event_type)
         self._association.reply(context_id, command, _encoded(event.dataset, context.transfer_syntax))
 

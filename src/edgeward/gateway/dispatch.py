@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from pydicom.uid import UID
 
@@ -81,6 +82,7 @@ class Dispatcher:
         self._budget_ns = round(context.settings.budgets.interactive_ms * 1e6)
         self._destinations = context.settings.destinations
         self._tasks: set[asyncio.Task[None]] = set()
+        self._telling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by item
 
     async def start(self) -> None:
         """Take up every open row, then drive."""
@@ -437,15 +439,17 @@ class Dispatcher:
         task.add_done_callback(self._tasks.discard)
 
     async def _tell(self, item_id: str, *, found: bool = False) -> None:
-        summary = await self._on_disk(self._journal.summary, item_id, time.time_ns())
-        if summary is None:
-            return
-        try:
-            if found:
-                await self._bus.publish(subjects.finding(item_id), summary)
-            await self._bus.publish(subjects.item_state(item_id), summary)
-        except BusError as error:
-            _log.info("nobody could be told of the change: %s", error)
+        # One after the other: of two that read at once, the older state could be told last, and would stand.
+        async with self._telling.setdefault(item_id, asyncio.Lock()):
+            summary = await self._on_disk(self._journal.summary, item_id, time.time_ns())
+            if summary is None:
+                return
+            try:
+                if found:
+                    await self._bus.publish(subjects.finding(item_id), summary)
+                await self._bus.publish(subjects.item_state(item_id), summary)
+            except BusError as error:
+                _log.info("nobody could be told of the change: %s", error)
 
 
 def may_have_pixels(item: Item) -> bool:

@@ -191,7 +191,8 @@ class MqttDoor:
         self._system = system
         self._registry = Registry(context.home)
         self._key = load_key(context.home.keys / "bus", "issuer")
-        self._live: dict[str, dict[str, tuple[str, int]]] = {}  # device -> MQTT client -> (server, connection)
+        #: Device -> MQTT client -> (server, connection, fingerprint of its certificate).
+        self._live: dict[str, dict[str, tuple[str, int, str]]] = {}
         self._task: asyncio.Task[None] | None = None
         self._listeners = Listeners(system, LISTENERS + context.settings.monitor.standby)
         self.last_seen_ns: dict[str, int] = {}
@@ -221,8 +222,10 @@ class MqttDoor:
         user = request.get("user_nkey", "")
         answer: dict[str, Any] = {"type": "authorization_response", "version": 2}
         try:
-            device = identify(claims, self._registry, self._context.settings.site.name)
-            if not await self._listeners.wait(server):
+            identify(claims, self._registry, self._context.settings.site.name)
+            listening = await self._listeners.wait(server)
+            device = identify(claims, self._registry, self._context.settings.site.name)  # it may be revoked meanwhile
+            if not listening:
                 # It is let in all the same: its numerics are kept by the server's store, and its waveforms are told as
                 # missing once somebody listens again.
                 self._context.stats.count("mqtt_admitted_unheard")
@@ -245,7 +248,7 @@ class MqttDoor:
             )
             live = self._live.setdefault(device.device_id, {})
             # A device that reconnects under the same MQTT client id replaces its former connection.
-            live[str(client.get("mqtt_id", ""))] = (server, int(client.get("id", 0)))
+            live[str(client.get("mqtt_id", ""))] = (server, int(client.get("id", 0)), device.fingerprint)
             self.last_seen_ns[device.device_id] = time.time_ns()
             self._context.stats.count("mqtt_admitted")
         except NotAdmitted as error:
@@ -263,13 +266,19 @@ class MqttDoor:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH_S)
-            if self._registry.refresh():
-                for device in self._registry.devices():
-                    if device.revoked and device.device_id in self._live:
-                        await self._disconnect(device.device_id)
+            # Whether the file has changed since does not tell: a device that connects has it read again, too.
+            self._registry.refresh()
+            for device_id in list(self._live):
+                await self._disconnect(device_id)
 
     async def _disconnect(self, device_id: str) -> None:
-        for server, connection in self._live.pop(device_id, {}).values():
+        """Disconnect what a device was let in with a certificate that is not in force any more."""
+        device, live = self._registry.by_id(device_id), self._live[device_id]
+        in_force = device.fingerprint if device is not None and not device.revoked else ""
+        gone = {client: one for client, one in live.items() if one[2] != in_force}
+        for client in gone:  # all before the first is waited for: it may come again meanwhile
+            del live[client]
+        for server, connection, _ in gone.values():
             try:
                 await self._system.request_raw(
                     f"$SYS.REQ.SERVER.{server}.KICK", msgspec.json.encode({"cid": connection}), 2.0

@@ -30,6 +30,7 @@ class Quarantine:
         self._journal, self._clock = journal, clock
         self._waiting: dict[tuple[str, str, str, str], Quarantined] = {}
         self._lock = threading.Lock()
+        self._flushing = threading.Lock()  # whoever looks waits for what another one is just writing
 
     def note(self, where: str, peer: str, reason: str, what_to_do: str = "", item_id: str = "") -> None:
         """Note an entry from this process; `item_id` is the item it is about, if that was kept."""
@@ -69,16 +70,17 @@ class Quarantine:
 
     def flush(self) -> None:
         """Write what is waiting. What cannot be written now waits on."""
-        with self._lock:
-            entries, self._waiting = list(self._waiting.values()), {}
-        if not entries:
-            return
-        try:
-            self._journal.quarantine(entries)
-        except DatabaseError as error:
-            _log.warning("quarantine entries could not be written yet: %s", error)
-            for entry in entries:
-                self._count_up(entry)
+        with self._flushing:
+            with self._lock:
+                entries, self._waiting = list(self._waiting.values()), {}
+            if not entries:
+                return
+            try:
+                self._journal.quarantine(entries)
+            except DatabaseError as error:
+                _log.warning("quarantine entries could not be written yet: %s", error)
+                for entry in entries:
+                    self._count_up(entry)
 
     def entries(self, limit: int = 200) -> list[Quarantined]:
         """Return what is kept, newest first."""

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from edgeward.bus import subjects
 from edgeward.bus.bulk import Batch
-from edgeward.bus.process import GO
+from edgeward.bus.process import GO, say_loaded
 from edgeward.bus.role import RoleContext
 
 #: Whoever only keeps what comes need not wake for each packet.
@@ -134,6 +134,7 @@ async def stand_by(context: RoleContext) -> bool:
     await context.bus.flush()
     context.bus.gather(GATHER_S)
     await asyncio.to_thread(_load)
+    say_loaded()
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
