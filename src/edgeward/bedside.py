@@ -289,6 +289,9 @@ class Observations(Message, frozen=True, kw_only=True, tag="observations.1"):
 # ---------------------------------------- notices
 
 
+MOST_PLACES = 32  # beds that a notice names
+
+
 class Notice(Message, frozen=True, kw_only=True, tag="notice.1"):
     """`monitor` hands an alarm's transition to `deliver`, which acknowledges (`Ok`) once its queue holds it durably."""
 
@@ -297,6 +300,7 @@ class Notice(Message, frozen=True, kw_only=True, tag="notice.1"):
     alarm: Alarm
     contacts: list[str] = []  # who is to be told by name (escalation); systems (PCD-04, FHIR) always are
     vitals: list[VitalState] = []  # of the bed, at that moment
+    places: list[str] = []  # what the first `MOST_PLACES` of the alarm's `members` are called
     at_ns: int
 
 
@@ -305,7 +309,7 @@ class NoticeReport(Message, frozen=True, kw_only=True, tag="notice-report.1"):
 
     notice_id: str
     alarm_id: str
-    receiver: str
+    receiver: str  # a contact, by name: reached by one of the channels, or by none
     state: Literal["delivered", "failed"]
     reason: str = ""
     at_ns: int

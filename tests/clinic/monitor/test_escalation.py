@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tests.support.monitoring import Site
 
-from edgeward.bedside import NoticeReport
-from edgeward.clinic.monitor.engine import SITE
+from edgeward.bedside import MOST_PLACES, NoticeReport
+from edgeward.clinic.monitor.engine import SITE, BedChange
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.reminders import Reminders
 from edgeward.clinic.monitor.shown import to_message
@@ -124,6 +124,15 @@ def test_when_nobody_of_a_step_could_be_told_the_next_is_due_at_once():
     assert ladder.wait(300) == [], "the step is not taken a second time"
 
 
+def test_a_person_whom_deliver_could_not_reach_is_told_of_by_name():
+    ladder = Ladder()
+    alarm_id = ladder.begin("asystole")
+    ladder.wait(61)
+    assert ladder.report(alarm_id, "resident", "failed") == [["on-call", "matron"]]
+    assert ladder.report(alarm_id, "on-call", "failed", level=2) == []
+    assert ladder.site.engine.active("a")[0].level == 2
+
+
 def test_a_contact_without_a_channel_counts_as_not_told():
     ladder = Ladder()
     alarm_id = ladder.begin("asystole")
@@ -184,6 +193,19 @@ def test_systems_are_told_of_every_transition_and_people_only_when_it_is_their_t
     assert [notice.phase for notice in notices] == ["start", "update", "acknowledge", "end"]
     assert len({notice.notice_id for notice in notices}) == 4
     assert Ladder().escalation.notices(told, lambda _: []) == []
+
+
+def test_a_notice_of_a_flood_says_what_its_beds_are_called():
+    ladder = Ladder()
+    silent = [f"b{number}" for number in range(40)]
+    began = ladder.site.engine.alarms(SITE).begin(
+        "signal_flood", at_ns=1, received_ns=1, args={"beds": 40.0}, members=tuple(silent)
+    )
+    told = BedChange(SITE, began[0])
+    shown = to_message(SITE, told.change.alarm, told.change.state, 1)
+    (notice,) = ladder.escalation.notices([(told, shown, ["resident"])], lambda _: [], str.upper)
+    assert notice.alarm.members == silent
+    assert notice.places == [name.upper() for name in silent[:MOST_PLACES]]
 
 
 def test_people_are_called_anew_when_an_acknowledged_alarm_calls_once_more():

@@ -10,19 +10,23 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from tests.support.monitoring import Monitored
+from tests.support.monitoring import Hands, Monitored
 from tests.support.site import TestSite, new_home
 
 from edgeward.bedside import Numerics, Observation, ObservationQuery, Observations, SetBed, Trend, TrendQuery, Vital
 from edgeward.bus import subjects
 from edgeward.bus.client import Bus
 from edgeward.bus.stored import TwoWays
+from edgeward.bus.tasks import end
+from edgeward.clinic.monitor.keeper import Keeper
 from edgeward.clinic.monitor.numerics_log import Batch, NumericsLog
 from edgeward.clinic.recorder import role as recorder
 from edgeward.gateway import mqtt
@@ -130,6 +134,27 @@ def test_whatever_is_killed_what_was_said_to_be_written_is_there(tmp_path: Path)
         assert said in numbers
         assert numbers == list(range(1, numbers[-1] + 1)), "the recorder has none of it yet, so none is gone"
         log.close()
+
+
+async def test_a_message_that_is_being_written_when_the_monitor_stops_is_written(place: tuple[Path, SiteKey]) -> None:
+    log = NumericsLog(*place)
+    keeper = Keeper(log, cast("Any", None), Hands().clock())
+    busy = threading.Event()
+    keeper._thread.submit(busy.wait, 30)  # the batch is given to the thread, which has not begun it
+    keeper.put(message(), [observation()])
+    settled, writing = asyncio.create_task(keeper.settled()), asyncio.create_task(keeper.write())
+    while keeper._pending:
+        await asyncio.sleep(0)
+    await end([writing])
+    busy.set()
+
+    await keeper.stop(b"values")
+
+    async with asyncio.timeout(10):
+        await settled
+    log = NumericsLog(*place)
+    assert [batch.observations for _, batch in log.after(0, 10)] == [[observation()]]
+    log.close()
 
 
 # ---------------------------------------- the role

@@ -15,8 +15,9 @@ from tests.support.wearable import RATE, ecg
 
 from edgeward.bedside import AlarmQuery, SetBed
 from edgeward.bus.role import Stats
+from edgeward.bus.tasks import end
+from edgeward.clinic.monitor import publisher, screens
 from edgeward.clinic.monitor import role as monitor
-from edgeward.clinic.monitor import screens
 from edgeward.clinic.monitor.alarm_log import AlarmLog
 from edgeward.clinic.monitor.escalation import Escalation
 from edgeward.clinic.monitor.publisher import Publisher
@@ -103,6 +104,30 @@ async def test_what_a_full_disk_refused_is_written_when_it_has_room(
     written = [(one.bed_id, one.present) for one in reversed(office.log.events(AlarmQuery()))]
     assert written == [("a", True), ("a", False), ("b", True)]
     assert {record.bed_id for record, _ in office.log.beds()} == {"a", "b"}
+
+
+async def test_an_alarm_that_is_being_told_when_the_monitor_stops_is_told(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher, "WAIT_S", 30.0)
+    begun, held, save = threading.Event(), threading.Event(), office.log.save
+
+    def slow(writing: Any) -> None:
+        begun.set()
+        held.wait(30)
+        save(writing)
+
+    monkeypatch.setattr(office.log, "save", slow)
+    settled = asyncio.create_task(office.publisher.settled(office.site.begin("a", "asystole")))
+    assert await asyncio.to_thread(begun.wait, 30)
+    await end([office.task])
+    held.set()
+
+    await office.publisher.stop()
+
+    assert office.bus.alarms() == [("a", "raised")]
+    async with asyncio.timeout(10):
+        await settled
 
 
 async def test_transitions_leave_in_their_order(office: Office) -> None:

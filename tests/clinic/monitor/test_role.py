@@ -70,7 +70,7 @@ async def test_silence_is_an_alarm_and_the_value_goes(ward: Monitored) -> None:
     await asyncio.to_thread(device.play, ecg(10, 72))
     await ward.until(lambda: ward.published and ward.published[-1].beds and ward.published[-1].beds[0].heart_rate)
 
-    await ward.until(lambda: ward.told("signal_lost"), 8.0)
+    await ward.until(lambda: ward.told("signal_lost"))
     await ward.until(lambda: ward.published[-1].beds[0].stale)
     bed = ward.published[-1].beds[0]
     assert bed.heart_rate is None
@@ -127,7 +127,7 @@ async def test_a_device_that_never_comes_back_after_a_restart_is_told(ward: Moni
 
     await ward.start()
 
-    await ward.until(lambda: ward.told("signal_lost"), 8.0)
+    await ward.until(lambda: ward.told("signal_lost"))
 
 
 async def test_hostile_packets_are_refused_and_disturb_nobody(ward: Monitored) -> None:
@@ -206,12 +206,17 @@ async def test_a_trace_comes_while_somebody_looks(ward: Monitored) -> None:
     await asyncio.sleep(0.3)
     assert traces == []
 
-    await console.publish(subjects.STATE_VIEWING, Viewing(device_ids=["bed-1"]))
-    await console.flush()
-    await asyncio.sleep(0.1)
-    for number in range(1, 5):
+    for number in itertools.count(1):
+        # Asked again, as a console does, and with seconds that pass: the question goes another way than the packets.
+        await console.publish(subjects.STATE_VIEWING, Viewing(device_ids=["bed-1"]))
+        await console.flush()
+        before = len(traces)
         await asyncio.to_thread(device.play, ecg(1, 72, seed=number))
-        await ward.until(lambda wanted=number: len(traces) >= wanted)
+        if before >= 3:
+            break
+        with contextlib.suppress(TimeoutError):
+            await ward.until(lambda before=before: len(traces) > before, 30.0 if before else 0.5)
+    await ward.until(lambda: len(traces) >= 4)
     device.close()
 
     for earlier, later in itertools.pairwise(traces):

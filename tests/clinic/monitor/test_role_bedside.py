@@ -62,8 +62,8 @@ async def site(bus_site: TestSite) -> AsyncIterator[Monitored]:
 
 async def test_a_value_beyond_its_limit_alarms_and_own_limits_outlast_a_restart(site: Monitored) -> None:
     await site.start()
-    measured_ns = time.time_ns()
     await site.values("central-7", spo2=75.0, temperature=37.1)
+    given_ns = time.time_ns()
     await site.until(lambda: site.told("parameter_extreme_low"))
     alarm = site.told("parameter_extreme_low")[0]
     assert (alarm.bed_id, alarm.device_id, alarm.label, alarm.priority) == ("central-7", "central-7", "Room 7", "high")
@@ -97,7 +97,8 @@ async def test_a_value_beyond_its_limit_alarms_and_own_limits_outlast_a_restart(
     await site.until(lambda: site.beds.get("central-7") and site.beds["central-7"].vitals)
     kept = {vital.parameter: vital.value for vital in site.beds["central-7"].vitals}
     assert kept == {"temperature": 37.1, "spo2": 75.0}, "values hold over a restart for as long as they are valid"
-    assert min(vital.age_ms for vital in site.beds["central-7"].vitals) > (time.time_ns() - measured_ns) / 1e6 - 1000
+    told_ns = site.published[-1].at_ns  # twice a second, and it may have been a while ago
+    assert min(vital.age_ms for vital in site.beds["central-7"].vitals) > (told_ns - given_ns) / 1e6 - 1000
     log = await site.ask(subjects.MONITOR_EVENTS, AlarmQuery(bed_id="central-7", raised_only=True), Alarms)
     assert [alarm.code for alarm in log.recent] == ["parameter_extreme_low"]
 
@@ -174,9 +175,10 @@ async def test_the_alarm_system_says_that_it_works_and_who_hears(
     await site.start()
     await site.until(lambda: site.told("alarms_not_heard"))
     assert site.told("alarms_not_heard")[0].priority == "high"
-    await site.until(lambda: SITE in site.beds)
-    assert [alarm.code for alarm in site.beds[SITE].alarms] == ["alarms_not_heard"]
-    await site.until(lambda: any(word.ok for word in site.words))  # a busy machine may be late at first, and say so
+    await site.until(  # a busy machine may be late at first, and say that too
+        lambda: SITE in site.beds and [alarm.code for alarm in site.beds[SITE].alarms] == ["alarms_not_heard"]
+    )
+    await site.until(lambda: any(word.ok for word in site.words))
     hearing = Hearing(receiver="console-1", number=site.words[-1].number, at_ns=time.time_ns())
     await site.console.publish(subjects.MONITOR_HEARING, hearing)
     await site.until(lambda: "console-1" in site.words[-1].heard)
@@ -210,7 +212,7 @@ async def test_people_are_told_over_a_restart_and_the_next_ones_when_they_cannot
     assert {vital.parameter for vital in notices[0].vitals} == {"spo2"}
 
     failed = NoticeReport(
-        notice_id=notices[0].notice_id, alarm_id=notices[0].alarm.alarm_id, receiver="resident/email",
+        notice_id=notices[0].notice_id, alarm_id=notices[0].alarm.alarm_id, receiver="resident",
         state="failed", reason="no such address", at_ns=1,
     )  # fmt: skip
     assert await deliver.request(subjects.MONITOR_NOTICE, failed, Ok | Refused, 10.0) == Ok()

@@ -346,6 +346,21 @@ async def test_mail_that_is_refused_and_a_server_that_is_not_set_are_failures(bu
     assert "no mail server" in monitor.reasons["unset"]
 
 
+async def test_a_notice_that_comes_while_the_role_stops_is_refused_and_no_error(bus_site, caplog):
+    monitor = await Monitor(bus_site).start()
+    with receiver(check=False) as his:
+        async with running(bus_site, pcd04=[pcd04(his)]) as notices:
+            taken = [asyncio.create_task(monitor.tell(notice("update", number))) for number in range(1, 9)]
+            await taken[0]
+            await notices.stop()
+
+            answer = await monitor.bus.request(subjects.DELIVER_NOTICE, notice("end", 9), Ok | Refused, 10)
+            await asyncio.gather(*taken, return_exceptions=True)
+    assert isinstance(answer, Refused)
+    assert "stopping" in answer.reason
+    assert not [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_what_was_accepted_survives_a_restart(bus_site):
     monitor = await Monitor(bus_site).start()
     with receiver(check=False) as his:
@@ -355,6 +370,28 @@ async def test_what_was_accepted_survives_a_restart(bus_site):
         his.start()
         async with running(bus_site, pcd04=[pcd04(his)]):
             await until(lambda: len(his.received) == 1)
+
+
+@pytest.mark.parametrize("first", ["delivered", "failed"])
+def test_who_was_reached_by_one_channel_was_reached_in_whichever_order_the_channels_end(bus_site, tmp_path, first):
+    store = NoticeStore(tmp_path / "notices.db", SiteKey.load(bus_site.home))
+    told = notice("escalate", contacts=("resident",))
+    store.accept(told, [("resident/webhook", "resident"), ("resident/email", "resident")], 1)
+    reports = []
+    for channel, state in (
+        ("resident/webhook", first),
+        ("resident/email", "failed" if first == "delivered" else "delivered"),
+    ):
+        owed = store.next(channel)
+        assert owed is not None
+        store.settle(owed, state, "", 5)
+        reports += store.untold()
+        for report in store.untold():
+            store.told(report)
+    store.prune(6)
+    assert [(report.receiver, report.state) for report in reports] == [("resident", "delivered")]
+    assert store.tally() == {}, "nothing is kept for ever"
+    store.close()
 
 
 def test_killed_while_accepting_and_settling_nothing_accepted_is_lost(bus_site, tmp_path: Path):

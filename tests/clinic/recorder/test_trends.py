@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
+from tests.clinic.recorder.times import Machine
 
+from edgeward.bedside import Trend, TrendQuery
+from edgeward.bus.role import Stats
+from edgeward.clinic.recorder import role as recorder
 from edgeward.clinic.recorder import trends
 from edgeward.clinic.recorder.trends import Gatherer, ShownBed, ShownBeds, ShownVital, TrendError
+from edgeward.clinic.recorder.writing import Batch
+from edgeward.config import Settings
+from edgeward.home import Home
 from edgeward.messages import Bed, Beds, VitalState, decode, encode
+from edgeward.privacy.keys import SiteKey
 
 SECOND = 10**9
 NOW = 1_800_000_000 * SECOND
@@ -116,3 +129,32 @@ def test_intervals_without_a_value_are_left_out() -> None:
     rows = {"hr": [(first, 1, 1.0, 1.0, 1.0), (first + 9, 1, 2.0, 2.0, 2.0)]}
     _, (found,) = trends.series(rows, {}, NOW, NOW + 100 * SECOND, 10)
     assert found.at_ns == [NOW, NOW + 90 * SECOND]
+
+
+async def test_rows_that_are_written_while_somebody_asks_count_once(tmp_path: Path) -> None:
+    """They were waiting when the question came, and are on the disk when that is read."""
+    home, machine = Home(tmp_path / "home"), Machine()
+    home.create()
+    SiteKey.create(home)
+    context: Any = SimpleNamespace(home=home, settings=Settings(), stats=Stats())
+    role = recorder.Recorder(context, recorder.open_archive(context, machine), machine)
+    first = machine.wall_ns() // (10 * SECOND)
+    rows = {"bed-1": {"spo2": [(first, 1, 90.0, 90.0, 90.0)]}}
+    role.queue.add(Batch(rows={"bed-1": {"spo2": [(first + 1, 1, 98.0, 98.0, 98.0)]}}))
+    await role.write_waiting()
+    role.queue.add(Batch(rows=rows))
+    read = role.answers._read
+
+    async def late(work: Callable[..., Any], *arguments: object) -> Any:
+        await role.write_waiting()
+        return await read(work, *arguments)
+
+    role.answers._read = late  # type: ignore[method-assign, assignment]
+    query = TrendQuery(bed_id="bed-1", since_ns=first * 10 * SECOND, until_ns=(first + 2) * 10 * SECOND, points=1)
+
+    trend = await role.answers.trend(query)
+
+    assert isinstance(trend, Trend)
+    assert trend.series[0].mean == [94.0]
+    await role.finish()
+    role.close()

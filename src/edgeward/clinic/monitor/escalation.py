@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable
 
-from edgeward.bedside import Notice, NoticeReport
+from edgeward.bedside import MOST_PLACES, Notice, NoticeReport
 from edgeward.clinic.monitor.alarms import AlarmRecord
 from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
 from edgeward.clinic.monitor.site_clock import SiteClock
@@ -127,7 +127,8 @@ class Escalation:
         if not report.notice_id.endswith(f"/{record.level}"):
             return []  # of a step before
         failed = self._failed.setdefault(step, set())
-        failed.add(report.receiver)
+        # `deliver` tells of a person, by name, once none of the channels is left; a channel alone is told of as such.
+        failed |= self._channels[contact] if report.receiver == contact else {report.receiver}
         wanted = set().union(*(self._channels[one] for one in steps[record.level - 1].contacts))
         if not wanted <= failed or record.acknowledged:
             return []
@@ -138,6 +139,7 @@ class Escalation:
         self,
         told: Iterable[tuple[BedChange, Alarm, list[str]]],
         vitals: Callable[[str], list[VitalState]],
+        label: Callable[[str], str] = str,
     ) -> list[Notice]:
         """Return what is to be handed to `deliver` of transitions.
 
@@ -147,6 +149,8 @@ class Escalation:
             The transition, as message, and the contacts of an escalation.
         vitals : callable
             The values of a bed now.
+        label : callable
+            What a bed is called.
         """
         found = []
         for change, alarm, contacts in told:
@@ -166,6 +170,7 @@ class Escalation:
                     alarm=alarm,
                     contacts=contacts,
                     vitals=vitals(change.bed_id),
+                    places=[label(bed_id) for bed_id in alarm.members[:MOST_PLACES]],
                     at_ns=change.change.at_ns,
                 )
             )

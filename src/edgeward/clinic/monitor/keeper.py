@@ -55,6 +55,7 @@ class Keeper:
         self._pending: deque[_Entry] = deque()
         self._wake = asyncio.Event()
         self._written = asyncio.Event()
+        self._writing: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="numerics-log")
         self.problem = ""  # why the last writing failed
         self.counts = {"numerics_kept": 0, "numerics_not_kept": 0, "numerics_handed_over": 0}
@@ -85,7 +86,9 @@ class Keeper:
             await self._wake.wait()
             self._wake.clear()
             while self._pending:
-                await self._one()
+                # Never cut short: what has left the queue is written, and whoever waits for it hears (`stop`).
+                self._writing = asyncio.ensure_future(self._one())
+                await asyncio.shield(self._writing)
                 if self.problem:
                     await asyncio.sleep(AGAIN_S)
 
@@ -188,7 +191,9 @@ class Keeper:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     async def stop(self, data: bytes) -> None:
-        """Write what is left, and the values as they are; close the file."""
+        """Write what is left, what is under way, and the values as they are; close the file."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
         while self._pending and not self.problem:
             await self._one()
         try:

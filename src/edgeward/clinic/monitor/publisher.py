@@ -70,6 +70,7 @@ class Publisher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="alarm-log")
         self._queue: deque[tuple[BedChange, list[str], asyncio.Future[None] | None]] = deque()
         self._wake = asyncio.Event()
+        self._batching: asyncio.Future[None] | None = None
         self._sources: set[str] = set()
         self._gone_sources: set[str] = set()
         self._changes: list[LimitChange] = []
@@ -126,13 +127,15 @@ class Publisher:
             await self._wake.wait()
             self._wake.clear()
             while self._queue or self._beds or self._sources or self._gone_sources or self._changes:
-                await self._batch()
+                # Never cut short: what has left the queue is published, and whoever waits for it hears (`stop`).
+                self._batching = asyncio.ensure_future(self._batch())
+                await asyncio.shield(self._batching)
 
     async def _batch(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(AT_ONCE, len(self._queue)))]
         waiting = [done for _, _, done in batch if done is not None]
         told = [(change, self._message(change), contacts) for change, contacts, done in batch if done is None]
-        notices = self._escalation.notices(told, self._shown.vitals)
+        notices = self._escalation.notices(told, self._shown.vitals, self._shown.label)
         writing = Writing(
             sources={one: self._describe(one) for one in self._sources},
             gone_sources=sorted(self._gone_sources),
@@ -251,7 +254,9 @@ class Publisher:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     async def stop(self) -> None:
-        """Publish and write what is left."""
+        """Publish and write what is left, and what is under way."""
+        if self._batching is not None:
+            await asyncio.wait({self._batching})
         while self._queue or self._to_write():
             await self._batch()
             if self._unwritten:

@@ -52,6 +52,7 @@ MAX_REFUSALS = 3
 KEEP_S = 7 * 86_400.0
 _TELL_TIMEOUT_S = 5.0
 _TELL_AGAIN_S = (0.2, 5.0)
+_LAST_ANSWERS_S = 1.0  # for notices that are being taken over when the role is told to stop
 
 
 def receivers(home: Home, settings: Settings) -> list[Receiver]:
@@ -106,6 +107,8 @@ class Notices:
         self._rng = rng or random.Random()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="notices")
         self._tasks: list[asyncio.Task[None]] = []
+        self._answering: set[asyncio.Task[Any]] = set()
+        self._stopping = False
 
     async def start(self) -> None:
         """Take up what was left, then serve.
@@ -118,7 +121,7 @@ class Notices:
         await self._call(self._store.prune, time.time_ns() - int(KEEP_S * 1e9))
         if lost := await self._call(self._store.bury_unknown, list(self._receivers), time.time_ns()):
             _log.error("%d notices were owed to receivers that are no longer in the settings", lost)
-        await self._context.bus.serve(subjects.DELIVER_NOTICE, Notice, self._accept, subjects.DELIVERS)
+        await self._context.bus.serve(subjects.DELIVER_NOTICE, Notice, self._asked, subjects.DELIVERS)
         self._tasks = [asyncio.create_task(self._run(receiver)) for receiver in self._receivers.values()]
         self._tasks.append(asyncio.create_task(self._tell()))
         if self._receivers:
@@ -128,6 +131,9 @@ class Notices:
 
     async def stop(self) -> None:
         """Stop at once; what is under way is taken up at the next start."""
+        self._stopping = True
+        if self._answering:
+            await asyncio.wait(set(self._answering), timeout=_LAST_ANSWERS_S)
         await end(self._tasks)
         await asyncio.gather(*(receiver.close() for receiver in self._receivers.values()))
         self._thread.shutdown(wait=True)
@@ -155,6 +161,16 @@ class Notices:
         return found
 
     # ------------------------------------ taking over
+
+    async def _asked(self, notice: Notice) -> Message:
+        """Answer `monitor` until the role stops: then there are neither a thread nor a store for it."""
+        if self._stopping:
+            return Refused(reason="deliver is stopping; ask again")
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)  # when it has been answered, too
+        return await self._accept(notice)
 
     async def _accept(self, notice: Notice) -> Message:
         wanted = [(one.name, one.contact) for one in self._receivers.values() if one.wants(notice)]

@@ -172,11 +172,12 @@ class NoticeStore:
         ]
 
     def told(self, report: NoticeReport) -> None:
-        """`monitor` has heard this."""
+        """`monitor` has heard this. Of who was reached nothing more is told: what fails later would take it back."""
+        reached = report.state == "delivered"
         self._db.write(
             lambda db: db.execute(
-                "UPDATE notice SET told = 1 WHERE notice_id = ? AND contact = ? AND state <> 'waiting'",
-                (report.notice_id, report.receiver),
+                "UPDATE notice SET told = 1 WHERE notice_id = ? AND contact = ? AND (state <> 'waiting' OR ?)",
+                (report.notice_id, report.receiver, reached),
             )
         )
 

@@ -46,26 +46,33 @@ class MonitorWatch:
     ----------
     accept : callable
         Takes a notice over; answers `Ok` once it holds it durably.
+    clock : callable
+        A clock that only goes forward, in seconds.
     """
 
-    def __init__(self, context: RoleContext, accept: Callable[[Notice], Awaitable[Message]]) -> None:
+    def __init__(
+        self,
+        context: RoleContext,
+        accept: Callable[[Notice], Awaitable[Message]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._context = context
         self._accept = accept
         self._steps = steps(context.settings)
-        self._loop = asyncio.get_running_loop()
-        self._heard = self._loop.time() + START_S - SILENCE_S
+        self._clock = clock
+        self._heard = clock() + START_S - SILENCE_S
         self._since_ns = 0  # when it was missed, wall clock; 0: it is heard
-        self._missed = 0.0  # the same by the loop's clock
+        self._missed = 0.0  # the same by `clock`
         self._level = 0  # steps taken
         self._told: list[str] = []
 
     async def run(self) -> None:
         """Watch until cancelled."""
         await self._context.bus.subscribe(subjects.ALARM_SYSTEM, AlarmSystemState, self._hear)
-        before = self._loop.time()
+        before = self._clock()
         while True:
             await asyncio.sleep(LOOK_S)
-            now = self._loop.time()
+            now = self._clock()
             if now - before > PAUSED_S:
                 self._heard = max(self._heard, now - SILENCE_S / 2)
             before = now
@@ -75,7 +82,7 @@ class MonitorWatch:
                 await self._over()
 
     async def _hear(self, _: str, state: AlarmSystemState) -> None:  # noqa: ARG002 - that it came is what matters
-        self._heard = self._loop.time()
+        self._heard = self._clock()
 
     async def _miss(self, now: float) -> None:
         if not self._since_ns:

@@ -30,7 +30,7 @@ from edgeward.clinic.recorder.observed import ObservedError
 from edgeward.clinic.recorder.packing import Arrival
 from edgeward.clinic.recorder.ring import RING_S, Ring
 from edgeward.clinic.recorder.segment import NEWEST, OBSERVED, TRENDS, WAVEFORMS
-from edgeward.clinic.recorder.writing import DiskQueue
+from edgeward.clinic.recorder.writing import Batch, DiskQueue
 from edgeward.messages import Message, Refused
 
 _log = logging.getLogger("edgeward.recorder")
@@ -112,12 +112,16 @@ class Answers:
         until_ns = query.until_ns or self._system.wall_ns()
         if until_ns <= query.since_ns:
             return Refused(reason="a trend ends after it starts")
-        fresh: trends.Rows = {query.bed_id: self._gatherer.rows(query.bed_id)}
-        for batch in self._queue.pending():
-            trends.merge(fresh, {query.bed_id: batch.rows.get(query.bed_id, {})})
-        return await self._read(self._trend, query, until_ns, fresh[query.bed_id])
+        waiting = [(batch, batch.rows.get(query.bed_id, {})) for batch in self._queue.pending()]
+        return await self._read(self._trend, query, until_ns, self._gatherer.rows(query.bed_id), waiting)
 
-    def _trend(self, query: TrendQuery, until_ns: int, fresh: dict[str, list[trends.Row]]) -> Trend:
+    def _trend(
+        self,
+        query: TrendQuery,
+        until_ns: int,
+        fresh: dict[str, list[trends.Row]],
+        waiting: list[tuple[Batch, dict[str, list[trends.Row]]]],
+    ) -> Trend:
         newest: list[tuple[tuple[int, int], dict[str, list[trends.Row]]]] = []
         standing: list[tuple[int, int, int]] = []  # segment, and the frames from .. to that a later one stands for
         rows: trends.Rows = {query.bed_id: {}}
@@ -143,6 +147,11 @@ class Answers:
             if not any(s == number and since <= frame_number < upto for s, since, upto in standing):
                 trends.merge(rows, {query.bed_id: own})
         trends.merge(rows, {query.bed_id: fresh})
+        # What was being written when we were asked may be on the disk by now.
+        read = {place for place, _ in newest}
+        for batch, own in waiting:
+            if batch.rows_in not in read:
+                trends.merge(rows, {query.bed_id: own})
         own = rows[query.bed_id]
         wanted = {name: own[name] for name in own if not query.parameters or name in query.parameters}
         interval_ms, series = trends.series(wanted, units, query.since_ns, until_ns, query.points)

@@ -59,6 +59,8 @@ class Recorder:
         )
         self._incoming: list[tuple[str, int, bytes]] = []
         self._trouble = ""
+        self._gathered = asyncio.Event()
+        self._stopping = False
         self._writer = ThreadPoolExecutor(1, "writer")
         self._loop = asyncio.get_running_loop()
 
@@ -96,6 +98,8 @@ class Recorder:
 
     async def observed(self, observed: Observed) -> Message:
         """Take over numerics; `Ok` is said when they are on the disk."""
+        if self._stopping:  # nobody writes any more
+            return Refused(reason="the recorder is stopping; offer it again")
         log, upto = self.queue.handed
         known = upto if observed.log == log else 0
         numbers = [number for number, _ in observed.batches]
@@ -168,21 +172,27 @@ class Recorder:
         while True:
             await asyncio.sleep(GATHER_S)
             self.gather()
+            self._gathered.set()
             if self.queue.slow_s() > SLOW_S:
                 self._say("the disk is slow: the recording lags")
 
     async def write(self) -> None:
-        """Write until cancelled."""
+        """Write until cancelled, whenever something was gathered.
+
+        By a clock of its own it would come just before the gathering as often as just after: what a kill costs, two
+        seconds at most, would be a second of gathering and a second of waiting, with nothing left for the disk.
+        """
         while True:
-            began = self._loop.time()
+            await self._gathered.wait()
+            self._gathered.clear()
             if self.queue:
                 await self.write_waiting()
             else:
                 await self._keep_house()
-            await asyncio.sleep(max(0.05, GATHER_S - (self._loop.time() - began)))
 
     async def finish(self) -> None:
         """Write what is left."""
+        self._stopping = True
         self.gather()
         rows = self.gatherer.ended(self.system.wall_ns(), everything=True)
         self.queue.add(Batch(rows=rows))

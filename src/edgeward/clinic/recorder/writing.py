@@ -30,6 +30,7 @@ class Batch:
 
     arrivals: list[Arrival] = field(default_factory=list)
     rows: trends.Rows = field(default_factory=dict)
+    rows_in: tuple[int, int] | None = None  # segment and frame where they are written: said before they leave `rows`
     size: int = 0
     observed: list[Observation] = field(default_factory=list)
     log: str = ""  # of the monitor, and how far `observed` goes in it
@@ -115,6 +116,10 @@ class DiskQueue:
             self._waiting = self._writing + self._waiting
             self.bound()
             raise
+        except asyncio.CancelledError:
+            # The role stops. The thread may have begun or not: what it does not take is written with the rest.
+            self._waiting = self._writing + self._waiting
+            raise
         else:
             for batch in self._writing:
                 batch.taken()
@@ -142,6 +147,7 @@ class DiskQueue:
             number, frame = self._archive.append(NEWEST, trends.blocks(rows, self._units), _earliest(rows))
             written += frame.end - frame.offset
             for batch in batches:
+                batch.rows_in = number, frame.number
                 batch.rows = {}
             self._add_to_period(number, frame, rows)
         if self._period and (time.monotonic() - self._ordered > ORDER_S or self._archive.nearly_full(NEARLY_S)):
