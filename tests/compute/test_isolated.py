@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -57,7 +58,12 @@ def test_a_damaged_object_is_told_as_such(kept: Kept) -> None:
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):  # it has just ended: of another test, perhaps
+            if "spawn_main" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def strike(where: tuple[str, bytes], how: signal.Signals, timeout_s: float) -> BaseException | None:

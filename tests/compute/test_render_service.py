@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +64,23 @@ async def test_what_cannot_be_shown_is_refused_with_why(service: RenderService, 
     assert "frame" in answers[2].reason
 
 
-async def test_a_crash_ends_only_the_child_and_the_next_picture_is_made(service: RenderService, tmp_path: Path) -> None:
+async def test_a_crash_ends_only_the_child_and_the_next_picture_is_made(
+    service: RenderService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert isinstance(await service.take(request(tmp_path)), Rendered)
     child = service._child
     assert child is not None
     os.kill(child.pid, signal.SIGSTOP)
+    given, started = threading.Event(), service._started
+
+    def give() -> tuple[Connection, BaseProcess]:
+        found = started()
+        given.set()
+        return found
+
+    monkeypatch.setattr(service, "_started", give)
     asked = asyncio.create_task(service.take(request(tmp_path)))
-    await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(given.wait, 30)  # sooner, it would be found dead and another started
     os.kill(child.pid, signal.SIGSEGV)
     os.kill(child.pid, signal.SIGCONT)
 

@@ -110,7 +110,7 @@ async def test_who_looks_at_what_is_told_to_all_and_ends_with_the_socket(served:
 
     async def told(socket: Any) -> dict[str, list[str]]:
         while True:
-            message = json.loads(await asyncio.wait_for(socket.recv(), 10))
+            message = json.loads(await asyncio.wait_for(socket.recv(), 30))
             if message["k"] == "presence":
                 return dict(message["items"])
 
@@ -190,7 +190,7 @@ async def connected(served: Served, cookie: str, **wish: object) -> websockets.C
 
 
 async def until(socket: websockets.ClientConnection, wanted: str) -> Any:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             data = await socket.recv()
             if isinstance(data, bytes):
@@ -244,7 +244,9 @@ async def test_each_screen_gets_the_traces_it_wants_and_the_monitor_is_asked_for
         await names(one, ["II", "V", "Pleth"])
         await names(other, ["II", "Pleth"])
         await names(wall, ["II"])
-    assert served.hospital.wishes == {"bed-01": ["*", "pleth"]}
+        # A screen also gets what only another has asked for so far: its own wish may still be on its way.
+        while served.hospital.wishes != {"bed-01": ["*", "pleth"]}:
+            await asyncio.sleep(0.02)
     for socket in (wall, one, other):
         await socket.close()
     await admin.aclose()
@@ -360,7 +362,7 @@ async def test_the_pulse_tells_a_silent_monitor(served: Served) -> None:
 
     served.hospital.beds_running = False
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (tick := await until(socket, "tick"))["beds_live"]:
             pass
     assert tick["bus"] is True
@@ -376,7 +378,7 @@ async def test_the_pulse_tells_a_lost_bus(served: Served) -> None:
 
     await served.hospital.site.kill_bus()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await until(socket, "tick"))["bus"]:
             pass
     health = await admin.get("/healthz")
@@ -386,7 +388,7 @@ async def test_the_pulse_tells_a_lost_bus(served: Served) -> None:
 
     await served.hospital.site.start_bus()
 
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while not (await until(socket, "tick"))["beds_live"]:
             pass
     assert (await admin.get("/healthz")).json() == {"ok": True}

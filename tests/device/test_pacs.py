@@ -18,6 +18,7 @@ from pynetdicom.sop_class import Verification
 
 from edgeward.device.pacs import CANNOT_UNDERSTAND, MISMATCH, OUT_OF_RESOURCES, SUCCESS, Archive, serve
 from edgeward.device.ultrasound_image import Session, ultrasound_image
+from edgeward.scu import steady
 
 
 def image(number=0, value=7):
@@ -37,7 +38,7 @@ def connected(archive, *contexts):
     entity = AE(ae_title="TEST")
     for context in contexts:
         entity.add_requested_context(context)
-    association = entity.associate("127.0.0.1", server.server_address[1], ae_title="PACS")
+    association = steady(entity.associate("127.0.0.1", server.server_address[1], ae_title="PACS"))
     assert association.is_established
     try:
         yield association
@@ -138,7 +139,7 @@ def test_compressed_objects_are_filed_in_their_own_transfer_syntax(tmp_path):
     server = serve(archive, "127.0.0.1", 0, "PACS")
     entity = AE()
     entity.add_requested_context(original.SOPClassUID, original.file_meta.TransferSyntaxUID)
-    association = entity.associate("127.0.0.1", server.server_address[1])
+    association = steady(entity.associate("127.0.0.1", server.server_address[1]))
 
     status = association.send_c_store(original).Status
     association.release()
@@ -157,7 +158,7 @@ def test_the_process_prints_its_port_and_ends_when_told(tmp_path):
         port = json.loads(process.stdout.readline())["port"]
         entity = AE()
         entity.add_requested_context(Verification)
-        association = entity.associate("127.0.0.1", port)
+        association = steady(entity.associate("127.0.0.1", port))
         assert association.send_c_echo().Status == SUCCESS
         process.terminate()  # with the association still open
         assert process.wait(timeout=10) == 0

@@ -134,7 +134,7 @@ def ask(
     ae.add_requested_context(Verification)
     for abstract, syntax in contexts:
         ae.add_requested_context(abstract, syntax)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
     context = tls or (tls_of(folder) if folder else None)
     arguments = (context, "localhost") if context else None
     return steady(ae.associate("127.0.0.1", port or door.port, ae_title=called, tls_args=arguments))
@@ -142,12 +142,12 @@ def ask(
 
 def connect(door: Door, folder: Path | None, port: int = 0) -> socket.socket:
     """A raw connection, over TLS as the device in `folder` if given."""
-    plain = socket.create_connection(("127.0.0.1", port or door.port), timeout=10)
+    plain = socket.create_connection(("127.0.0.1", port or door.port), timeout=30)
     return tls_of(folder).wrap_socket(plain) if folder else plain
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait for a condition."""
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait for a condition; by default longer than a busy machine stands still."""
     end = time.monotonic() + seconds * float(os.environ.get("EDGEWARD_TEST_PATIENCE", "1"))
     while not condition():
         assert time.monotonic() < end, "the condition did not come true in time"

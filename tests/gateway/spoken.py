@@ -40,7 +40,7 @@ class Spoken:
 
     def __init__(self, door: Door | int, *contexts: tuple[str, str], more: tuple[object, ...] = ()) -> None:
         port = door if isinstance(door, int) else door.dicom.ports["plain"]
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.socket.sendall(associate_request(*contexts, more=more))
         kind, pdu = self.pdu()
         assert kind == 0x02

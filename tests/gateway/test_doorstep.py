@@ -77,7 +77,7 @@ async def test_the_oldest_stranger_gives_way(tmp_path: Path, monkeypatch: pytest
         silent = await asyncio.to_thread(strangers, web.door.port, 5)
 
         for one in silent[:2]:
-            one.settimeout(5)
+            one.settimeout(20)
             assert await asyncio.to_thread(one.recv, 1) == b""
         silent[2].settimeout(0.2)
         with pytest.raises(TimeoutError):

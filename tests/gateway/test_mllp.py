@@ -294,13 +294,12 @@ async def test_a_message_that_is_too_large_is_rejected_and_ends_the_connection(t
 
 async def test_idle_and_trickling_connections_end(tmp_path, monkeypatch):
     monkeypatch.setattr(mllp, "_MESSAGE_S", 0.3)
-    monkeypatch.setattr(doorstep, "HANDSHAKE_S", 0.3)
-    async with open_door(tmp_path, idle_timeout_s=0.3) as door:
+    async with open_door(tmp_path, idle_timeout_s=2) as door:
         folder = door.site.enrol("his", "emr")
-        async with door.connect(folder) as idle, door.connect(folder) as trickling:
+        async with door.connect(folder) as trickling, door.connect(folder) as idle:
+            trickling.writer.write(b"\x0bMSH|")  # at once: a message that was not begun in time is another reason
 
             async def trickle() -> None:
-                trickling.writer.write(b"\x0bMSH|")
                 while not trickling.reader.at_eof():
                     trickling.writer.write(b"x")
                     await asyncio.sleep(0.02)
@@ -309,6 +308,7 @@ async def test_idle_and_trickling_connections_end(tmp_path, monkeypatch):
             assert await idle.closed()
             assert await trickling.closed()
             dripping.cancel()
+        monkeypatch.setattr(doorstep, "HANDSHAKE_S", 0.3)  # too short for the handshakes that are to succeed
         mute_reader, mute = await asyncio.open_connection("127.0.0.1", door.mllp.ports["tls"])
         async with asyncio.timeout(20):
             assert not await mute_reader.read()

@@ -18,6 +18,7 @@ from edgeward.bus import subjects
 from edgeward.gateway.performed import PERFORMED_STEP
 from edgeward.gateway.worklist import MODALITY_WORKLIST
 from edgeward.messages import Orders, OrdersQuery, StudyState
+from edgeward.scu import steady
 
 
 def examine(site: TestSite, folder) -> str:
@@ -26,9 +27,9 @@ def examine(site: TestSite, folder) -> str:
     for uid in (MODALITY_WORKLIST, PERFORMED_STEP):
         ae.add_requested_context(uid)
     ae.add_requested_context(UltrasoundImageStorage, ExplicitVRLittleEndian)
-    association = ae.associate(
-        "127.0.0.1", site.settings.dicom.port, ae_title="EDGEWARD", tls_args=(tls_of(folder), "localhost")
-    )
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
+    where = ("127.0.0.1", site.settings.dicom.port)
+    association = steady(ae.associate(*where, ae_title="EDGEWARD", tls_args=(tls_of(folder), "localhost")))
     assert association.is_established
     (status, answer), (end, _) = list(association.send_c_find(query(step_Modality="US"), MODALITY_WORKLIST))
     assert (status.Status, end.Status) == (0xFF00, 0x0000)

@@ -24,6 +24,7 @@ from edgeward.gateway.dimse import DimseRequest, Operation
 from edgeward.gateway.matching import plain
 from edgeward.gateway.worklist import MODALITY_WORKLIST, Worklist
 from edgeward.gateway.worklist_entry import SHORTCUTS, entry_dataset
+from edgeward.scu import steady
 
 
 @pytest.fixture
@@ -417,7 +418,7 @@ def test_pynetdicom_gets_all_answers_and_its_cancel_is_heard(desk):
     with Acceptor(Worklist(desk.book)).open() as port:
         ae = AE(ae_title="US1")
         ae.add_requested_context(MODALITY_WORKLIST)
-        association = ae.associate("127.0.0.1", port, ae_title="EDGEWARD")
+        association = steady(ae.associate("127.0.0.1", port, ae_title="EDGEWARD"))
         answers = [status.Status for status, _ in association.send_c_find(query(), MODALITY_WORKLIST)]
         cancelled = []
         for status, _ in association.send_c_find(query(), MODALITY_WORKLIST, msg_id=7):
@@ -439,7 +440,7 @@ def test_a_query_is_read_in_its_own_character_set(three, charset, name):
     with Acceptor(Worklist(three.book)).open() as port:
         ae = AE(ae_title="US1")
         ae.add_requested_context(MODALITY_WORKLIST)
-        association = ae.associate("127.0.0.1", port, ae_title="EDGEWARD")
+        association = steady(ae.associate("127.0.0.1", port, ae_title="EDGEWARD"))
         identifier = query(PatientName=name)
         identifier.SpecificCharacterSet = charset
         answers = [answer for status, answer in association.send_c_find(identifier, MODALITY_WORKLIST) if answer]

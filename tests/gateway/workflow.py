@@ -57,7 +57,7 @@ class Workflow:
         for context in contexts:
             uid, syntaxes = context if isinstance(context, tuple) else (context, None)
             ae.add_requested_context(uid, syntaxes)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 15
+        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 30
         association = steady(
             ae.associate(
                 "127.0.0.1",

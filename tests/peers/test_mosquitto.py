@@ -24,6 +24,7 @@ from tests.support.peers import require
 from tests.support.site import TestSite, free_port, new_home
 
 from edgeward.bus import subjects
+from edgeward.device.wearable import SENT_AGAIN
 from edgeward.gateway import mqtt as door
 from edgeward.waveform import FLAG_LAST, WaveformPacket, decode, encode
 
@@ -259,7 +260,7 @@ def test_a_ward_sends_unbroken_streams_and_says_goodbye(site, tmp_path):
     with broker.open(), ward(site, tmp_path, [], "--packet-ms", "250") as process:
         broker.wait(lambda heard: len(heard) == 3 and all(len(p) >= 8 for p in heard.values()))
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=10)
+        out, _ = process.communicate(timeout=60)
         broker.wait(lambda heard: all(p[-1].flags == FLAG_LAST for p in heard.values()))
 
     assert process.returncode == 0
@@ -317,9 +318,11 @@ def test_what_was_sampled_out_of_reach_comes_afterwards_in_order(site, tmp_path)
             broker.wait(lambda heard: all(p[-1].sequence >= 24 for p in heard.values()))
 
     for packets in broker.heard.values():
-        numbers = [p.sequence for p in packets]
+        # The last ones before the outage come again: at QoS 0 nobody says whether they arrived.
+        numbers = list(dict.fromkeys(p.sequence for p in packets))
+        assert len(packets) - len(numbers) <= SENT_AGAIN
         assert numbers == sorted(numbers), "the buffer before what is new"
-        # At QoS 0 what was on its way when the link broke is lost; 2 s were not.
+        # What was on its way when the link broke may be lost; 2 s were not.
         assert max(b - a for a, b in pairwise(numbers)) <= 4
         assert all(p.start_ns == packets[0].start_ns + round(p.first_sample * 1e9 / 360) for p in packets)
 

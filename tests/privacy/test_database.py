@@ -43,10 +43,10 @@ class Crowd:
 
         def first(_: sqlite3.Connection) -> None:
             entered.set()
-            self._release.wait(10)
+            self._release.wait(120)  # on a busy machine the others take their time to come
 
         self._start(lambda: database.write(first))
-        assert entered.wait(10)
+        assert entered.wait(30)
         database._writer.set_trace_callback(lambda sql: self.commits.append(sql) if sql == "COMMIT" else None)
 
     def _start(self, work: object) -> None:
@@ -63,7 +63,7 @@ class Crowd:
     def go(self) -> None:
         self._release.set()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
 
 
 def test_writers_that_wait_share_one_commit(database: Database) -> None:

@@ -200,12 +200,21 @@ class Scene:
         pids = [self.pid(role) for role in self.supervisor.children] + list(more)
         began = time.time_ns()
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
         await asyncio.sleep(seconds)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         self.faults.append(("machine paused", began, time.time_ns()))
+
+    async def watch(self) -> None:
+        """Note when the machine itself stands still: then nobody can notice a silence either."""
+        while True:
+            began, before = time.time_ns(), time.monotonic()
+            await asyncio.sleep(0.25)
+            if time.monotonic() - before > 1.25:
+                self.faults.append(("machine stood still", began, time.time_ns()))
 
     async def freeze(self, role: str, seconds: float) -> None:
         """Stop one role. The supervisor takes one that is silent for too long for hung, and starts another."""
@@ -259,18 +268,19 @@ async def scene(root: Path, patients: int, monkeypatch: pytest.MonkeyPatch) -> A
     )  # fmt: skip
     supervisor = Supervisor(home, settings, ("monitor", "recorder"))
     await supervisor.start()
-    look: asyncio.Task[None] | None = None
+    tasks: list[asyncio.Task[None]] = []
     bus: Bus | None = None
     try:
         assert await supervisor.wait_ready(timeout_s=120) == []
         bus = await open_bus("console", home, supervisor.settings, identity.client_context(home, "console"))
         receiver = Receiver(bus)
         await receiver.listen()
-        look = asyncio.create_task(receiver.look())
-        yield Scene(home, supervisor, receiver, clock)
+        site = Scene(home, supervisor, receiver, clock)
+        tasks = [asyncio.create_task(receiver.look()), asyncio.create_task(site.watch())]
+        yield site
     finally:
-        if look is not None:
-            look.cancel()
+        for task in tasks:
+            task.cancel()
         if bus is not None:
             await bus.close()
         await supervisor.stop()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +19,29 @@ from edgeward.privacy import identity
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.setup import initialise
 
-_given: set[int] = set()
+_given: deque[int] = deque(maxlen=1000)  # as many as a few tests need: the ports are not without end
+
+
+def _own_ports() -> None:
+    """Let each worker of a test run choose among ports of its own.
+
+    Between choosing a port and listening on it lies up to a second, in which another worker would find it free; some
+    tests leave one unused on purpose, or come back to it after a kill.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker.isdigit():
+        count = (ports._HIGH - ports._LOW) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        ports._LOW += int(worker) * count
+        ports._HIGH = ports._LOW + count - 2  # the port above one is also taken (`dicom.legacy_port`)
+
+
+_own_ports()
 
 
 def free_port() -> int:
-    """Return a free port that no other test of this process was given."""
-    port = ports.free_port(avoid=_given)
-    _given.add(port)
+    """Return a free port that no other test of this process was given lately."""
+    port = ports.free_port(avoid=set(_given))
+    _given.append(port)
     return port
 
 

@@ -201,7 +201,7 @@ async def test_a_rest_releases_the_association_and_the_next_send_makes_another()
         await destination.send(report)
 
         await destination.rest()
-        assert await asyncio.to_thread(pacs.released.wait, 5)
+        assert await asyncio.to_thread(pacs.released.wait, 30)
         await destination.send(capture)
 
         await destination.close()
