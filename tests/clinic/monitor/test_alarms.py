@@ -144,3 +144,25 @@ def test_an_acknowledgement_has_a_name():
 def test_an_unknown_condition_is_an_error():
     with pytest.raises(KeyError):
         begin(BedAlarms(), "boredom")
+
+
+def test_what_is_said_of_an_alarm_changes_and_only_more_urgency_calls_anew():
+    alarms = BedAlarms()
+    key = ("parameter_low", "spo2")
+    args = {"parameter": "spo2", "value": 86.0, "limit": 90.0, "priority": "medium"}
+    alarms.begin("parameter_low", at_ns=1, received_ns=1, args=args, scope="spo2")
+    alarms.acknowledge(1, by="Li", at_ns=2)
+
+    (change,) = alarms.alter(key, {**args, "limit": 88.0}, at_ns=3)
+    assert (change.new, change.alarm.acknowledged, change.alarm.args["limit"]) == (False, True, 88.0)
+    (change,) = alarms.alter(key, {**args, "priority": "high"}, at_ns=4)
+    assert (change.new, change.alarm.acknowledged, change.alarm.priority, change.alarm.number) == (
+        True,
+        False,
+        "high",
+        1,
+    )
+    (change,) = alarms.alter(key, {**args, "priority": "low"}, at_ns=5)
+    assert (change.new, change.alarm.priority) == (False, "low")
+    alarms.end("parameter_low", at_ns=6, scope="spo2")
+    assert alarms.alter(key, args, at_ns=7) == []

@@ -274,3 +274,21 @@ def test_another_patients_values_are_neither_shown_nor_missed():
 def test_an_unknown_parameter_is_an_error():
     with pytest.raises(KeyError):
         Watch().value("mood", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "told"),
+    [
+        (ParameterLimit(low=88, priority="medium"), [("parameter_low", True, True, 88.0, "medium")]),
+        (ParameterLimit(low=90, priority="high"), [("parameter_low", True, True, 90.0, "high")]),
+        (ParameterLimit(low=85, priority="medium"), [("parameter_low", False, False, None, None)]),
+        (ParameterLimit(low=90, high=99, priority="medium"), []),
+    ],
+)
+def test_a_limit_that_is_changed_while_its_alarm_stands_is_told(limit, told):
+    watch = Watch()
+    watch.watch.set_limits("a", {"spo2": ParameterLimit(low=90, priority="medium")})
+    watch.value("spo2", 86)
+    watch.watch.set_limits("a", {"spo2": limit})
+    found = watch.watch.take_events()
+    assert [(e.code, e.present, e.altered, e.args.get("limit"), e.args.get("priority")) for e in found] == told

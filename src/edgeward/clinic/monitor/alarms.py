@@ -406,6 +406,28 @@ class BedAlarms:
         self._active[key] = replace(record, folded=True)
         return [AlarmChange("ended", replace(record, present=False, ended_ns=at_ns), at_ns)]
 
+    def alter(self, key: Key, args: dict[str, float | str], *, at_ns: int) -> list[AlarmChange]:
+        """Say something else of an alarm whose condition still holds: its limit was changed.
+
+        One that is more urgent by it calls as if it began now.
+        """
+        given = dict(args)
+        own = str(given.pop("priority", ""))
+        if key in self._waiting:
+            self._waiting[key] = replace(self._waiting[key], args=given, own_priority=own)
+        before = self._active.get(key)
+        if before is None or not before.present:
+            return []
+        record = replace(before, args=given, own_priority=own)
+        urgent = _ORDER[record.priority] < _ORDER[before.priority]
+        if urgent:
+            record = replace(
+                record, acknowledged=False, by="", acknowledged_ns=0, level=0, told=(), paused_until_ns=0, reminded_ns=0
+            )
+        self._active[key] = record
+        changes = [] if record.folded else [AlarmChange("raised", record, at_ns, new=urgent)]
+        return [*changes, *self._supersede(record, at_ns), *self._release(at_ns)]
+
     def set_members(self, key: Key, members: Iterable[str], *, at_ns: int) -> list[AlarmChange]:
         """Change the list of an alarm flood. A bed that joins makes an acknowledged or paused alarm sound again."""
         record = self._active.get(key)

@@ -35,6 +35,8 @@ class ConditionEvent:
     unseen
         It ends only because nothing more is known of it (a spot check that went out of date): its alarm stays until
         somebody acknowledged it.
+    altered
+        It holds as before, but what is said of it has changed: somebody set another limit.
     """
 
     source_id: str
@@ -47,6 +49,7 @@ class ConditionEvent:
     onset_ns: int = 0
     args: dict[str, float | str] = field(default_factory=dict)
     unseen: bool = False
+    altered: bool = False
 
 
 class ValueSink(Protocol):

@@ -148,6 +148,11 @@ class AlarmEngine:
                 if key not in held:
                     held[key] = event
                     changes += self._begin(bed_id, key, event)
+                elif event.altered:
+                    held[key] = event
+                    changes += self._tell(
+                        bed_id, self.alarms(bed_id).alter(key, event.args, at_ns=self._clock.wall_ns())
+                    )
             elif held.pop(key, None) is not None or self._is_kept(bed_id, key):
                 changes += self._end(bed_id, key, event)
         return changes + self._tell_flood()

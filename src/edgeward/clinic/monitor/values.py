@@ -121,13 +121,17 @@ class LimitWatch:
         source.limits = limits
         now = self._clock()
         for name, known in source.values.items():
-            limit = limits.get(name, _OFF)
-            if limit == known.limit:
+            before, limit = known.limit, limits.get(name, _OFF)
+            if limit == before:
                 continue
             known.adopt(limit)
             known.since.clear()
             if known.value is not None and not known.stale(now):
+                stood = set(known.on)
                 self._judge(source_id, known, beyond(known.value, known.bound), now)
+                for side in sorted(stood & known.on):
+                    if (getattr(limit, side), limit.priority) != (getattr(before, side), before.priority):
+                        self._begin(source_id, known, side, beyond(known.value, known.bound), altered=True)
             else:
                 gone = [side for side in known.on if getattr(limit, side) is None]
                 self._end(source_id, known, gone)
@@ -255,7 +259,7 @@ class LimitWatch:
         # Ends come after beginnings: an alarm that grows worse is never between two.
         self._end(source_id, known, ended)
 
-    def _begin(self, source_id: str, known: Value, side: str, value: float) -> None:
+    def _begin(self, source_id: str, known: Value, side: str, value: float, *, altered: bool = False) -> None:
         known.on.add(side)
         known.unseen.discard(side)
         bound = getattr(known.limit, side)
@@ -268,7 +272,7 @@ class LimitWatch:
             args["bound"] = known.bound
         if not side.startswith("extreme"):
             args["priority"] = known.limit.priority
-        self._tell(source_id, known, f"parameter_{side}", args)
+        self._tell(source_id, known, f"parameter_{side}", args, altered=altered)
 
     def _end(self, source_id: str, known: Value, sides: list[str], *, unseen: bool = False) -> None:
         for side in sides:
@@ -287,6 +291,7 @@ class LimitWatch:
         begun: dict[str, float | str] | None = None,
         *,
         unseen: bool = False,
+        altered: bool = False,
     ) -> None:
         """Tell that a condition has begun, with what there is to say of it, or ended (as far as anybody knows)."""
         now = self._clock()
@@ -300,6 +305,7 @@ class LimitWatch:
                 onset_ns=known.at if begun is not None else 0,
                 args={"parameter": known.parameter.name, **(begun or {})},
                 unseen=unseen,
+                altered=altered,
             )
         )
 
