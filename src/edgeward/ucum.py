@@ -27,6 +27,8 @@ _PRESSURE: Dimension = (-1, 1, -2, 0, 0)
 # Atom: (how much of the base units one is, dimension, whether it takes prefixes). Base of mass is the gram.
 _ATOMS: dict[str, tuple[float, Dimension, bool]] = {
     "m": (1.0, (1, 0, 0, 0, 0), True), "g": (1.0, (0, 1, 0, 0, 0), True), "s": (1.0, (0, 0, 1, 0, 0), True),
+    "[in_i]": (0.0254, (1, 0, 0, 0, 0), False), "[ft_i]": (0.3048, (1, 0, 0, 0, 0), False),
+    "[lb_av]": (453.59237, (0, 1, 0, 0, 0), False), "[oz_av]": (28.349523125, (0, 1, 0, 0, 0), False),
     "mol": (1.0, (0, 0, 0, 1, 0), True), "K": (1.0, (0, 0, 0, 0, 1), True), "[degR]": (5 / 9, (0, 0, 0, 0, 1), False),
     "min": (60.0, (0, 0, 1, 0, 0), False), "h": (3600.0, (0, 0, 1, 0, 0), False),
     "Hz": (1.0, (0, 0, -1, 0, 0), True), "L": (1e-3, (3, 0, 0, 0, 0), True), "l": (1e-3, (3, 0, 0, 0, 0), True),

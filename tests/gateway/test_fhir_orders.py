@@ -261,6 +261,54 @@ async def test_what_cannot_be_used_is_told_with_its_place(tmp_path, resource, st
         assert door.orders() == []
 
 
+UNKNOWN = [{"url": "urn:not-known", "valueBoolean": True}]
+
+
+@pytest.mark.parametrize(
+    ("resource", "expression"),
+    [
+        (order(doNotPerform=True), "ServiceRequest.doNotPerform"),
+        (order(doNotPerform="true"), "ServiceRequest.doNotPerform"),
+        (order(modifierExtension=UNKNOWN), "ServiceRequest.modifierExtension"),
+        (order(implicitRules="urn:rules"), "ServiceRequest.implicitRules"),
+        (order(contained=[PATIENT | {"modifierExtension": UNKNOWN}]), "Patient.modifierExtension"),
+        (order(contained=[PATIENT | {"active": False}]), "Patient.active"),
+        (order(contained=[PATIENT | {"link": [{"other": {}, "type": "replaced-by"}]}]), "Patient.link"),
+        (order(replaces=[{"reference": "ServiceRequest/1"}]), "ServiceRequest.replaces"),
+    ],
+)
+async def test_what_says_that_it_means_something_else_is_refused(tmp_path, resource, expression):
+    async with opened(tmp_path) as door, door.client() as client:
+        answer = await client.post("/fhir/ServiceRequest", json=resource)
+
+        assert answer.status_code == 422
+        assert OperationOutcome.model_validate(answer.json()).issue[0].expression == [expression]
+        assert door.orders() == [], "nobody is examined because of it"
+
+
+async def test_a_patient_of_a_bundle_that_is_not_understood_or_not_in_use_is_refused(tmp_path):
+    asked = order(contained=None, subject={"reference": "Patient/pat1"})
+    async with opened(tmp_path) as door, door.client() as client:
+        for told in ({"active": False}, {"modifierExtension": UNKNOWN}):
+            assert (await client.post("/fhir", json=bundle(PATIENT | told, asked))).status_code == 422
+        entry = bundle(PATIENT, asked)
+        entry["entry"][1]["modifierExtension"] = UNKNOWN
+        assert (await client.post("/fhir", json=entry)).status_code == 422
+        assert door.orders() == []
+        harmless = {"active": True, "link": [{"other": {}, "type": "seealso"}]}
+        assert (await client.post("/fhir", json=bundle(PATIENT | harmless, asked))).status_code == 200
+
+
+async def test_an_order_can_be_revoked_when_its_patient_was_replaced(tmp_path):
+    async with opened(tmp_path) as door, door.client() as client:
+        await client.post("/fhir/ServiceRequest", json=order())
+        gone = order(status="revoked", replaces=[{"reference": "ServiceRequest/1"}])
+        gone["contained"][0] |= {"active": False, "link": [{"other": {}, "type": "replaced-by"}]}
+
+        assert (await client.post("/fhir/ServiceRequest", json=gone)).status_code == 200
+        assert door.orders()[0].status == "cancelled"
+
+
 async def test_what_is_no_json_or_no_fhir_or_too_much_is_refused(tmp_path):
     async with opened(tmp_path) as door, door.client() as client:
         json_type = {"Content-Type": "application/fhir+json"}
@@ -360,6 +408,31 @@ def test_the_system_of_an_order_number_says_whose_it_is():
     assert placers[0].agrees(placers[2]) is None
     told = [fhir_routes.service_request(read(order(identifier=[numbers[0]])))["identifier"][0]]
     assert told[0]["system"] == "urn:oid:1.2.3"
+
+
+def test_numbers_that_are_not_in_use_any_more_are_passed_over():
+    medical = {"type": {"coding": [{"system": V2, "code": "MR"}]}}
+    patient = PATIENT | {
+        "identifier": [
+            medical | {"use": "old", "value": "OLD"},
+            medical | {"use": "temp", "value": "TEMP"},
+            {"use": "official", "value": "4711"},
+        ],
+        "name": [{"use": "old", "family": "Formerly"}, {"family": "Muster"}],
+    }
+    numbers = [{"use": "old", "value": "P0"}, {"use": "secondary", "value": "P2"}, {"use": "usual", "value": "P1"}]
+
+    entry = read(order(contained=[patient], identifier=numbers))
+
+    assert (entry.order.patient_id, entry.order.patient_name, entry.order.order_id) == ("4711", "Muster", "P1")
+    only = PATIENT | {"identifier": [{"use": "temp", "value": "TEMP"}]}
+    assert read(order(contained=[only])).order.patient_id == "TEMP", "better than nobody"
+    for changes in (
+        {"contained": [PATIENT | {"identifier": [{"use": "old", "value": "OLD"}]}]},
+        {"identifier": [{"use": "old", "value": "P0"}]},
+    ):
+        with pytest.raises(FhirError):
+            read(order(**changes))
 
 
 def test_a_patient_may_be_no_more_than_an_identifier_and_a_name():

@@ -235,6 +235,59 @@ def test_an_imaging_order_makes_one_entry_for_each_step(desk):
     assert first.order.scheduled == "20260302083000"
 
 
+def observed(code, value, unit, status="F"):
+    """An order with one observation of the patient's body (OBX)."""
+    return orm(more=(f"OBX|1|NM|{code}^^LN||{value}|{unit}|||||{status}",))
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "unit", "weight", "size"),
+    [
+        ("29463-7", "70.5", "kg^kilogram^UCUM", "70.5", ""),
+        ("29463-7", "70", "KG", "70", ""),
+        ("3141-9", "155", "lb", "70.3068", ""),
+        ("3141-9", "155", "[lb_av]", "70.3068", ""),
+        ("29463-7", "950", "gm", "0.95", ""),
+        ("29463-7", "3200", "g", "3.2", ""),
+        ("29463-7", "120", "[oz_av]", "3.40194", ""),
+        ("29463-7", "3200000", "mg", "3.2", ""),
+        ("29463-7", "80", "", "80", ""),
+        ("29463-7", "3200", "", "", ""),
+        ("29463-7", "70", "^kg", "70", ""),
+        ("29463-7", "70", "stone", "", ""),
+        ("29463-7", "70", "cm", "", ""),
+        ("29463-7", "950", "kg", "", ""),
+        ("29463-7", "-70", "kg", "", ""),
+        ("29463-7", "nan", "kg", "", ""),
+        ("8302-2", "67", "[in_i]", "", "1.7018"),
+        ("8302-2", "67", "in", "", "1.7018"),
+        ("8302-2", "5.5", "ft", "", "1.6764"),
+        ("8302-2", "6", "[ft_i]", "", "1.8288"),
+        ("8302-2", "1702", "mm", "", "1.702"),
+        ("8302-2", "170", "CM", "", "1.7"),
+        ("8302-2", "1.7", "m", "", "1.7"),
+        ("8302-2", "1.7", "", "", "1.7"),
+        ("8302-2", "170", "", "", "1.7"),
+        ("8302-2", "170", "m", "", ""),
+        ("8302-2", "170", "cubits", "", ""),
+        ("8302-2", "67", "lb", "", ""),
+    ],
+)
+def test_weight_and_height_are_converted_from_their_unit_or_dropped(desk, code, value, unit, weight, size):
+    assert desk.take(observed(code, value, unit)) == ACCEPTED
+
+    [entry] = desk.book.steps()
+    assert (entry.weight_kg, entry.size_m) == (weight, size)
+
+
+@pytest.mark.parametrize("status", ["W", "X", "D", "I", "O", "N", "F", "P", "C", ""])
+def test_an_observation_that_is_withdrawn_or_has_no_result_is_no_weight(desk, status):
+    desk.take(observed("29463-7", "70", "kg", status))
+
+    [entry] = desk.book.steps()
+    assert entry.weight_kg == ("" if status in tuple("WXDION") else "70")
+
+
 def test_a_cancellation_without_a_step_takes_all_steps_and_one_with_a_step_takes_that(desk):
     steps = [("ACC1", "RP1", "1.2.3", f"STEP{n}", "US", "") for n in (1, 2, 3)]
     desk.take(omi(steps=steps))
@@ -262,9 +315,26 @@ def test_several_procedures_of_one_order_are_all_kept(desk, pair):
     assert desk.take(order.format("NW")).outcome == "AA"
     assert [entry.order.procedure for entry in desk.book.steps()] == ["left", "right"]
     assert len({entry.step_id for entry in desk.book.steps()}) == 2
+    ids = [entry.procedure_id for entry in desk.book.steps()]
+    assert ids[0] == "P1" != ids[1], "a Requested Procedure ID is unique within the accession"
+    assert len(ids[1]) <= 16
 
     desk.take(head + "ORC|CA|P1\r")
     assert desk.book.steps() == []
+
+
+def test_the_steps_of_one_procedure_share_its_id_also_where_one_comes_later(desk):
+    head = orm().split("ORC|")[0]
+    left, right, third = ("OBR|1|P1||BUL^left^L", "OBR|2|P1||BUR^right^L", "OBR|3|P1||BUX^third^L")
+    ipcs = [f"IPC|A1||1.2.3|S{number}|US" for number in range(5)]
+
+    desk.take(head + "\r".join(("ORC|NW|P1", left, *ipcs[:2], right, *ipcs[2:4])) + "\r")
+    desk.take(head + "\r".join(("ORC|XO|P1", third, ipcs[4])) + "\r")
+
+    ids = [entry.procedure_id for entry in sorted(desk.book.steps(), key=lambda entry: entry.step_id)]
+    assert ids[0] == ids[1] == "P1"
+    assert ids[2] == ids[3]
+    assert len(set(ids)) == 3
 
 
 def test_filler_numbers_that_come_later_make_no_new_procedures(desk):
@@ -427,6 +497,180 @@ def test_a_cancelled_order_is_not_updated_silently(desk):
     assert desk.one().status == "cancelled"
 
 
+OLDER = (Code.INTERNAL, "MSH-7")
+
+
+def warned(answer):
+    """What an acceptance warns of: the condition and its place."""
+    assert answer.outcome == "AA"
+    return answer.code, answer.where
+
+
+@pytest.mark.parametrize("control", ["CA", "OC", "DC"])
+def test_a_cancellation_that_an_update_overtook_is_carried_out(desk, control):
+    desk.take(orm(at="20260301120000"))
+    desk.take(orm("XO", at="20260301121000", scheduled="20260309100000"))
+
+    assert desk.take(orm(control, at="20260301120500", scheduled="")) == ACCEPTED
+
+    assert desk.book.steps() == []
+    assert desk.one().scheduled == "20260309100000", "what is newer stays"
+
+
+@pytest.mark.parametrize("control", ["CA", "OC", "DC"])
+def test_a_cancellation_by_a_clock_that_is_behind_is_carried_out(desk, control):
+    desk.take(orm(at="20260301120000"))
+    assert desk.take(orm(at="20260301120000")) == ACCEPTED
+
+    assert desk.take(orm(control, at="20260301040000")) == ACCEPTED
+    assert desk.book.steps() == []
+
+    desk.reopen()
+    assert warned(desk.take(orm(at="20260301120000"))) == OLDER, "the same order does not bring it back"
+    assert desk.book.steps() == []
+    assert desk.take(orm(at="20260301120001")) == ACCEPTED
+    assert [entry.order.status for entry in desk.book.steps()] == ["scheduled"]
+
+
+def test_a_cancellation_from_before_the_order_was_placed_again_is_told_as_outdated(desk):
+    desk.take(orm(at="20260301120000"))
+    desk.take(orm("CA", at="20260301120500"))
+    desk.take(orm(at="20260301121000"))
+
+    for control in ("CA", "OC", "DC"):
+        assert warned(desk.take(orm(control, at="20260301120700"))) == OLDER
+    assert [entry.order.status for entry in desk.book.steps()] == ["scheduled"]
+    assert desk.take(orm("CA", at="20260301121500")) == ACCEPTED
+    assert desk.book.steps() == []
+
+
+def test_a_cancellation_that_is_days_older_than_its_order_is_of_another_time(desk):
+    desk.take(orm(at="20260301120000"))
+
+    assert warned(desk.take(orm("CA", at="20260227110000"))) == OLDER
+    assert desk.one().status == "scheduled"
+
+
+def test_an_older_order_does_not_bring_back_what_was_cancelled(desk):
+    desk.take(orm(at="20260301120000"))
+    desk.take(orm("CA", at="20260301121000"))
+
+    assert warned(desk.take(orm("NW", at="20260301120500"))) == OLDER
+    assert desk.one().status == "cancelled"
+
+
+def test_an_order_placed_again_holds_although_an_update_overtook_it(desk):
+    desk.take(orm(at="20260301120000"))
+    desk.take(orm("XO", at="20260301122000", scheduled="20260309100000"))
+    desk.take(orm("CA", at="20260301120500"))
+
+    assert desk.take(orm("NW", at="20260301121000")) == ACCEPTED
+
+    assert (desk.one().status, desk.one().scheduled) == ("scheduled", "20260309100000")
+
+
+def test_that_a_step_is_done_holds_although_an_update_overtook_it(desk):
+    desk.take(orm(at="20260301120000"))
+    desk.take(orm("XO", at="20260301121000"))
+
+    assert desk.take(orm("SC", status="CM", at="20260301120500")) == ACCEPTED
+    assert desk.one().status == "completed"
+
+
+@pytest.mark.parametrize(("control", "time"), [("NW", ""), ("RL", ""), ("XO", "20260309100000")])
+def test_a_discontinued_order_that_is_scheduled_again_is_back_on_the_worklist(desk, control, time):
+    desk.take(orm(at="20260301120000"))
+    desk.take(orm("DC", at="20260301121000"))
+    assert desk.take(orm("XO", scheduled="", at="20260301121500")) == ACCEPTED
+    assert desk.book.steps() == [], "an update without another time schedules nothing"
+
+    assert desk.take(orm(control, scheduled=time, at="20260301122000")) == ACCEPTED
+
+    [entry] = desk.book.steps()
+    assert entry.order.scheduled == time or not time
+    assert warned(desk.take(orm("DC", at="20260301121500"))) == OLDER
+
+
+@pytest.mark.parametrize(("control", "time"), [("NW", ""), ("RL", ""), ("XO", "20260309100000")])
+def test_what_is_done_is_not_scheduled_again_and_the_answer_says_so(desk, control, time):
+    desk.take(orm(at="20260301120000"))
+    desk.take(orm("SC", status="CM", at="20260301121000"))
+
+    assert warned(desk.take(orm(control, scheduled=time, at="20260301122000"))) == (Code.INTERNAL, "ORC-1")
+    assert (desk.one().status, desk.one().scheduled) == ("completed", "20260302083000")
+    assert desk.take(orm("XO", scheduled="", at="20260301122500")) == ACCEPTED
+
+
+ZDS = ("ZDS|1.2.3.4^HIS^Application^DICOM",)
+
+
+def test_a_study_of_another_patient_is_refused(desk):
+    desk.take(orm(more=ZDS))
+    other = {"number": "P2", "accession": "A2", "pid": "815", "name": "Other^Otto"}
+
+    answer = desk.take(orm(**other, more=ZDS))
+
+    assert (answer.outcome, answer.code, answer.where) == ("AE", Code.DUPLICATE_KEY, "ZDS-1")
+    assert "study" in answer.text
+    desk.take(orm(**other))
+    assert desk.take(orm("XO", **other, more=ZDS, at="20260301120500")).where == "ZDS-1", "nor by an update"
+    assert desk.take(orm(number="P3", accession="A3", more=ZDS)) == ACCEPTED, (
+        "the same patient may have two orders of it"
+    )
+    assert desk.take(orm("XO", more=ZDS, at="20260301120500", modality="MG")) == ACCEPTED
+
+
+def test_an_accession_number_of_another_patient_is_refused(desk):
+    desk.take(orm())
+    other = {"number": "P2", "pid": "815", "name": "Other^Otto"}
+
+    answer = desk.take(orm(**other))
+
+    assert (answer.outcome, answer.code, answer.where) == ("AE", Code.DUPLICATE_KEY, "OBR-18")
+    assert "accession" in answer.text
+    assert [order.order_id for order in desk.all()] == ["P1"]
+    assert desk.take(orm(number="P3")) == ACCEPTED, "the same patient may have two orders of it"
+    assert desk.orders.take(er7.parse(orm(**other)), "another-his", LATER) == ACCEPTED, "whose numbers are its own"
+
+
+def test_a_cancelled_order_of_the_wrong_patient_leaves_its_numbers_to_the_right_one(desk):
+    desk.take(orm(more=ZDS))
+    assert desk.take(orm("CA", at="20260301120500")) == ACCEPTED
+
+    assert desk.take(orm(number="P2", pid="815", name="Other^Otto", more=ZDS, at="20260301120600")) == ACCEPTED
+
+
+def test_accession_numbers_of_two_authorities_are_two(desk):
+    steps = [("ACC1", "RP1", "1.2.3", "STEP1", "US", "")]
+    desk.take(omi(steps=steps))
+    others = omi(number="P2", steps=[("ACC1", "RP1", "1.2.4", "STEP1", "US", "")]).replace("815^^^REG", "99^^^REG")
+    others = others.replace("4711^^^HOSP", "98^^^HOSP")
+
+    assert desk.take(others).where == "IPC-1"
+    assert desk.take(others.replace("ACC1^HIS", "ACC1^RIS")) == ACCEPTED
+
+
+def test_an_accession_number_that_is_made_is_nobody_elses(desk):
+    desk.take(orm(accession="P2"))
+
+    assert desk.take(orm(number="P2", accession="", pid="815", name="Other^Otto")) == ACCEPTED
+
+    assert len({order.accession_number for order in desk.all()}) == 2
+
+
+def test_merged_patients_share_study_and_accession_number(desk):
+    desk.take(orm(more=ZDS))
+    desk.take(orm("SC", status="CM", at="20260301120500"))
+    changed = desk.one().changed_ns
+    desk.now += 10**9
+    desk.take(adt("A40", pid="9000", prior="4711"))
+    desk.take(adt("A40", pid="9500", prior="9000", at="20260301130100"))
+    assert (desk.one().patient_id, desk.one().changed_ns) == ("4711", changed), "what is done stays as it was done"
+
+    assert desk.take(orm(number="P2", pid="9500", more=ZDS, at="20260301140000")) == ACCEPTED
+    assert desk.take(orm(number="P3", pid="815", more=ZDS, at="20260301140000")).outcome == "AE"
+
+
 def test_an_order_number_does_not_change_its_patient(desk):
     desk.take(orm())
 
@@ -483,12 +727,54 @@ def test_merged_patients_give_their_orders_to_the_one_that_remains(desk):
     assert desk.take(adt("A08", pid="unknown")).outcome == "AA"
 
 
+def test_a_new_order_under_a_number_that_was_merged_is_filed_under_the_one_that_remains(desk):
+    desk.take(adt("A40", pid="9000", prior="4711"))
+    desk.take(adt("A40", pid="9500", prior="9000", at="20260301130100"))
+    desk.reopen()
+
+    assert desk.take(orm(at="20260301140000", more=ZDS)) == ACCEPTED
+    assert desk.one().patient_id == "9500"
+    assert desk.take(orm("XO", at="20260301140100", modality="MG")) == ACCEPTED
+    assert (desk.one().patient_id, desk.one().modality) == ("9500", "MG")
+    assert desk.take(orm(number="P2", accession="A2", pid="9500", at="20260301140000", more=ZDS)) == ACCEPTED
+    other = orm(number="P3", accession="A3").replace("4711^^^HOSP", "4711^^^CLINIC")
+    assert desk.take(other) == ACCEPTED
+    assert {order.order_id: order.patient_id for order in desk.all()} == {"P1": "9500", "P2": "9500", "P3": "4711"}
+    raw = b"".join(path.read_bytes() for path in desk.home.data.glob("orders.db*"))
+    assert b"9500" not in raw
+
+
+def test_a_number_that_was_merged_is_in_use_again_when_somebody_is_registered_under_it(desk):
+    desk.take(adt("A40", pid="9000", prior="4711"))
+    desk.take(adt("A08", pid="4711", at="20260301130100"))
+    desk.take(orm(at="20260301140000"))
+    assert desk.one().patient_id == "9000"
+
+    desk.take(adt("A28", pid="4711", name="New^Nora", at="20260301150000"))
+    desk.take(orm(number="P2", accession="A2", name="New^Nora", at="20260301150100"))
+    desk.take(adt("A40", pid="4711", prior="9000", at="20260301160000"))
+    desk.take(orm(number="P3", accession="A3", at="20260301160100"))
+
+    assert {order.order_id: order.patient_id for order in desk.all()} == dict.fromkeys(("P1", "P2", "P3"), "4711")
+
+
+def test_a_merge_is_forgotten_when_orders_of_that_time_are(desk):
+    desk.take(adt("A40", pid="9000", prior="4711"))
+    desk.now += 31 * 86_400 * 10**9
+    desk.book.sweep()
+
+    desk.take(orm(at="20260301140000"))
+
+    assert desk.one().patient_id == "4711"
+
+
 def test_an_older_patient_update_changes_nothing(desk):
     desk.take(orm())
     desk.take(adt("A08", name="New^Name", at="20260301140000"))
-    desk.take(adt("A08", name="Old^Name", at="20260301130000"))
+    assert warned(desk.take(adt("A08", name="Old^Name", at="20260301130000"))) == OLDER
+    assert warned(desk.take(adt("A40", pid="9000", prior="4711", at="20260301130000"))) == OLDER
 
-    assert desk.one().patient_name == "New^Name"
+    assert (desk.one().patient_id, desk.one().patient_name) == ("4711", "New^Name")
 
 
 # ---------------------------------------- keeping

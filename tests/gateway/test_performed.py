@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -12,6 +14,7 @@ from tests.gateway.workflow import open_workflow
 
 from edgeward.gateway.dimse import DimseRequest, Operation
 from edgeward.gateway.performed import PERFORMED_STEP, PerformedSteps
+from edgeward.hl7.acknowledgement import ACCEPTED
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.keys import SiteKey
 
@@ -152,6 +155,61 @@ def test_a_discontinued_step_ends_its_order_unless_the_wrong_one_was_chosen(step
     assert steps.set(dataset=done) == 0x0000
 
     assert steps.desk.one().status == status
+
+
+def given_up(reason="110513"):
+    """The attributes of the last N-SET of a step that was discontinued."""
+    dataset = ended("DISCONTINUED", PerformedSeriesSequence=None, PerformedProcedureStepEndTime=None)
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = reason, "DCM", "why"
+    dataset.PerformedProcedureStepDiscontinuationReasonCodeSequence = [code]
+    return dataset
+
+
+WRONG = "110514"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "between", "after"),
+    [
+        (ended(), given_up(), "completed", "completed"),
+        (ended(), given_up(WRONG), "completed", "completed"),
+        (given_up(), ended(), "started", "completed"),
+        (given_up(), given_up(), "started", "discontinued"),
+        (given_up(WRONG), ended(), "started", "completed"),
+        (given_up(WRONG), given_up(WRONG), "started", "scheduled"),
+        (given_up(), given_up(WRONG), "started", "discontinued"),
+    ],
+)
+def test_an_order_is_what_all_its_performed_steps_make_of_it(steps, first, second, between, after):
+    steps.desk.take(omi(steps=[("ACC1", "RP1", "1.2.77", "STEP1", "US", "")]))
+    other = begun(steps.desk)
+    steps.create("1.2.3")
+    assert steps.ask(Operation.N_CREATE, "1.2.4", other).status == 0
+
+    steps.set("1.2.3", first)
+    assert steps.desk.one().status == between
+    steps.set("1.2.4", second)
+    assert steps.desk.one().status == after
+
+
+def test_an_order_that_a_modality_gave_up_can_be_scheduled_again(steps):
+    steps.desk.take(omi(steps=[("ACC1", "RP1", "1.2.77", "STEP1", "US", "")]))
+    steps.create()
+    again = begun(steps.desk)
+    steps.set(dataset=given_up())
+    assert steps.desk.take(omi(at="20260301130000")).where == "MSH-7", "that is older"
+    assert steps.desk.book.steps() == []
+
+    steps.desk.now = time.time_ns() + 10**9
+    assert steps.desk.take(omi("RL", at="20990301130000")) == ACCEPTED
+    assert [entry.order.status for entry in steps.desk.book.steps()] == ["scheduled"]
+
+    steps.service = PerformedSteps(steps.desk.book, SiteKey.load(steps.desk.home), clock=lambda: steps.desk.now + 10**9)
+    steps.ask(Operation.N_CREATE, "1.2.4", again)
+    assert steps.desk.one().status == "started"
+    steps.set("1.2.4", given_up(WRONG))
+    assert steps.desk.one().status == "scheduled", "what was given up before is past"
 
 
 def test_an_unscheduled_examination_is_kept_and_touches_no_order(steps):

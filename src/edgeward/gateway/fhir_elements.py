@@ -52,8 +52,8 @@ def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def human_name(names: list[dict[str, Any]]) -> str:
-    """Return a HumanName as DICOM PN: the official one, or the usual one, or the first."""
-    order = {"official": 0, "usual": 1}
+    """Return a HumanName as DICOM PN: the official one, or the usual one, or the first; one of former times last."""
+    order = {"official": 0, "usual": 1, "old": 3}
     for name in sorted(names, key=lambda one: order.get(str(one.get("use", "")), 2)):
         given = [_part(one) for one in texts(name.get("given"))]
         parts = [
@@ -99,6 +99,26 @@ def namespace(identifier: dict[str, Any]) -> Assigner:
     universal = system.removeprefix("urn:oid:").removeprefix("urn:uuid:")
     kind = "URI" if universal == system else "ISO" if system.startswith("urn:oid:") else "UUID"
     return Assigner(universal_id=universal, kind=kind if universal else "")
+
+
+def in_use(identifiers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the Identifiers that may be used (``use`` is a modifier): no old ones, temporary and secondary last."""
+    usable = [one for one in identifiers if one.get("use") != "old"]
+    return sorted(usable, key=lambda one: one.get("use") in ("temp", "secondary"))
+
+
+def understood(resource: dict[str, Any], where: str) -> None:
+    """Refuse a resource, or a part of one, whose meaning something changes that is not known here (R4, 2.4.1.3).
+
+    Raises
+    ------
+    FhirError
+        If it has a ``modifierExtension`` or ``implicitRules``.
+    """
+    if resource.get("modifierExtension"):
+        raise FhirError(422, "extension", "a modifierExtension is not understood here", f"{where}.modifierExtension")
+    if resource.get("implicitRules"):
+        raise FhirError(422, "not-supported", "implicitRules are not understood here", f"{where}.implicitRules")
 
 
 def value(identifier: dict[str, Any]) -> str:

@@ -80,10 +80,15 @@ def order_of(
         )
     if resource.get("intent") not in _INTENTS:
         raise FhirError(422, "business-rule", "the intent must be an order", "ServiceRequest.intent")
+    _is_wanted(resource)
     action, told = _ACTIONS[status]
     here = around | fhir.named((f"#{one.get('id')}", one) for one in fhir.rows(resource, "contained"))
+    _understood_of_others(resource, here)
     patient = _patient(resource, here)
-    accession = fhir.number(fhir.value(_identifier(resource, "ACSN")), 16, "ServiceRequest.identifier")
+    if action == "new":  # an order under a number that nobody uses any more can still be taken back
+        _in_force(resource, _subject(resource, here))
+    accessed = _identifier(resource, "ACSN")
+    accession = fhir.number(fhir.value(accessed), 16, "ServiceRequest.identifier")
     placed = _identifier(resource, "PLAC") or _identifier(resource, "")
     number = fhir.value(placed) or accession
     if not number and not resource_id:
@@ -136,17 +141,66 @@ def order_of(
         ),
         comments=values.clean(" ".join(str(one.get("text", "")) for one in fhir.rows(resource, "note")), 1024),
         resource_id=resource_id,
+        accession_by=fhir.namespace(accessed),
         message_ns=at,
         patient_ns=at,
     )
-    return Change(action=action, entry=entry, status=told, patient_ids=_patient_ids(resource, here))
+    return Change(action=action, entry=entry, status=told, versioned=True, patient_ids=_patient_ids(resource, here))
+
+
+def _is_wanted(resource: dict[str, Any]) -> None:
+    """Refuse what says that it means something else than an order for an examination."""
+    fhir.understood(resource, "ServiceRequest")
+    if resource.get("doNotPerform") not in (None, False):
+        raise FhirError(
+            422,
+            "business-rule",
+            "doNotPerform prohibits the examination, and only orders are taken; revoke the order instead",
+            "ServiceRequest.doNotPerform",
+        )
+
+
+def _understood_of_others(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> None:
+    """Refuse an order if something is not understood of the patient, the device or the people that it names."""
+    told = [fhir.table(resource.get(name)) for name in ("subject", "requester")]
+    for reference in (*told, *fhir.rows(resource, "performer")):
+        other = here.get(str(reference.get("reference", "")), {})
+        kind = other.get("resourceType")
+        fhir.understood(other, kind if kind in ("Patient", "Device", "Practitioner") else "Resource")
+
+
+def _in_force(resource: dict[str, Any], patient: dict[str, Any]) -> None:
+    """Refuse an order for a patient's record that is not in use any more, and one that is to replace another."""
+    if patient.get("active") not in (None, True):
+        raise FhirError(422, "business-rule", "the patient's record is not in use", "Patient.active")
+    for link in fhir.rows(patient, "link"):
+        fhir.understood(link, "Patient.link")
+        if link.get("type") == "replaced-by":
+            raise FhirError(
+                422,
+                "business-rule",
+                "the patient's record was replaced; order for the one that replaces it",
+                "Patient.link",
+            )
+    if resource.get("replaces"):
+        raise FhirError(
+            422,
+            "not-supported",
+            "replaces is not carried out here; revoke the order that is replaced, and send this one without it",
+            "ServiceRequest.replaces",
+        )
+
+
+def _subject(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the patient's resource, or nothing if none came along."""
+    return here.get(str(fhir.table(resource.get("subject")).get("reference", "")), {})
 
 
 def _patient(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[str, str]:
     subject = fhir.table(resource.get("subject"))
     if not subject:
         raise FhirError(422, "required", "the order has no subject", "ServiceRequest.subject")
-    patient = here.get(str(subject.get("reference", "")), {})
+    patient = _subject(resource, here)
     if patient is fhir.SEVERAL:
         raise FhirError(
             422, "duplicate", "several resources have the id that the subject names", "ServiceRequest.subject"
@@ -154,8 +208,8 @@ def _patient(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[
     if patient and patient.get("resourceType") != "Patient":
         raise FhirError(422, "value", "the subject is no Patient", "ServiceRequest.subject")
     identifiers = fhir.rows(patient, "identifier") or [fhir.table(subject.get("identifier"))]
-    medical = [one for one in identifiers if "MR" in fhir.kinds(one)]
-    chosen = next((one for one in (*medical, *identifiers) if one.get("value")), {})
+    medical_first = sorted(identifiers, key=lambda one: "MR" not in fhir.kinds(one))
+    chosen = next((one for one in fhir.in_use(medical_first) if one.get("value")), {})
     name = fhir.human_name(fhir.rows(patient, "name")) or fhir.display_name(subject.get("display"))
     return {
         "id": fhir.number(str(chosen.get("value", "")), 64, "Patient.identifier"),
@@ -167,11 +221,11 @@ def _patient(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> dict[
 
 
 def _patient_ids(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> tuple[tuple[str, str], ...]:
+    """Return every number the patient has or had: an order may be known by one that is not in use any more."""
     subject = fhir.table(resource.get("subject"))
-    patient = here.get(str(subject.get("reference", "")), {})
     return tuple(
         (fhir.value(one), fhir.assigner(one))
-        for one in fhir.rows(patient, "identifier") or [fhir.table(subject.get("identifier"))]
+        for one in fhir.rows(_subject(resource, here), "identifier") or [fhir.table(subject.get("identifier"))]
         if fhir.value(one)
     )
 
@@ -182,7 +236,7 @@ def _station(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> str:
         candidates = [*fhir.rows(device, "identifier")] if device.get("resourceType") == "Device" else []
         if performer.get("type") == "Device":
             candidates.append(fhir.table(performer.get("identifier")))
-        for one in candidates:
+        for one in fhir.in_use(candidates):
             value = str(one.get("value", "")).strip()
             if value and len(value) <= 16 and values.clean(value, 16) == value:
                 return value
@@ -190,7 +244,7 @@ def _station(resource: dict[str, Any], here: dict[str, dict[str, Any]]) -> str:
 
 
 def _study(resource: dict[str, Any]) -> str:
-    for one in fhir.rows(resource, "identifier"):
+    for one in fhir.in_use(fhir.rows(resource, "identifier")):
         if one.get("system") == "urn:dicom:uid":
             uid = str(one.get("value", "")).removeprefix("urn:oid:")
             if not _UID.match(uid):
@@ -201,7 +255,7 @@ def _study(resource: dict[str, Any]) -> str:
 
 def _identifier(resource: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return the identifier of a type (v2-0203); with an empty `kind`, the first that is no other's; else nothing."""
-    for one in fhir.rows(resource, "identifier"):
+    for one in fhir.in_use(fhir.rows(resource, "identifier")):
         kinds = fhir.kinds(one)
         wanted = kind in kinds if kind else one.get("system") != "urn:dicom:uid" and not kinds & {"ACSN", "FILL"}
         if wanted and fhir.value(one):
@@ -234,6 +288,7 @@ def changes_of(bundle: dict[str, Any], *, source: str, received_ns: int) -> list
     """
     if bundle.get("type") not in ("transaction", "collection", "batch", "message"):
         raise FhirError(422, "value", "the Bundle must be a transaction or a collection", "Bundle.type")
+    fhir.understood(bundle, "Bundle")
     entries = fhir.rows(bundle, "entry")
     if len(entries) > _MOST_ENTRIES:
         raise FhirError(413, "too-costly", f"a Bundle may hold {_MOST_ENTRIES} entries", "Bundle.entry")
@@ -246,6 +301,7 @@ def changes_of(bundle: dict[str, Any], *, source: str, received_ns: int) -> list
         resource = fhir.table(entry.get("resource"))
         if resource.get("resourceType") != "ServiceRequest":
             continue
+        fhir.understood(entry, f"Bundle.entry[{index}]")
         request = fhir.table(entry.get("request"))
         if str(request.get("method", "POST")) not in ("POST", "PUT"):
             raise FhirError(

@@ -25,8 +25,9 @@ from typing import Any
 
 from msgspec import structs
 
+from edgeward.gateway import body
 from edgeward.gateway.mllp import Handler, Sender
-from edgeward.gateway.order_entry import Assigner, Change, Code, Entry, OrderError
+from edgeward.gateway.order_entry import Assigner, Change, Code, Entry, OrderError, asked_status
 from edgeward.gateway.order_matching import told_apart
 from edgeward.gateway.order_terms import ACTIONS, STATUSES, modality, priority
 from edgeward.gateway.orders import OrderBook
@@ -38,10 +39,13 @@ from edgeward.messages import Order
 
 ORDER_MESSAGES = ("ORM^O01", "OMI^O23", "OMG^O19")
 UPDATES = ("A01", "A02", "A03", "A04", "A05", "A06", "A07", "A08", "A10", "A11", "A12", "A13", "A28", "A31", "A38")
+_REGISTRATIONS = ("A01", "A04", "A05", "A28")  # somebody has the number, also if it was retired by a merge
 MERGES = ("A18", "A34", "A39", "A40", "A47")
 
 # Where what the book complains of stands in a message.
 _PLACES = {"order": "ORC-2", "patient": "PID-3", "name": "PID-5", "procedure": "OBR", "control": "ORC-1"}
+_PLACES |= {"study": "ZDS-1", "accession": "OBR-18"}
+_PLACES_OF_STEPS = _PLACES | {"study": "IPC-3", "accession": "IPC-1"}  # in a message that tells steps (IPC)
 _CONDITIONS = {
     "missing": Condition.FIELD_MISSING,
     "value": Condition.DATA_TYPE,
@@ -59,7 +63,16 @@ _DUE_UNREAD = Answer(
 _NOT_CANCELLED = Answer(
     Outcome.ACCEPTED, "the examination has begun or is done: it was not cancelled", Condition.INTERNAL, "ORC-1"
 )
+# So with these: never a plain acceptance for what was not done.
+_NOT_SCHEDULED = Answer(
+    Outcome.ACCEPTED, "the examination is done: it was not scheduled again", Condition.INTERNAL, "ORC-1"
+)
+_OVERTAKEN = Answer(
+    Outcome.ACCEPTED, "it is older than what is known and was not carried out", Condition.INTERNAL, "MSH-7"
+)
 _UID = re.compile(r"^(0|[1-9]\d*)(\.(0|[1-9]\d*))+$")
+# Table 0085 (OBX-11): deleted, pending, not asked, detail of an order, cannot be obtained, posted as wrong.
+_NO_RESULT = frozenset("DINOXW")
 _MOST_STEPS = 200  # of one message: each is read with all that its order says, so that many would cost seconds
 
 
@@ -87,25 +100,28 @@ class Hl7Orders:
         """
         try:
             if message.code == "ADT":
-                self._patient(message, received_ns)
+                if self._patient(message, received_ns):
+                    return _OVERTAKEN
             else:
-                wanted = changes(message, source, received_ns)
-                became = self._book.apply(wanted)
-                if any(_outlasts(change, steps) for change, steps in zip(wanted, became, strict=True)):
-                    return _NOT_CANCELLED
+                asked = changes(message, source, received_ns)
+                if warning := _undone(asked, self._book.apply(asked)):
+                    return warning
                 if _due_unread(message):
                     return _DUE_UNREAD
         except Misread as error:
             return Answer(Outcome.ERROR, str(error), error.condition, error.where)
         except OrderError as error:
-            return Answer(Outcome.ERROR, str(error), _CONDITIONS[error.kind], _PLACES.get(error.where, "ORC"))
+            places = _PLACES_OF_STEPS if message.first("IPC") else _PLACES
+            return Answer(Outcome.ERROR, str(error), _CONDITIONS[error.kind], places.get(error.where, "ORC"))
         return ACCEPTED
 
-    def _patient(self, message: Message, received_ns: int) -> None:
+    def _patient(self, message: Message, received_ns: int) -> bool:
+        """Carry out a patient message; return whether something newer was known of one of the patients."""
         groups = message.groups("PID")
         if not groups:
             raise Misread(Condition.SEGMENT_SEQUENCE, "PID", "the message has no PID segment")
         at = _message_time(message, received_ns)
+        overtaken = 0
         for group in groups:
             patient = _patient(group[0], group)
             prior, issuer = patient["patient_id"], patient["issuer_of_patient_id"]
@@ -116,7 +132,8 @@ class Hl7Orders:
                 if not prior:
                     raise Misread(Condition.FIELD_MISSING, "MRG-1", "a merge needs the prior patient identifier")
             entry = _entry(patient, at)
-            self._book.patient(prior, entry, issuer)
+            overtaken += self._book.patient(prior, entry, issuer, registered=message.event in _REGISTRATIONS)[1]
+        return overtaken > 0
 
 
 def changes(message: Message, source: str, received_ns: int) -> list[Change]:
@@ -163,13 +180,13 @@ def _order(group: Sequence[Segment], patient: dict[str, Any], source: str, at: i
     # An order may ask for several procedures (OBR), each of several steps (IPC).
     parts = _parts(group)
     found = []
-    for obr, rest in parts or [(_blank("OBR", orc), group)]:
+    for number, (obr, rest) in enumerate(parts or [(_blank("OBR", orc), group)]):
         steps = [segment for segment in rest if segment.name == "IPC"] or [_blank("IPC", orc)]
         for ipc in steps:
             entry = _step(orc, obr, ipc, rest, patient=patient, source=source, at=at)
             if action == "new":
                 _require(entry, has_obr=bool(parts))
-            found.append(Change(action=action, entry=entry, status=status, only_known=not parts))
+            found.append(Change(action=action, entry=entry, status=status, only_known=not parts, procedure=number))
     return told_apart(found)
 
 
@@ -208,10 +225,13 @@ def _step(
 ) -> Entry:
     zds, tq1 = er7.find(group, "ZDS"), er7.find(group, "TQ1")
     accession = _number(_first(ipc.text(1), obr.text(18)), 16, "IPC-1" if ipc.text(1) else "OBR-18")
-    accession = accession or _fitting(_first(orc.text(3), obr.text(3)), 16)
+    filled = next((segment for segment in (orc, obr) if segment.text(3)), None)
+    given_by = _assigner(ipc, 1) if ipc.text(1) else Assigner()
+    if not accession and filled:
+        accession = _fitting(filled.text(3), 16)
+        given_by = _assigner(filled, 3) if accession else given_by
     number = _number(_first(orc.text(2), obr.text(2), accession), 199, "ORC-2")
     placed = next((segment for segment in (orc, obr) if segment.text(2)), None)
-    filled = next((segment for segment in (orc, obr) if segment.text(3)), None)
     if not number:
         raise Misread(
             Condition.FIELD_MISSING, "ORC-2", "neither a placer order number nor an accession number is given"
@@ -261,6 +281,7 @@ def _step(
         procedure_id=_number(_first(ipc.text(2), obr.text(19)), 16, "OBR-19"),
         filler_id=values.clean(_first(orc.text(3), obr.text(3))),
         filler=_assigner(filled, 3) if filled else Assigner(),
+        accession_by=given_by,
         procedure_code=code,
         step_code=protocol,
         performing_physician=_technician(obr),
@@ -343,16 +364,18 @@ def _assigner(segment: Segment, field: int) -> Assigner:
 
 def _observed(obx: Segment) -> dict[str, str]:
     """Return body weight or height of an OBX (IHE RAD-4: LOINC 3141-9 or 29463-7, 8302-2), in DICOM's units."""
+    if obx.text(11).upper() in _NO_RESULT:
+        return {}
     code = obx.text(3).upper()
     try:
         value = float(obx.text(5))
     except ValueError:
         return {}
-    unit = obx.text(6).lower()
-    if code in ("3141-9", "29463-7") and 0 < value < 1000:
-        return {"weight_kg": f"{value / 1000 if unit == 'g' else value:g}"}
-    if code in ("8302-2", "3137-7") and 0 < value < 300:
-        return {"size_m": f"{value / 100 if unit == 'cm' or value > 3 else value:g}"}
+    unit = _first(obx.text(6), obx.text(6, 2))
+    if code in ("3141-9", "29463-7") and (weight := body.kilograms(value, unit)) is not None:
+        return {"weight_kg": f"{weight:g}"}
+    if code in ("8302-2", "3137-7") and (height := body.metres(value, unit)) is not None:
+        return {"size_m": f"{height:g}"}
     return {}
 
 
@@ -368,9 +391,43 @@ def _scheduled(orc: Segment, obr: Segment, tq1: Segment | None) -> str:
     return ""
 
 
-def _outlasts(change: Change, steps: Sequence[Entry]) -> bool:
+def _undone(changes: Sequence[Change], became: Sequence[Sequence[Entry]]) -> Answer | None:
+    """Return the warning that is due if something of what a message wants was not done."""
+    told = list(zip(changes, became, strict=True))
+    for undone, warning in ((_outlasts, _NOT_CANCELLED), (_is_done, _NOT_SCHEDULED), (_overtaken, _OVERTAKEN)):
+        if any(undone(change, step) for change, steps in told for step in steps):
+            return warning
+    return None
+
+
+def _outlasts(change: Change, step: Entry) -> bool:
     """Whether a cancellation came too late for a step."""
-    return change.action == "cancel" and any(step.order.status in ("started", "completed") for step in steps)
+    return change.action == "cancel" and step.order.status in ("started", "completed")
+
+
+def _is_done(change: Change, step: Entry) -> bool:
+    """Whether a step that is done was to be scheduled once more, or for another time."""
+    return step.order.status == "completed" and (_moved(change, step) or asked_status(change) == "scheduled")
+
+
+def _moved(change: Change, step: Entry) -> bool:
+    """Whether an update tells another time than the one a step has after it: it came too late for it."""
+    return change.action == "update" and change.entry.order.scheduled not in ("", step.order.scheduled)
+
+
+def _overtaken(change: Change, step: Entry) -> bool:
+    """Whether a step has not the status that a message asks for, because a newer one asked for another."""
+    allowed = {
+        "scheduled": ("scheduled", "started", "completed"),
+        "started": ("started", "completed", "discontinued"),
+        "cancelled": ("cancelled", "discontinued", "started", "completed"),
+        "completed": ("completed",),
+        "discontinued": ("discontinued",),
+    }
+    told = asked_status(change)
+    if told is None:
+        return step.order.status == "discontinued" and _moved(change, step)
+    return step.order.status not in allowed[told]
 
 
 def _due_unread(message: Message) -> bool:

@@ -66,8 +66,22 @@ def other_patient(old: Entry, change: Change) -> bool:
         return False
     named = ((new.order.patient_id, new.issuer_of_patient_id), *change.patient_ids)
     return not any(
-        number == known and not other_authority(old.issuer_of_patient_id, authority) for number, authority in named
+        number == known and not other_authority(issuer, authority)
+        for known, issuer in ((known, old.issuer_of_patient_id), *old.known_as)
+        for number, authority in named
     )
+
+
+def same_accession(old: Entry, new: Entry) -> bool:
+    """Whether orders with equal accession numbers have the same one: it is unique for who gave it (PS3.3, C.7.3.1).
+
+    Where that is not told, for the system that sends the orders, unless their placers or fillers differ.
+    """
+    given = old.accession_by.agrees(new.accession_by)
+    if given is not None:
+        return given
+    apart = False in (old.placer.agrees(new.placer), old.filler.agrees(new.filler))
+    return old.order.source == new.order.source and not apart
 
 
 def other_authority(one: str, other: str) -> bool:

@@ -178,7 +178,7 @@ class PerformedSteps(DimseService):
                 (uid, request.device_id, IN_PROGRESS, self._clock(), self._sealed(uid, dataset)),
             )
             self._index(db, uid, dataset)
-            return self._book.progressed(db, _belongs(dataset), "started")
+            return self._book.progressed(db, _belongs(dataset), self._status_of(db, dataset))
 
         self._book.remember(self._book.db.write(work))
         patient, issuer = _text(dataset, "PatientID"), _text(dataset, "IssuerOfPatientID")
@@ -213,12 +213,33 @@ class PerformedSteps(DimseService):
                 (status or row[0], self._clock(), self._sealed(uid, dataset), uid),
             )
             self._index(db, uid, dataset)
-            after = _order_status(dataset, status)
-            return (self._book.progressed(db, _belongs(dataset), after) if after else []), dataset
+            if status not in (COMPLETED, DISCONTINUED):
+                return [], dataset
+            return self._book.progressed(db, _belongs(dataset), self._status_of(db, dataset)), dataset
 
         changed, dataset = self._book.db.write(work)
         self._book.remember(changed)
         return Reply(status=SUCCESS), _studies(dataset)
+
+    def _status_of(self, db: sqlite3.Connection, dataset: Dataset) -> Callable[[Entry], Status]:
+        """Return what the performed steps of a scheduled one make of it, of which `dataset` is one."""
+        studies = _studies(dataset)
+
+        def status_of(entry: Entry) -> Status:
+            told: dict[str, tuple[str, Dataset]] = {}
+            for study in {*studies, entry.order.study_instance_uid}:
+                rows = db.execute(
+                    "SELECT p.sop_instance_uid, p.status, p.sealed, p.changed_ns FROM performed p "
+                    "JOIN performed_studies s ON s.performed = p.sop_instance_uid WHERE s.study_instance_uid = ?",
+                    (study,),
+                )
+                for uid, status, sealed, changed_ns in rows.fetchall():
+                    # What ended before the order was placed again says nothing of what is to be done now.
+                    if status == IN_PROGRESS or changed_ns > entry.reopened_ns:
+                        told[uid] = (status, self._opened(uid, sealed))
+            return _order_status([(status, one) for status, one in told.values() if _belongs(one)(entry)])
+
+        return status_of
 
     def _index(self, db: sqlite3.Connection, uid: str, dataset: Dataset) -> None:
         db.execute("DELETE FROM performed_studies WHERE performed = ?", (uid,))
@@ -317,12 +338,20 @@ def _belongs(dataset: Dataset) -> Callable[[Entry], bool]:
     return belongs
 
 
-def _order_status(dataset: Dataset, status: str) -> Status | None:
-    if status == COMPLETED:
+def _order_status(steps: list[tuple[str, Dataset]]) -> Status:
+    """Return what the performed steps of one scheduled step, each with its status, make of it.
+
+    One that is completed has done it, whatever became of the others; it is given up if all were. Where the wrong entry
+    was chosen nothing was begun: the right patient still waits for this examination.
+    """
+    statuses = [status for status, dataset in steps if not (status == DISCONTINUED and _wrong_entry(dataset))]
+    if COMPLETED in statuses:
         return "completed"
-    if status == DISCONTINUED:
-        reasons = dataset.get("PerformedProcedureStepDiscontinuationReasonCodeSequence") or ()
-        # The wrong entry was chosen: the right patient still waits for this examination.
-        wrong = any(_text(reason, "CodeValue") == WRONG_ENTRY for reason in reasons)
-        return "scheduled" if wrong else "discontinued"
-    return None
+    if IN_PROGRESS in statuses:
+        return "started"
+    return "discontinued" if statuses else "scheduled"
+
+
+def _wrong_entry(dataset: Dataset) -> bool:
+    reasons = dataset.get("PerformedProcedureStepDiscontinuationReasonCodeSequence") or ()
+    return any(_text(reason, "CodeValue") == WRONG_ENTRY for reason in reasons)
