@@ -424,6 +424,12 @@ class ItemSummary(Message, frozen=True, kw_only=True, tag="item.1"):
     size: int = 0  # bytes in the vault; 0 once erased
     study_complete: bool = False
     instance_number: str = ""  # DICOM IS: its place in the series
+    study_listed: int = 0  # images of a complete study that the modality says it made; 0 if it did not say
+    study_missing: int = 0  # of these, how many did not arrive
+    same_uid: list[
+        str
+    ] = []  # of a single item: others with its SOP Instance UID and other content, in order of arrival
+    study_time: str = ""  # DICOM TM, in the modality's local time
 
 
 class ItemsQuery(Message, frozen=True, kw_only=True, tag="items-query.1"):
@@ -485,6 +491,7 @@ class Quarantined(Message, frozen=True, kw_only=True, tag="quarantined.1"):
     what_to_do: str = ""
     count: int = 1
     item_id: str = ""  # the item that was set aside, if it was kept
+    other_item_id: str = ""  # of a conflict: the item that came first under that SOP Instance UID; told when listed
 
 
 class QuarantineList(Message, frozen=True, kw_only=True, tag="quarantine-list.1"):
@@ -563,6 +570,8 @@ class StudyState(Message, frozen=True, kw_only=True, tag="study.1"):
     last_ns: int
     why: str = ""  # what it was recognised by: quiet | performed (the modality said so)
     complete_series: list[str] = []  # series of it that are complete
+    listed: int = 0  # images that the modality says it made, if it is complete and the modality is done
+    missing: int = 0  # of these, how many did not arrive
 
 
 # ---------------------------------------- monitoring

@@ -31,6 +31,14 @@ def test_like_cases_stand_together_and_are_counted() -> None:
     assert groups[0].item_ids == ["i"]
 
 
+def test_a_conflict_stands_with_the_one_that_came_first() -> None:
+    entry = refused(1, item="i")
+
+    (group,) = refusals([msgspec.structs.replace(entry, other_item_id="first"), refused(2, item="j")])
+
+    assert (group.item_ids, group.others) == (["j", "i"], {"i": "first"})
+
+
 def test_a_group_shows_some_peers_and_counts_the_rest() -> None:
     (group,) = refusals([refused(i, peer=f"10.0.0.{i}") for i in range(40)])
 

@@ -24,6 +24,7 @@ from tests.support.site import free_port
 from edgeward.gateway import commitment
 from edgeward.gateway.commitment import STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE
 from edgeward.gateway.dimse import DimseRequest, Operation
+from edgeward.privacy.database import DatabaseFull
 
 
 def asked(*pairs, transaction=""):
@@ -95,7 +96,8 @@ def request(door, dataset, results, wait=True):
     association = door.associate(door.folder, STORAGE_COMMITMENT, handlers=[results.handle])
     status, _ = association.send_n_action(dataset, 1, STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE)
     if wait and status.Status == 0:
-        assert results.there.wait(15)
+        assert results.there.wait(30)
+        until(lambda: not door.commitment._on_their_association)  # or the release overtakes the answer
     association.release()
     return status.Status
 
@@ -136,16 +138,22 @@ def test_what_is_not_here_or_is_something_else_or_is_damaged_is_not_committed(do
     assert any("not all here" in reason for reason in door.reasons())
 
 
-def test_of_two_objects_with_one_uid_both_must_be_intact(door):
-    uid = generate_uid()
+def test_of_two_objects_with_one_uid_none_is_committed_until_a_person_has_decided(door):
+    uid, (other,), results = generate_uid(), sent(door, 1), Results()
     association = door.associate(door.folder, (UltrasoundImageStorage, ExplicitVRLittleEndian))
     for seed in (1, 2):
         assert association.send_c_store(frame(uid=uid, seed=seed)).Status == 0
     association.release()
-    assert len(door.journal.catalogue.copies(uid)) == 2
-    assert door.commitment.failure(UltrasoundImageStorage, uid) == 0
-    door.vault.path_of(door.journal.catalogue.copies(uid)[1].object_id).unlink()
-    assert door.commitment.failure(UltrasoundImageStorage, uid) == 0x0110
+    copies = door.journal.catalogue.copies(uid)
+    assert len(copies) == 2
+
+    pairs = [(UltrasoundImageStorage, one) for one in (uid, other)]
+    assert request(door, asked(*pairs), results) == 0
+
+    assert (results.committed, results.failed) == ([[other]], [{uid: 0x0110}])
+    (entry,) = [entry for entry in door.quarantine.entries() if "storage commitment" in entry.reason]
+    assert "different content" in entry.reason
+    assert (entry.item_id, entry.other_item_id) == (copies[1].item_id, copies[0].item_id)
 
 
 def test_a_transaction_is_answered_once(door):
@@ -180,6 +188,23 @@ def test_a_wrong_request_is_told_so(door, change, status):
     assert reply.status == status
     assert reply.event is None
     assert states(door) == []
+
+
+def test_what_could_not_be_kept_can_be_asked_for_again(door, monkeypatch):
+    def full(*_):
+        raise DatabaseFull("full")
+
+    asking = DimseRequest(
+        operation=Operation.N_ACTION, sop_class_uid=STORAGE_COMMITMENT, sop_instance_uid=WELL_KNOWN_INSTANCE,
+        action_type=1, dataset=asked(("1.2", "1.3")), device_id="us-1", calling_ae_title="US1", address="",
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(door.book.db, "write", full)
+        [reply] = door.commitment.serve(asking)
+    assert (reply.status, reply.event) == (0x0213, None)
+
+    [reply] = door.commitment.serve(asking)
+    assert reply.status == 0x0000
 
 
 # ---------------------------------------- telling
@@ -374,5 +399,5 @@ def test_a_role_that_is_offered_is_taken(door):
         asked((UltrasoundImageStorage, uids[0])), 1, STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE
     )
     assert status.Status == 0
-    assert results.there.wait(15)
+    assert results.there.wait(30)
     association.release()

@@ -238,6 +238,7 @@ async def test_xml_says_what_json_says(web: Web) -> None:
     assert [from_native_xml(document) for _, document in parts] == listed
 
 
+WHOLE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 STEP, OTHER = "00400275.00400009", "RequestAttributesSequence.RequestedProcedureID"
 
 
@@ -313,6 +314,91 @@ async def test_of_two_objects_with_one_uid_the_first_is_listed(web: Web) -> None
     (study,) = await find(web, "/studies", StudyInstanceUID=STUDIES[1])
 
     assert (tag(study, "00201208"), tag(study, "00100020")) == (1, "P-9")
+
+
+async def test_a_conflict_in_another_study_than_the_first_is_found_there(web: Web) -> None:
+    first = web.images[3]  # type: ignore[attr-defined]
+    elsewhere, uid = generate_uid(), first.SOPInstanceUID
+    for seed in (9, 10):  # of these two again the first
+        other = breast_image(rows=16, columns=16, seed=seed, StudyInstanceUID=elsewhere, SOPInstanceUID=uid, PatientID="P-X")  # fmt: skip
+        assert (await web.store(other)).status_code == 200
+
+    (study,) = await find(web, "/studies", StudyInstanceUID=elsewhere)
+    assert (tag(study, "00201208"), tag(study, "00100020")) == (1, "P-X")
+    listed = await find(web, "/instances", SOPInstanceUID=str(uid))
+    assert sorted(tag(one, "0020000D") for one in listed) == sorted([elsewhere, STUDIES[1]])
+    answer = await web.viewer().get(f"/studies/{elsewhere}", headers={"Accept": WHOLE})
+    assert answer.status_code == 200
+    assert len(parts_of(answer)) == 1
+    answer = await web.viewer().get(f"/studies/{STUDIES[1]}", headers={"Accept": WHOLE})
+    assert len(parts_of(answer)) == 1
+
+
+@pytest.fixture
+async def shared(web: Web) -> str:
+    """Return a study of P-1 (three objects in two series, one without issuer), P-2 (one, in the first of them)."""
+    study, series = generate_uid(), [generate_uid(), generate_uid()]
+    for seed, (patient, issuer, place) in enumerate((("P-1", "A", 0), ("P-1", "A", 0), ("P-2", "A", 0), ("P-1", "", 1))):  # fmt: skip
+        image = breast_image(
+            rows=16, columns=16, seed=20 + seed, StudyInstanceUID=study, SeriesInstanceUID=series[place],
+            PatientID=patient, PatientName=f"Name^{patient}", IssuerOfPatientID=issuer, AccessionNumber=f"ACC{patient}",
+        )  # fmt: skip
+        assert (await web.store(image)).status_code == 200
+    return study
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, {("P-1", 2, 3), ("P-2", 1, 1)}),
+        ({"PatientID": "P-2"}, {("P-2", 1, 1)}),
+        ({"PatientName": "name^p-1"}, {("P-1", 2, 3)}),
+        ({"AccessionNumber": "ACCP-2"}, {("P-2", 1, 1)}),
+        ({"PatientID": "P-2", "AccessionNumber": "ACCP-1"}, set()),
+        ({"ModalitiesInStudy": "US", "PatientID": "P-2"}, {("P-2", 1, 1)}),
+    ],
+)
+async def test_a_study_of_two_patients_is_found_and_told_for_each(
+    web: Web, shared: str, parameters: dict[str, str], expected: set[tuple[str, int, int]]
+) -> None:
+    found = await find(web, "/studies", StudyInstanceUID=shared, **parameters)
+
+    assert {(tag(one, "00100020"), tag(one, "00201206"), tag(one, "00201208")) for one in found} == expected
+    assert len(found) == len(expected)
+
+
+async def test_a_series_of_two_patients_is_told_for_each_where_it_is_said_whose_it_is(web: Web, shared: str) -> None:
+    def counts(found: list[dict[str, Any]]) -> list[int]:
+        return sorted(tag(one, "00201209") for one in found)
+
+    assert counts(await find(web, "/series", StudyInstanceUID=shared)) == [1, 1, 2]
+    assert counts(await find(web, f"/studies/{shared}/series")) == [1, 3]  # it does not say whose they are
+    assert counts(await find(web, f"/studies/{shared}/series", includefield="PatientID")) == [1, 1, 2]
+    assert counts(await find(web, f"/studies/{shared}/series", PatientID="P-2")) == [1]
+    assert counts(await find(web, "/series", PatientID="P-1")) == [1, 2]
+    assert len(await find(web, "/instances", PatientID="P-1")) == 3
+
+
+async def test_pages_of_a_study_of_two_patients_do_not_overlap(web: Web, shared: str) -> None:
+    seen = [
+        [(tag(one, "0020000D"), tag(one, "00100020")) for one in await find(web, "/studies", limit=1, offset=offset)]
+        for offset in range(5)
+    ]
+
+    assert [len(page) for page in seen] == [1, 1, 1, 1, 0]
+    assert len({page[0] for page in seen if page}) == 4
+
+
+async def test_an_object_without_patient_belongs_to_the_only_one_of_its_study(web: Web) -> None:
+    study = generate_uid()
+    for seed, patient in enumerate(("", "P-1")):
+        image = breast_image(rows=16, columns=16, seed=30 + seed, StudyInstanceUID=study, PatientID=patient)
+        assert (await web.store(image)).status_code == 200
+
+    (found,) = await find(web, "/studies", PatientID="P-1")
+
+    assert (tag(found, "00201208"), tag(found, "0020000D")) == (2, study)
+    assert len(await find(web, "/studies", StudyInstanceUID=study)) == 1
 
 
 async def test_a_hostile_query_string_is_survived(web: Web) -> None:

@@ -10,7 +10,7 @@ from tests.privacy.test_journal import NAME, new_item
 from edgeward.gateway.dimse import DimseRequest, Operation
 from edgeward.gateway.performed import PERFORMED_STEP, PerformedSteps
 from edgeward.gateway.quarantine import Quarantine
-from edgeward.gateway.reconciliation import STEP, STUDY, Reconciliation
+from edgeward.gateway.reconciliation import MISSING, SEVERAL, STEP, STUDY, Reconciliation
 from edgeward.privacy.items import Identity
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
@@ -27,8 +27,10 @@ class Counter:
         self.reconciliation = Reconciliation(self.desk.book, self.journal, self.quarantine)
         self.desk.take(omi(steps=[("ACC1", "RP1", "1.2.3", "S1", "US", "US1")]))
 
-    def arrive(self, patient, number=1, study="1.2.3", accession="ACC1"):
-        identity = Identity(patient_name=NAME, patient_id=patient, accession_number=accession)
+    def arrive(self, patient, number=1, study="1.2.3", accession="ACC1", issuer=""):
+        identity = Identity(
+            patient_name=NAME, patient_id=patient, accession_number=accession, issuer_of_patient_id=issuer
+        )
         self.journal.admit(new_item(number, identity=identity, study_instance_uid=study))
         self.reconciliation.study(study)
 
@@ -54,7 +56,7 @@ def test_images_of_another_patient_than_the_orders_are_told_once(counter):
     counter.arrive("4711", number=2)
     counter.arrive("4711", number=3)
 
-    assert counter.said() == [(STUDY, "item2", 1)]
+    assert sorted(counter.said()) == sorted([(STUDY, "item2", 1), (SEVERAL, "item2", 1)])
     assert not any("4711" in text or NAME in text for entry in counter.quarantine.entries() for text in (entry.reason, entry.what_to_do))  # fmt: skip
 
 
@@ -66,7 +68,55 @@ def test_one_image_of_another_patient_is_found_among_two_thousand(counter):
 
     counter.reconciliation.study("1.2.3")
 
-    assert counter.said() == [(STUDY, "item700", 1)]
+    assert sorted(counter.said()) == sorted([(STUDY, "item700", 1), (SEVERAL, "item700", 1)])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        (("P1", ""), ("P2", ""), True),
+        (("P1", "A"), ("P1", "B"), True),
+        (("P1", "A"), ("P1", ""), False),  # perhaps the same issuer
+        (("P1", ""), ("", ""), False),  # who is not named is nobody else
+        (("P1", "A"), ("P1", "A"), False),
+    ],
+)
+def test_a_study_of_two_patients_is_told_without_any_order(counter, one, other, told):
+    for number, (patient, issuer) in enumerate((one, one, other, other), start=1):
+        counter.arrive(patient, number=number, study="1.2.9", accession="", issuer=issuer)
+
+    assert counter.said() == [(SEVERAL, "item3", 1)] * told
+
+
+def test_a_study_of_two_patients_with_an_order_each_is_told(counter, monkeypatch):
+    monkeypatch.setattr(counter.desk.book, "_claims", lambda *_: None)  # as books have it from when that was taken
+    second = omi(number="P2", steps=[("ACC2", "RP2", "1.2.3", "S2", "US", "US1")])
+    counter.desk.take(second.replace("4711^^^HOSP", "822^^^HOSP").replace("815^^^REG", "823^^^REG"))
+    assert len(counter.desk.book.of_study("1.2.3", "ACC2")) == 2
+
+    counter.arrive("815")
+    counter.arrive("823", number=2, accession="ACC2")
+
+    assert counter.said() == [(SEVERAL, "item2", 1)]
+
+
+def test_a_second_patient_is_told_after_the_first_thing_was_told(counter):
+    counter.arrive("4711")
+    assert counter.said() == [(STUDY, "item1", 1)]
+
+    counter.arrive("4712", number=2)
+
+    assert sorted(counter.said()) == sorted([(STUDY, "item1", 1), (SEVERAL, "item2", 1)])
+
+
+def test_missing_images_are_told_once_with_an_item_of_the_study(counter):
+    counter.arrive("815")
+
+    counter.reconciliation.missing("1.2.3")
+    counter.reconciliation.missing("1.2.3")
+    counter.reconciliation.missing("1.2.77")  # nothing of it is here
+
+    assert counter.said() == [(MISSING, "item1", 1)]
 
 
 @pytest.mark.parametrize(

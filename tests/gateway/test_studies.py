@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.privacy.test_journal import new_item
 
 from edgeward.bus import subjects
 from edgeward.bus.client import BusError
 from edgeward.gateway.studies import Studies
-from edgeward.messages import StudyState
+from edgeward.messages import ItemsQuery, StudyState, decode, encode
 from edgeward.privacy.items import Item
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
@@ -35,6 +36,7 @@ class Watch:
     task: asyncio.Task[None] | None = None
     count: int = 0
     looked: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
     async def publish(self, subject: str, state: StudyState) -> None:
         assert subject == subjects.STATE_STUDY
@@ -44,7 +46,8 @@ class Watch:
 
     def start(self, quiet_s: float = 60.0) -> None:
         self.studies = Studies(
-            self, self.journal, quiet_s, self.expected.get, lambda: self.now, looked=self.looked.append  # type: ignore[arg-type]
+            self, self.journal, quiet_s, self.expected.get, lambda: self.now, looked=self.looked.append,  # type: ignore[arg-type]
+            missing=self.missing.append,
         )  # fmt: skip
         self.task = asyncio.create_task(self.studies.keep_watching())
 
@@ -145,6 +148,53 @@ async def test_what_the_modality_says_completes_a_study_at_once_when_all_of_it_i
     await watch.at(102)
 
     assert (watch.told[-1].complete, watch.told[-1].why, watch.told[-1].instances) == (True, "performed", 2)
+
+
+async def test_a_study_is_complete_without_what_did_not_arrive_and_says_so(watch: Watch) -> None:
+    watch.start()
+    watch.now = 100 * S
+    watch.expected["1.2"] = {"1.2.3.1", "1.2.3.2", "1.2.3.3"}
+    watch.arrive(100)
+    watch.arrive(100)
+    await watch.at(161)
+
+    assert (watch.told[-1].complete, watch.told[-1].why) == (True, "quiet")
+    assert (watch.told[-1].listed, watch.told[-1].missing) == (3, 1)
+    assert watch.missing == ["1.2"]
+    (item,) = watch.journal.summaries(ItemsQuery(item_id="item1"), 0)
+    assert (item.study_complete, item.study_listed, item.study_missing) == (True, 3, 1)
+
+    watch.arrive(500)  # the third
+    await watch.at(502)
+
+    assert (watch.told[-1].complete, watch.told[-1].why, watch.told[-1].missing) == (True, "performed", 0)
+    assert watch.missing == ["1.2"]
+
+
+async def test_a_modality_that_is_done_after_the_quiet_time_is_still_compared(watch: Watch) -> None:
+    watch.start()
+    watch.now = 100 * S
+    watch.arrive(100)
+    await watch.at(161)
+    assert (watch.told[-1].complete, watch.told[-1].missing) == (True, 0)
+
+    watch.expected["1.2"] = {"1.2.3.1", "1.2.3.2"}
+    assert watch.studies is not None
+    watch.studies.look("1.2")
+    await watch.at(300)
+
+    assert (watch.told[-1].complete, watch.told[-1].why, watch.told[-1].missing) == (True, "quiet", 1)
+    assert watch.missing == ["1.2"]
+
+
+def test_a_state_of_an_older_version_has_nothing_missing() -> None:
+    state = StudyState(study_instance_uid="1.2", complete=True, series=1, instances=1, first_ns=1, last_ns=1, listed=3)
+    older = msgspec.msgpack.decode(encode(state))
+    del older["listed"], older["missing"]
+
+    read = decode(StudyState, msgspec.msgpack.encode(older))
+
+    assert (read.listed, read.missing) == (0, 0)
 
 
 async def test_more_than_the_modality_lists_waits_for_quiet(watch: Watch) -> None:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from edgeward.messages import DeliveryReport, Finding, ItemsQuery, Quarantined, Verdict
 from edgeward.privacy.database import DatabaseError, DatabaseFull
@@ -164,6 +165,23 @@ def test_a_failed_delivery_fails_the_item_and_a_later_success_closes_it(journal:
     item = journal.delivery(report(state="failed"))
     assert item is not None
     assert item.state == "closed"
+
+
+def test_what_arrives_later_of_a_delivered_result_changes_its_note_and_not_its_time(journal: Journal) -> None:
+    journal.admit(new_item())
+    journal.analysed("item1", finding(), None, 1.0, 20)
+    journal.handed("item1", ["pacs"], 30)
+    lacking = structs.replace(
+        report(), reason="it does not accept: seg", stored_ns=40, at_ns=40, sop_instance_uids=["1.2"]
+    )
+    whole = structs.replace(report(), stored_ns=90, at_ns=90, sop_instance_uids=["1.2", "1.3"])
+
+    for told in (lacking, whole, lacking):
+        journal.delivery(told)
+
+    (kept,) = journal.summaries(ItemsQuery(item_id="item1"), 0)[0].deliveries
+    assert (kept.reason, kept.sop_instance_uids, kept.stored_ns) == ("", ["1.2", "1.3"], 40)
+    assert journal.item("item1").delivered_ns == 40
 
 
 def test_without_a_destination_an_item_closes_and_says_so(journal: Journal) -> None:

@@ -12,9 +12,9 @@ import pytest
 from msgspec import structs
 from tests.privacy.test_journal import finding, new_item, report
 
-from edgeward.messages import Finding, FrameFinding, ItemsQuery, Lesion, Verdict
+from edgeward.messages import Finding, FrameFinding, ItemsQuery, Lesion, Quarantined, Verdict
 from edgeward.privacy import worklist as worklist_module
-from edgeward.privacy.items import Identity
+from edgeward.privacy.items import CONFLICT, Identity
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import SiteKey
 
@@ -124,6 +124,8 @@ def test_conditions_hold_together(journal: Journal, query: dict[str, object], ex
         ("a100", [1]),
         ("p-1", [4, 3, 1]),
         ("thyr", [2]),
+        ("Muster, Erika", [4, 1]),
+        ("(Erika) Muster,", [4, 1]),
         ("no such", []),
         ("   ", [6, 5, 4, 3, 2, 1]),
         ("%", []),
@@ -132,6 +134,26 @@ def test_conditions_hold_together(journal: Journal, query: dict[str, object], ex
 )
 def test_text_is_found_in_what_is_sealed(journal: Journal, text: str, expected: list[int]) -> None:
     assert numbers(journal, text=text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "王小东",
+        "王 小东",
+        "王^小东",
+        "wang, xiaodong",
+        "Wang^XiaoDong",
+        "Wang, XiaoDong (王小东)",
+        "Wang，XiaoDong（王小东）",
+    ],
+)
+def test_a_name_is_found_as_it_is_shown_and_as_it_was_sent(journal: Journal, text: str) -> None:
+    identity = Identity(patient_name="Wang^XiaoDong=王^小东", patient_id="P-9")
+    journal.admit(new_item(9, identity=identity))
+
+    assert numbers(journal, text=text) == [9]
+    assert numbers(journal, text="王小西") == []
 
 
 def test_text_goes_with_conditions_order_and_pages(journal: Journal) -> None:
@@ -175,6 +197,19 @@ def test_pages_by_offset_do_not_overlap(journal: Journal) -> None:
 
     assert pages == [[3, 1], [2, 6], [5, 4], []]
     assert journal.worklist.page(ItemsQuery(limit=2), 0)[1] == 6
+
+
+def test_an_item_tells_which_others_came_under_its_uid(journal: Journal) -> None:
+    for number in (7, 8):
+        item, _ = journal.admit(new_item(number, sop_instance_uid="1.2.3.1"))
+        assert item.reason == CONFLICT
+    journal.quarantine([Quarantined(at_ns=1, where="dicom", peer="us1", reason=CONFLICT, item_id="item8")])
+    journal.quarantine([Quarantined(at_ns=0, where="dicom", peer="us1", reason="late", item_id="item1")])
+
+    told = {name: journal.summaries(ItemsQuery(item_id=name), 0)[0].same_uid for name in ("item1", "item2", "item8")}
+
+    assert told == {"item1": ["item7", "item8"], "item2": [], "item8": ["item1", "item7"]}
+    assert [(one.item_id, one.other_item_id) for one in journal.quarantined()] == [("item8", "item1"), ("item1", "")]
 
 
 def test_filters_have_what_occurs(journal: Journal) -> None:

@@ -23,6 +23,7 @@ class Refusals:
     last_ns: int = 0
     peers: list[str] = field(default_factory=list)  # the latest first
     item_ids: list[str] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)  # of an item that is a conflict: the one that came first
 
     @property
     def shown_peers(self) -> list[str]:
@@ -47,6 +48,8 @@ def refusals(entries: Iterable[Quarantined]) -> list[Refusals]:
             group.peers.append(entry.peer)
         if entry.item_id and entry.item_id not in group.item_ids:
             group.item_ids.append(entry.item_id)
+            if entry.other_item_id:
+                group.others[entry.item_id] = entry.other_item_id
     return sorted(groups.values(), key=lambda group: -group.last_ns)
 
 

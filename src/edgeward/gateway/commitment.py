@@ -1,9 +1,9 @@
 """Storage Commitment Push Model SCP: N-ACTION, and the result by N-EVENT-REPORT (PS3.4, annex J).
 
-Responsible for the promise: an instance is committed only if the journal has it and every byte of its vault object was
-read back and found intact just now. Responsible for telling the result until the modality has answered: on the
-association it asked on, else on one of our own to the address in ``[[dicom.modality]]``, again and again for a day,
-also after a restart. Not responsible for associations that devices open.
+Responsible for the promise: an instance is committed only if the journal has it, no other content came under its UID,
+and every byte of its vault object was read back and found intact just now. Responsible for telling the result until the
+modality has answered: on the association it asked on, else on one of our own to the address in ``[[dicom.modality]]``,
+again and again for a day, also after a restart. Not responsible for associations that devices open.
 
 A modality may delete its copy after this, so there is no cheaper check.
 """
@@ -37,6 +37,7 @@ from edgeward.gateway.orders import OrderBook
 from edgeward.gateway.quarantine import Quarantine
 from edgeward.privacy.database import DatabaseError
 from edgeward.privacy.identity import device_of, uri_of
+from edgeward.privacy.items import CONFLICT_TO_DO
 from edgeward.privacy.journal import Journal
 from edgeward.privacy.keys import WrongKey
 from edgeward.privacy.reading import open_object
@@ -122,17 +123,18 @@ class Commitment(DimseService):
         if self._known(key):
             return Reply(status=DUPLICATE_TRANSACTION, comment="this Transaction UID was used before")
         event_type, result = self._result(transaction, wanted)
+        differing = self._differing(result)
         self._on_their_association.add(key)
-        if not self._keep(key, request.calling_ae_title, event_type, result):
-            self._on_their_association.discard(key)
+        kept = False
+        try:
+            kept = self._keep(key, request.calling_ae_title, event_type, result)
+        finally:
+            if not kept:
+                self._on_their_association.discard(key)
+        if not kept:
             return Reply(status=DUPLICATE_TRANSACTION, comment="this Transaction UID was used before")
         if event_type == SOME_FAILED:
-            self._quarantine.note(
-                "dicom",
-                request.device_id,
-                "storage commitment was asked for objects that are not all here",
-                "the device must send them again before it deletes them",
-            )
+            self._tell_people(request.device_id, len(result.FailedSOPSequence), differing)
         event = EventReport(
             sop_class_uid=STORAGE_COMMITMENT,
             sop_instance_uid=WELL_KNOWN_INSTANCE,
@@ -160,6 +162,30 @@ class Commitment(DimseService):
             result.FailedSOPSequence = Sequence(bad)
         return (SOME_FAILED if bad else ALL_COMMITTED), result
 
+    def _differing(self, result: Dataset) -> list[str]:
+        """Return, of each instance that failed and of which there are copies that differ, the item that came last."""
+        failed = [str(item.ReferencedSOPInstanceUID) for item in result.get("FailedSOPSequence", ())]
+        copies = [self._journal.catalogue.copies(instance) for instance in failed]
+        return [held[-1].item_id for held in copies if len(held) > 1]
+
+    def _tell_people(self, device: str, failed: int, differing: list[str]) -> None:
+        """Say that instances were not committed: they are not here whole, or copies of them differ."""
+        if differing:
+            self._quarantine.note(
+                "dicom",
+                device,
+                "storage commitment was asked for an object of which copies with different content are here",
+                CONFLICT_TO_DO,
+                differing[0],
+            )
+        if len(differing) < failed:
+            self._quarantine.note(
+                "dicom",
+                device,
+                "storage commitment was asked for objects that are not all here",
+                "the device must send them again before it deletes them",
+            )
+
     def failure(self, sop_class: str, instance: str) -> int:
         """Return why an instance is not committed (Failure Reason, PS3.3 C.14.1.1), or 0 if it is safe here."""
         copies = self._journal.catalogue.copies(instance)
@@ -167,7 +193,12 @@ class Commitment(DimseService):
             return NO_SUCH_INSTANCE
         if all(copy.sop_class_uid != sop_class for copy in copies):
             return CLASS_INSTANCE_CONFLICT
-        for copy in copies:  # the same UID with other content: both are kept, and either may be the device's
+        if len(copies) > 1:
+            # The same UID with other content: all are kept, but only one is analysed and listed, perhaps not the one
+            # that is right. Until a person has decided, the device must not delete what may be the only copy known to
+            # be right. None of the other reasons of C.14.1.1 says so: it is the general one.
+            return PROCESSING_FAILURE
+        for copy in copies:
             try:
                 reference = self._vault.reference(copy.object_id, copy.wrapped_key, copy.size)
                 with open_object(reference.path, reference.data_key) as file:

@@ -36,7 +36,7 @@ from edgeward.gateway.wire import Wire
 from edgeward.home import Home
 from edgeward.privacy.database import DatabaseError, DatabaseFull
 from edgeward.privacy.identity import legacy_server_context, server_context
-from edgeward.privacy.items import CONFLICT, Item
+from edgeward.privacy.items import CONFLICT, CONFLICT_TO_DO, Item
 from edgeward.privacy.lane import Lane
 from edgeward.privacy.registry import Registry
 from edgeward.privacy.vault import VaultError, VaultFull
@@ -316,8 +316,7 @@ class DicomDoor:
 
     def _admit(self, device_id: str, item: Item, is_new: bool) -> None:
         if is_new and item.reason == CONFLICT:
-            what_to_do = "find out why the device uses a UID twice; see the item in the worklist"
-            self._quarantine.note("dicom", device_id, CONFLICT, what_to_do, item_id=item.item_id)
+            self._quarantine.note("dicom", device_id, CONFLICT, CONFLICT_TO_DO, item_id=item.item_id)
         self._admitted(item, is_new)
 
     def _refusal(self, association: Association, error: BaseException) -> int:

@@ -96,6 +96,9 @@ ATTRIBUTES = (
     Attribute("NumberOfFrames", "instance", lambda e: e.frames if e.frames > 0 and e.rows > 0 else None, matched=False),
 )
 _BY_KEYWORD = {attribute.keyword: attribute for attribute in ATTRIBUTES}
+# Of each object: they may differ within a study that names several patients.
+_OF_PATIENT = {attribute.keyword for attribute in ATTRIBUTES if attribute.level == "study" and attribute.matched}
+_OF_PATIENT -= _COLUMNS.keys()
 _LEVELS: dict[Level, tuple[Level, ...]] = {
     "study": ("study",),
     "series": ("study", "series"),
@@ -123,6 +126,7 @@ class Query:
     everything: bool = False
     limit: int = MOST
     offset: int = 0
+    by_patient: bool = True  # a study or series that names several patients is listed for each
     warnings: list[str] = field(default_factory=list)
 
     def takes(self, entry: Entry) -> bool:
@@ -183,7 +187,7 @@ class Qido:
         matching = examined = opened = 0
         # Without conditions on sealed values the database needs to give no more rows than the page has.
         rows = EXAMINED if query.matches or details.asked else last + 1
-        for entry in self._catalogue.search(query.level, query.uids, rows):
+        for entry in self._catalogue.search(query.level, query.uids, rows, by_patient=query.by_patient):
             examined += 1
             if not query.takes(entry):
                 continue
@@ -225,6 +229,8 @@ def read_query(level: Level, parameters: list[tuple[str, str]], path: dict[str, 
             _key(query, name, value)
     if query.level != "study" and (query.everything or query.included & {requested.SEQUENCE, *requested.PERFORMED}):
         query.requested.told = True
+    # Below a study, each series once: unless the answer tells, or a key asks, whose it is.
+    query.by_patient = "study" not in path or query.everything or bool(query.included & _OF_PATIENT)
     return query
 
 

@@ -61,7 +61,11 @@ async def run(context: RoleContext) -> None:
         def looked(study: str) -> None:
             workflow.reconciliation.study(study)
 
-        studies = Studies(context.bus, journal, settings.imaging.study_quiet_s, expected, looked=looked)
+        def missing(study: str) -> None:
+            workflow.reconciliation.missing(study)
+
+        quiet_s = settings.imaging.study_quiet_s
+        studies = Studies(context.bus, journal, quiet_s, expected, looked=looked, missing=missing)
         workflow = await asyncio.to_thread(
             Workflow,
             context,

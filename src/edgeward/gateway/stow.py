@@ -29,7 +29,7 @@ from edgeward.gateway.quarantine import Quarantine
 from edgeward.gateway.reception import Reception
 from edgeward.gateway.web import WebPeer
 from edgeward.privacy.database import DatabaseError, DatabaseFull
-from edgeward.privacy.items import CONFLICT, Item
+from edgeward.privacy.items import CONFLICT, CONFLICT_TO_DO, Item
 from edgeward.privacy.vault import VaultError, VaultFull
 
 _log = logging.getLogger("edgeward.gateway.stow")
@@ -201,13 +201,7 @@ class Stow:
             what_to_do, status = "report this error", PROCESSING_FAILURE
         else:
             if is_new and item.reason == CONFLICT:
-                self._quarantine.note(
-                    "web",
-                    peer.device_id,
-                    CONFLICT,
-                    "find out why the device uses a UID twice; see the item in the worklist",
-                    item.item_id,
-                )
+                self._quarantine.note("web", peer.device_id, CONFLICT, CONFLICT_TO_DO, item.item_id)
             self._admitted(item, is_new)
             outcome.stored(item)
             return

@@ -2,7 +2,8 @@
 
 Responsible for telling when a study begins, when a series or the study is taken to be complete, and when it grows
 again. A study is complete when nothing of it came for an adjustable quiet time, or at once when the modality's
-performed procedure step lists exactly what arrived (PS3.4, F.7). A spectator: analysis of a frame never waits for it,
+performed procedure step lists exactly what arrived (PS3.4, F.7). Where the step lists more, the study is complete after
+the quiet time all the same, and how much of it is missing is said. A spectator: analysis of a frame never waits for it,
 and whatever goes wrong here concerns nobody else.
 """
 
@@ -43,6 +44,8 @@ class Studies:
         Nanoseconds since the epoch.
     looked
         Called with a study that begins, and when it is complete. Called in a thread.
+    missing
+        Called with a study that is complete but for images that the modality said it made. Called in a thread.
     """
 
     def __init__(
@@ -54,9 +57,10 @@ class Studies:
         clock: Callable[[], int] = time.time_ns,
         *,
         looked: Callable[[str], None] = lambda _: None,
+        missing: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._bus, self._journal, self._expected, self._clock = bus, journal, expected, clock
-        self._looked = looked
+        self._looked, self._missing = looked, missing
         self._quiet_ns = round(quiet_s * 1e9)
         self._loop = asyncio.get_running_loop()
         self._due: dict[str, int] = {}  # growing studies: when to look next
@@ -112,6 +116,8 @@ class Studies:
         new = study not in self._told
         if new or state.complete:
             await asyncio.to_thread(self._looked, study)
+        if state.complete and state.missing:
+            await asyncio.to_thread(self._missing, study)
         if state.complete:
             self._told.pop(study, None)
         else:
@@ -132,12 +138,18 @@ class Studies:
         if state is None:
             return None, 0
         series = log.series(study)
+        expected = self._expected(study)
+        arrived = log.instances(study) if expected is not None else set[str]()
+        listed, missing = len(expected or ()), len((expected or set()) - arrived)
         if not state.complete:
-            expected = self._expected(study)
-            performed = expected is not None and expected == log.instances(study)
+            performed = expected is not None and expected == arrived
             if performed or state.last_ns + self._quiet_ns <= now:
-                log.completed(study, state.last_ns, "performed" if performed else "quiet")
+                log.completed(study, state.last_ns, "performed" if performed else "quiet", listed, missing)
                 state = log.state(study) or state  # still open if it grew in this moment
+        elif expected is not None and (listed, missing) != (state.listed, state.missing):
+            # The modality was done later than the quiet time. If it is not done (again), what it said before stands.
+            log.compared(study, state.last_ns, listed, missing)
+            state = log.state(study) or state
         done = sorted(uid for uid, last_ns in series if state.complete or last_ns + self._quiet_ns <= now)
         waiting = [last_ns + self._quiet_ns for uid, last_ns in series if uid not in done]
         return structs.replace(state, complete_series=done), min(waiting, default=now)

@@ -15,7 +15,12 @@ from edgeward.privacy.vault import StoredObject
 
 STATES = ("admitted", "dispatched", "analysed", "closed", "failed")
 NO_DESTINATION = "no destination configured"
+# The console knows it by its first word.
 CONFLICT = "conflict: another object with the same SOP Instance UID was admitted earlier; both are kept"
+CONFLICT_TO_DO = (
+    "compare both objects; send the right one again from the device under a new SOP Instance UID, "
+    "or correct it at the PACS"
+)
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +41,13 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     series_number: str = ""
     instance_number: str = ""
     body_part: str = ""
+
+
+def other_patient(one: Identity, other: Identity) -> bool:
+    """Whether two objects certainly name different patients. Who has no Patient ID is nobody else (PS3.3, C.7.1.1)."""
+    numbers = [identity.patient_id.strip() for identity in (one, other)]
+    issuers = [identity.issuer_of_patient_id.strip() for identity in (one, other)]
+    return all(numbers) and (numbers[0] != numbers[1] or (all(issuers) and issuers[0] != issuers[1]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from edgeward.messages import DeliveryReport, Finding, ItemsQuery, ItemSummary, Quarantined, Verdict, decode, encode
 from edgeward.privacy.carryover import CarryOver, standing
 from edgeward.privacy.catalogue import Catalogue
@@ -211,9 +213,9 @@ class Journal:
     def held(self, sop_instance_uid: str) -> str:
         """Return the SOP Class UID of an instance that is in safe keeping here, or an empty string.
 
-        For storage commitment: the object was admitted and not erased since. It does not matter what became of its
-        analysis. Of two objects with the same UID and different content both are kept, so the answer is yes as well; it
-        is the class of the first.
+        The object was admitted and not erased since. It does not matter what became of its analysis. Of two objects
+        with the same UID and different content both are kept, so the answer is yes as well; it is the class of the
+        first. Storage commitment is stricter (``gateway.commitment``).
         """
         row = self._db.one(
             "SELECT sop_class_uid FROM items WHERE sop_instance_uid = ? AND wrapped_key IS NOT NULL "
@@ -308,12 +310,18 @@ class Journal:
             row = db.execute(
                 "SELECT report FROM deliveries WHERE item_id = ? AND destination = ? AND revision = ?", place
             ).fetchone()
-            if row and row[0] and decode(DeliveryReport, row[0]).state == "delivered":
-                return True  # delivered stays delivered
+            kept = decode(DeliveryReport, row[0]) if row and row[0] else None
+            told = report
+            if kept is not None and kept.state == "delivered":
+                if report.state != "delivered" or report.at_ns <= kept.at_ns:
+                    return True  # delivered stays delivered
+                # What was not accepted then has arrived since: the note changes, and not when the result was there.
+                uids = report.sop_instance_uids
+                told = replace(kept, reason=report.reason, sop_instance_uids=uids, at_ns=report.at_ns)
             db.execute(
                 "INSERT INTO deliveries (item_id, destination, revision, report) VALUES (?, ?, ?, ?) "
                 "ON CONFLICT (item_id, destination, revision) DO UPDATE SET report = excluded.report",
-                (*place, encode(report)),
+                (*place, encode(told)),
             )
             self._settle(db, report.item_id)
             return True

@@ -10,9 +10,16 @@ from collections.abc import Iterable
 
 from edgeward.messages import Quarantined
 from edgeward.privacy.database import Database
+from edgeward.privacy.items import CONFLICT
 
 QUARANTINE_ROWS = 1000
 _COLUMNS = "at_place, peer, reason, item_id, what_to_do, count, at_ns"
+# Looked up when it is shown: so entries of older versions have it too.
+_CAME_FIRST = (
+    "(SELECT first.item_id FROM items AS conflict JOIN items AS first "
+    "ON first.sop_instance_uid = conflict.sop_instance_uid AND first.item_id != conflict.item_id "
+    "WHERE conflict.item_id = quarantine.item_id AND conflict.reason = ? ORDER BY first.seq LIMIT 1)"
+)
 
 
 class QuarantineLog:
@@ -42,7 +49,10 @@ class QuarantineLog:
         self._db.write(work)
 
     def entries(self, limit: int) -> list[Quarantined]:
-        """Return entries, newest first."""
-        rows = self._db.all(f"SELECT {_COLUMNS} FROM quarantine ORDER BY at_ns DESC LIMIT ?", (limit,))  # noqa: S608
-        names = ("where", "peer", "reason", "item_id", "what_to_do", "count", "at_ns")
+        """Return entries, newest first; one about a conflict with the item that came first under its UID."""
+        rows = self._db.all(
+            f"SELECT {_COLUMNS}, coalesce({_CAME_FIRST}, '') FROM quarantine ORDER BY at_ns DESC LIMIT ?",  # noqa: S608
+            (CONFLICT, limit),
+        )
+        names = ("where", "peer", "reason", "item_id", "what_to_do", "count", "at_ns", "other_item_id")
         return [Quarantined(**dict(zip(names, row, strict=True))) for row in rows]

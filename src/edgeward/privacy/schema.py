@@ -3,9 +3,10 @@
 Responsible for the tables and for carrying an older file over. Not responsible for reading or writing them.
 
 Version 1: items, deliveries, verdicts, quarantine. Version 2: series, pixels and patient of an item; the order of the
-worklist; a revision of the result per verdict; studies; which item a quarantine entry is about. What version 2 derives
-from sealed values (`patient_key`, `rank`, `urgency`, `suspicious`) needs the site key: the migration leaves
-`patient_key` empty, and the journal fills these in when it opens the file.
+worklist; a revision of the result per verdict; studies; which item a quarantine entry is about. Version 3: content that
+is kept for the vault. Version 4: how many images of a study the modality lists, and how many of these are missing.
+What version 2 derives from sealed values (`patient_key`, `rank`, `urgency`, `suspicious`) needs the site key: the
+migration leaves `patient_key` empty, and the journal fills these in when it opens the file.
 """
 
 from __future__ import annotations
@@ -148,5 +149,9 @@ MIGRATIONS = (
         object_id TEXT PRIMARY KEY,
         content BLOB NOT NULL
     );
+    """,
+    """
+    ALTER TABLE studies ADD COLUMN listed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE studies ADD COLUMN missing INTEGER NOT NULL DEFAULT 0;
     """,
 )

@@ -12,7 +12,7 @@ from edgeward.messages import StudyState
 from edgeward.privacy.database import Database
 
 _COUNTS = (
-    "SELECT s.study_instance_uid, s.complete, s.first_ns, s.last_ns, s.why, "
+    "SELECT s.study_instance_uid, s.complete, s.first_ns, s.last_ns, s.why, s.listed, s.missing, "
     "(SELECT count(DISTINCT series_instance_uid) FROM items AS i WHERE i.study_instance_uid = s.study_instance_uid), "
     "(SELECT count(DISTINCT sop_instance_uid) FROM items AS i WHERE i.study_instance_uid = s.study_instance_uid) "
     "FROM studies AS s "
@@ -32,7 +32,8 @@ class StudyLog:
             return
         db.execute(
             "INSERT INTO studies (study_instance_uid, first_ns, last_ns) VALUES (?1, ?2, ?2) "
-            "ON CONFLICT (study_instance_uid) DO UPDATE SET last_ns = max(last_ns, ?2), complete = 0, why = ''",
+            "ON CONFLICT (study_instance_uid) DO UPDATE SET last_ns = max(last_ns, ?2), complete = 0, why = '', "
+            "listed = 0, missing = 0",
             (study_instance_uid, received_ns),
         )
 
@@ -41,19 +42,32 @@ class StudyLog:
         rows = self._db.all("SELECT study_instance_uid, last_ns FROM studies WHERE complete = 0 ORDER BY last_ns")
         return [(str(uid), int(last)) for uid, last in rows]
 
-    def completed(self, study_instance_uid: str, last_ns: int, why: str) -> bool:
-        """Note that a study is complete; return False, and change nothing, if it grew after `last_ns`."""
+    def completed(self, study_instance_uid: str, last_ns: int, why: str, listed: int = 0, missing: int = 0) -> bool:
+        """Note that a study is complete; return False, and change nothing, if it grew after `last_ns`.
+
+        `listed`: how many images the modality says it made; `missing`: how many of them did not arrive.
+        """
         change = (
-            "UPDATE studies SET complete = 1, why = ? WHERE study_instance_uid = ? AND complete = 0 AND last_ns <= ?"
+            "UPDATE studies SET complete = 1, why = ?, listed = ?, missing = ? "
+            "WHERE study_instance_uid = ? AND complete = 0 AND last_ns <= ?"
         )
-        return self._db.write(lambda db: db.execute(change, (why, study_instance_uid, last_ns)).rowcount) == 1
+        values = (why, listed, missing, study_instance_uid, last_ns)
+        return self._db.write(lambda db: db.execute(change, values).rowcount) == 1
+
+    def compared(self, study_instance_uid: str, last_ns: int, listed: int, missing: int) -> bool:
+        """Note what the modality said of a study after it was complete; return False if it grew after `last_ns`."""
+        change = (
+            "UPDATE studies SET listed = ?, missing = ? WHERE study_instance_uid = ? AND complete = 1 AND last_ns <= ?"
+        )
+        values = (listed, missing, study_instance_uid, last_ns)
+        return self._db.write(lambda db: db.execute(change, values).rowcount) == 1
 
     def state(self, study_instance_uid: str) -> StudyState | None:
         """Return a study as far as it arrived, or None if nothing of it did."""
         row = self._db.one(_COUNTS + "WHERE s.study_instance_uid = ?", (study_instance_uid,))
         if row is None:
             return None
-        uid, complete, first_ns, last_ns, why, series, instances = row
+        uid, complete, first_ns, last_ns, why, listed, missing, series, instances = row
         return StudyState(
             study_instance_uid=uid,
             complete=bool(complete),
@@ -62,6 +76,8 @@ class StudyLog:
             first_ns=first_ns,
             last_ns=last_ns,
             why=why,
+            listed=listed,
+            missing=missing,
         )
 
     def series(self, study_instance_uid: str) -> list[tuple[str, int]]:

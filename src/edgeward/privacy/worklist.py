@@ -18,18 +18,22 @@ from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.sealing import opened_identity, opened_verdict
 
 Read = Callable[[str, Row], list[Row]]
+_SAME_UID = 20  # other items under its SOP Instance UID that are told of an item
 ROWS = 500  # at most, whatever a query's limit says
 SEARCHED = 50_000  # identities that one text search opens at most, about 5 µs each
 _COLUMNS = (
     "item_id, state, reason, received_ns, deadline_ns, analysed_ns, delivered_ns, late, device, modality, "
     "sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid, transfer_syntax_uid, size, "
     "wrapped_key IS NOT NULL, identity, finding, "
-    "(SELECT complete FROM studies WHERE studies.study_instance_uid = items.study_instance_uid)"
+    "(SELECT complete FROM studies WHERE studies.study_instance_uid = items.study_instance_uid), "
+    "(SELECT listed FROM studies WHERE studies.study_instance_uid = items.study_instance_uid), "
+    "(SELECT missing FROM studies WHERE studies.study_instance_uid = items.study_instance_uid)"
 )
 _ORDER = {
     "newest": "received_ns DESC, seq DESC",
     "priority": "rank, urgency DESC, received_ns DESC, seq DESC",
 }
+_BETWEEN = str.maketrans(dict.fromkeys("^=,()\u3001\uff0c\uff08\uff09", " "))
 # Values of an indexed column, found by jumping from one to the next: the cost is of the values, not of the rows.
 _DISTINCT = (
     "WITH RECURSIVE found (value) AS (SELECT min({0}) FROM items UNION ALL "
@@ -79,7 +83,7 @@ class Worklist:
         )
         found = self._summaries(rows, now_ns, read)
         if query.item_id:
-            return found, len(found)
+            return [replace(one, same_uid=self._same_uid(one)) for one in found], len(found)
         return [_brief(one) for one in found], self._total(where, values)
 
     def counts(self) -> dict[str, int]:
@@ -139,6 +143,15 @@ class Worklist:
         # Without a patient id only the study tells who it is of.
         return ("study_instance_uid = ? AND patient_key = x''", [study]) if study else ("item_id = ?", [item_id])
 
+    def _same_uid(self, item: ItemSummary) -> list[str]:
+        """Return the other items with the SOP Instance UID of an item, in order of arrival."""
+        rows = self._db.all(
+            "SELECT item_id FROM items WHERE sop_instance_uid = ? AND sop_instance_uid != '' AND item_id != ? "
+            "ORDER BY seq LIMIT ?",
+            (item.sop_instance_uid, item.item_id, _SAME_UID),
+        )
+        return [str(item_id) for (item_id,) in rows]
+
     def _search(self, text: str, where: str, values: tuple[Any, ...], order: str) -> tuple[list[str], int]:
         rows = self._db.view(
             f"SELECT item_id, identity FROM items WHERE {where} ORDER BY {order} LIMIT ?",  # noqa: S608
@@ -174,7 +187,8 @@ class Worklist:
         self, row: tuple[Any, ...], now_ns: int, verdicts: list[Verdict], deliveries: list[DeliveryReport]
     ) -> ItemSummary:
         (item_id, state, reason, received, deadline, analysed, delivered, late, device, modality) = row[:10]
-        (sop_class, sop_instance, study, series, syntax, size, kept, sealed, finding, complete) = row[10:]
+        (sop_class, sop_instance, study, series, syntax, size, kept, sealed, finding, complete) = row[10:20]
+        listed, missing = row[20:]
         identity = opened_identity(self._site_key, item_id, sealed)
         return ItemSummary(
             item_id=item_id,
@@ -191,6 +205,7 @@ class Worklist:
             patient_sex=identity.patient_sex,
             accession_number=identity.accession_number,
             study_date=identity.study_date,
+            study_time=identity.study_time,
             study_description=identity.study_description,
             modality=modality,
             sop_class_uid=sop_class,
@@ -200,6 +215,8 @@ class Worklist:
             transfer_syntax_uid=syntax,
             size=size if kept else 0,
             study_complete=bool(complete),
+            study_listed=listed or 0,
+            study_missing=missing or 0,
             instance_number=identity.instance_number,
             finding=decode(Finding, finding) if finding else None,
             verdicts=verdicts,
@@ -216,11 +233,20 @@ def _brief(item: ItemSummary) -> ItemSummary:
 
 
 def _plain(text: str) -> str:
-    """Return text as it is compared: without case, and with the separators of a person name as spaces (PS3.5, 6.2)."""
-    return text.casefold().replace("^", " ").replace("=", " ")
+    """Return text as it is compared: without case, and with whatever may stand between the parts of a name as spaces.
+
+    That is what DICOM puts there (PS3.5, 6.2), and what the pages show instead: commas and brackets.
+    """
+    return text.casefold().translate(_BETWEEN)
 
 
 def _mentions(identity: Identity, words: list[str]) -> bool:
     names = (identity.patient_name, identity.patient_id, identity.accession_number, identity.study_description)
-    text = _plain("\n".join(names))
+    text = _plain("\n".join([*names, _unbroken(identity.patient_name)]))
     return all(word in text for word in words)
+
+
+def _unbroken(name: str) -> str:
+    """Return the groups of a name that are not Latin as they are written and shown: without anything in between."""
+    groups = (group for group in name.split("=") if not group.isascii())
+    return "\n".join("".join(group.replace("^", " ").split()) for group in groups)
