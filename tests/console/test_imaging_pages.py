@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from edgeward.messages import Quarantined
+from edgeward.privacy.items import CONFLICT, CONFLICT_TO_DO
 from tests.console.conftest import Served, csrf
 from tests.support.synthetic import make_item
 
@@ -30,6 +31,60 @@ async def test_without_a_login_there_are_neither_frames_nor_pages(served: Served
         for path in ("/images/search", "/orders/search", "/system/delivery/resend"):
             assert (await client.post(path, data={})).status_code == 401, path
     assert served.hospital.frame_queries == []
+
+
+async def test_an_image_says_when_it_was_made_and_when_it_came(served: Served) -> None:
+    admin = await served.logged_in()
+    prior, jpeg = make_item(3, "benign")
+    prior = msgspec.structs.replace(
+        prior, item_id="d" * 32, patient_id="S-3", study_date="20190315", study_time="083005"
+    )
+    undated, other_jpeg = make_item(3, "benign")
+    undated = msgspec.structs.replace(undated, item_id="c" * 32, patient_id="S-3")
+    await served.hospital.add(prior, jpeg)
+    await served.hospital.add(undated, other_jpeg)
+
+    page = (await admin.get(f"/images/{prior.item_id}")).text
+    beside = (await admin.get(f"/images/{undated.item_id}")).text
+    tech = await served.person(admin, "tech", "engineer")
+    hidden = (await tech.get(f"/images/{prior.item_id}")).text
+
+    assert "Examined 2019-03-15 08:30" in page
+    assert "<b>2019-03-15 08:30</b>" in beside
+    assert "<b>Received <time" in page, "the one that does not say when it was made"
+    assert "Examined" not in beside
+    for text in (page, beside, hidden):
+        assert "<span>Received <time" in text
+    assert "2019" not in hidden
+    assert (await admin.get(f"/api/items/{prior.item_id}/viewer")).json()["examined"] == "2019-03-15 08:30"
+    assert (await admin.get(f"/api/items/{undated.item_id}/viewer")).json()["examined"] == ""
+    for client in (admin, tech):
+        await client.aclose()
+
+
+async def test_another_patients_image_is_not_opened_beside_one(served: Served) -> None:
+    admin = await served.logged_in()
+    mine, jpeg = make_item(3, "benign", name="Muster^Erika")
+    mine = msgspec.structs.replace(mine, item_id="d" * 32, patient_id="UNKNOWN")
+    for letter, changes in (("a", {}), ("b", {"patient_sex": "M"}), ("c", {"patient_id": "S-9"})):
+        other = msgspec.structs.replace(mine, item_id=letter * 32, **changes)  # type: ignore[arg-type]
+        await served.hospital.add(other, jpeg)
+    await served.hospital.add(mine, jpeg)
+
+    answers = {
+        letter: await admin.get(f"/api/items/{letter * 32}/viewer?beside={beside}")
+        for letter, beside in (("a", mine.item_id), ("b", mine.item_id), ("c", mine.item_id), ("d", "e" * 32))
+    }
+
+    assert {letter: answer.status_code for letter, answer in answers.items()} == {
+        "a": 200,
+        "b": 404,
+        "c": 404,
+        "d": 404,
+    }
+    told = answers["a"].json()
+    assert (told["title"], told["patientId"]) == ("Muster, Erika", "UNKNOWN")
+    await admin.aclose()
 
 
 async def test_a_frame_comes_with_its_facts_and_is_not_stored(served: Served) -> None:
@@ -243,6 +298,45 @@ async def test_a_resend_that_is_not_done_says_why(served: Served) -> None:
 
     assert answer.status_code == 503
     assert "Not sent again" in answer.text
+    await admin.aclose()
+
+
+async def test_a_conflict_leads_to_both_objects_and_says_what_to_do(served: Served) -> None:
+    admin = await served.logged_in()
+    first, jpeg = make_item(3, "benign")
+    first = msgspec.structs.replace(first, item_id="d" * 32, same_uid=["c" * 32])
+    conflict = msgspec.structs.replace(
+        first, item_id="c" * 32, state="failed", reason=CONFLICT, finding=None, same_uid=["d" * 32]
+    )
+    for item in (first, conflict):
+        await served.hospital.add(item, jpeg)
+    entry = Quarantined(at_ns=1, where="dicom", peer="us-1", reason=CONFLICT, what_to_do=CONFLICT_TO_DO)
+    served.hospital.quarantine = [msgspec.structs.replace(entry, item_id=conflict.item_id, other_item_id=first.item_id)]
+
+    listed = (await admin.get("/system/quarantine")).text
+    pages = {item.item_id: (await admin.get(f"/images/{item.item_id}")).text for item in (first, conflict)}
+
+    for item in (first, conflict):
+        assert f'href="/images/{item.item_id}"' in listed
+    assert "under a new SOP Instance UID" in listed
+    assert f'href="/images/{conflict.item_id}"' in pages[first.item_id]
+    assert f'href="/images/{first.item_id}"' in pages[conflict.item_id]
+    assert "kept, not analysed" in pages[conflict.item_id]
+    assert "kept, not analysed" not in pages[first.item_id]
+    assert all("under a new SOP Instance UID" in page for page in pages.values())
+    await admin.aclose()
+
+
+@pytest.mark.parametrize(("missing", "told"), [(0, "complete"), (1, "2 of 3 arrived")])
+async def test_a_complete_study_says_what_did_not_arrive(served: Served, missing: int, told: str) -> None:
+    admin = await served.logged_in()
+    item, jpeg = make_item(3, "benign")
+    item = msgspec.structs.replace(item, item_id="d" * 32, study_complete=True, study_listed=3, study_missing=missing)
+    await served.hospital.add(item, jpeg)
+
+    page = (await admin.get(f"/images/{item.item_id}")).text
+
+    assert [text for text in ("· complete", "· 2 of 3 arrived") if text in page] == [f"· {told}"]
     await admin.aclose()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from edgeward.console import stack
 from edgeward.console.filters import Filter, walk
@@ -73,6 +74,42 @@ async def test_a_long_series_hides_no_prior() -> None:
     found = await stack.others(Gateway([*mine, *prior, single, image(3, series="6.6", patient="P-2")]), mine[0], 24)
 
     assert found == [(single, 1), (prior[-1], 40)]
+
+
+async def test_priors_stand_by_when_they_were_made_and_not_by_when_they_came() -> None:
+    def made(number: int, day: str, time: str = "", **changes: str) -> ItemSummary:
+        one = msgspec.structs.replace(image(number, series=f"7.{number}"), study_date=day, study_time=time)
+        return msgspec.structs.replace(one, study_instance_uid=f"1.{number}", **changes)
+
+    own = made(1, "20260105", "101500")
+    old = made(9, "20190315", "0830")  # sent last
+    morning, evening, undated_time = made(5, "2020.06.01", "07"), made(4, "20200601", "1900"), made(3, "20210101")
+    arrived = made(2, "nonsense")  # says nothing: 1970, when it came
+
+    found = await stack.others(Gateway([own, old, morning, evening, undated_time, arrived]), own, 24)
+
+    assert [one for one, _ in found] == [undated_time, evening, morning, old, arrived]
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"patient_name": "Somebody^Else"}, True),
+        ({"patient_birth_date": "", "patient_sex": ""}, True),
+        ({"patient_birth_date": "1964.02.29"}, True),
+        ({"patient_birth_date": "19640228"}, False),
+        ({"patient_sex": "M"}, False),
+    ],
+)
+async def test_one_number_for_everybody_does_not_make_them_one_patient(changes: dict[str, str], same: bool) -> None:
+    mine, other = image(1, patient="UNKNOWN"), image(2, patient="UNKNOWN")
+    other = msgspec.structs.replace(other, **changes)
+    gateway = Gateway([mine, other])
+
+    assert [one.item_id for one, _ in await stack.others(gateway, mine, 24)] == ([other.item_id] if same else [])
+    assert (other in await stack.series(gateway, mine)) is same
+    assert stack.same_patient(other, mine) is same
 
 
 async def test_a_study_of_many_series_hides_no_prior() -> None:

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 from playwright.async_api import BrowserContext, Page, async_playwright, expect
 from tests.support.synthetic import SyntheticHospital, make_alarm, make_item, synthetic_console
@@ -171,7 +172,10 @@ async def test_every_page_fits_every_screen_without_a_complaint(visit: Visit, la
     suspicious = item_where(visit.hospital, lambda f: f.suspicious)
     refused = item_where(visit.hospital, lambda f: f.status == "not_analysed")
     loop = item_where(visit.hospital, lambda f: f.frames > 1)
-    paths = ["/", "/beds", "/beds/bed-03", "/images", "/images?show=suspicious&decided=no", f"/images/{suspicious}", f"/images/{loop}?with={suspicious}",
+    beside, jpeg = make_item(8, "benign")
+    patient = next(item.patient_id for item in visit.hospital.items if item.item_id == loop)
+    await visit.hospital.add(msgspec.structs.replace(beside, item_id="e" * 32, patient_id=patient), jpeg)
+    paths = ["/", "/beds", "/beds/bed-03", "/images", "/images?show=suspicious&decided=no", f"/images/{suspicious}", f"/images/{loop}?with={'e' * 32}",
              f"/images/{refused}", "/orders", "/system", "/system/delivery", "/system/quarantine", "/system/people", "/password", "/nowhere"]  # fmt: skip
 
     for theme, widths in (("dark", WIDTHS), ("light", {390: 844})):

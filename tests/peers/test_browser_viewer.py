@@ -458,6 +458,78 @@ async def test_two_images_of_one_patient_stand_side_by_side_and_zoom_together(vi
     await expect(page).to_have_url(f"{visit.url}/images/{first.item_id}")
 
 
+@pytest.mark.parametrize(
+    ("language", "examined", "received"), [("en", "Examined", "received"), ("zh", "检查时间", "接收时间")]
+)
+async def test_side_by_side_each_image_says_whose_it_is_and_when_it_was_made(
+    visit: Visit, page: Page, language: str, examined: str, received: str
+) -> None:
+    mine, jpeg = make_item(3, "benign", name="Muster^Erika")
+    mine = msgspec.structs.replace(
+        mine, item_id="d" * 32, patient_id="UNKNOWN", study_date="20260105", study_time="101500"
+    )
+    prior = msgspec.structs.replace(
+        mine, item_id="e" * 32, patient_name="Mustermann^E", study_date="20190315", study_time="", study_instance_uid="1.8",
+        received_ns=mine.received_ns + 10**9,
+    )  # fmt: skip
+    undated = msgspec.structs.replace(prior, item_id="f" * 32, study_date="")
+    stranger = msgspec.structs.replace(prior, item_id="c" * 32, patient_sex="M")
+    for one in (mine, prior, undated, stranger):
+        await visit.hospital.add(one, jpeg)
+    await visit.context.add_cookies([{"name": "edgeward_language", "value": language, "url": visit.url}])
+    await page.set_viewport_size({"width": 390, "height": 844})
+    await shown(visit, mine.item_id, f"?with={prior.item_id}")
+
+    here, beside = page.locator(".pane").first, page.locator(".pane").last
+    await expect(page.locator(".bar-note")).to_contain_text(f"{examined} 2026-01-05 10:15")
+    await expect(here.locator("[data-who]")).to_have_text("Muster, Erika · UNKNOWN")
+    await expect(here.locator("[data-title]")).to_contain_text("2026-01-05 10:15")
+    await expect(beside.locator("[data-who]")).to_have_text("Mustermann, E · UNKNOWN")
+    await expect(beside.locator("[data-title]")).to_contain_text("2019-03-15")
+    for head in (here, beside):
+        for part in ("who", "title"):
+            box = await head.locator(f"[data-{part}]").bounding_box()
+            assert box is not None
+            assert 0 <= box["x"] < box["x"] + box["width"] <= 390, part
+    times = page.locator(".strip-text > b")
+    await expect(times).to_have_count(2)
+    await expect(times.last).to_have_text("2019-03-15")  # sent last, made first
+    await page.locator(f"[data-compare='{undated.item_id}']").click()
+    await expect(beside.locator("[data-title]")).to_contain_text(received)
+    await page.locator(f"[data-compare='{undated.item_id}']").click()
+    await expect(page.locator(".pane")).to_have_count(1)
+    await expect(here.locator("[data-who]")).to_be_hidden()
+    await visit.context.clear_cookies(name="edgeward_language")
+
+
+async def test_another_patients_image_is_not_put_beside_one(visit: Visit) -> None:
+    mine, jpeg = make_item(3, "benign", name="Muster^Erika")
+    mine = msgspec.structs.replace(mine, item_id="d" * 32, patient_id="0")
+    other = msgspec.structs.replace(mine, item_id="e" * 32, patient_birth_date="19990101")
+    await visit.hospital.add(mine, jpeg)
+    await visit.hospital.add(other, jpeg)
+
+    await shown(visit, mine.item_id, f"?with={other.item_id}")
+
+    await expect(visit.page.locator("#toast")).to_contain_text("could not be opened")
+    await expect(visit.page.locator(".pane")).to_have_count(1)
+    await expect(visit.page.locator(".strip")).to_have_count(0)
+
+
+async def test_pixels_that_are_not_square_are_told_with_both_distances(visit: Visit, page: Page) -> None:
+    flat, jpeg = make_item(3, "benign")
+    assert flat.finding is not None
+    for name, spacing, text in (
+        ("d", (0.2, 0.1), "0.200 × 0.100 mm per pixel"),
+        ("e", (0.1, 0.1), "0.100 mm per pixel"),
+    ):
+        finding = msgspec.structs.replace(flat.finding, spacing_mm=spacing)
+        one = msgspec.structs.replace(flat, item_id=name * 32, finding=finding)
+        await visit.hospital.add(one, jpeg)
+        await shown(visit, one.item_id)
+        await expect(page.locator("[data-scale]")).to_contain_text(text)
+
+
 @pytest.mark.parametrize(("reference", "expected"), [("1.5", "2"), ("1.6", "9")])
 async def test_two_series_are_gone_through_by_millimetres(
     visit: Visit, page: Page, reference: str, expected: str

@@ -5,6 +5,7 @@ Responsible for choosing, ordering and hiding: who is not a clinician gets no id
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -35,6 +36,17 @@ def person_name(dicom_name: str) -> str:
     return f"{name} ({written})"
 
 
+def examined_at(item: ItemSummary) -> str:
+    """Return when a study was made as ``YYYYMMDD`` or ``YYYYMMDDHHMM``, the modality's local time; empty if unknown."""
+    day = re.sub(r"[.-]", "", item.study_date.strip())  # ACR-NEMA wrote 1994.10.26
+    try:
+        dt.datetime.strptime(day, "%Y%m%d")  # noqa: DTZ007 - a date
+    except ValueError:
+        return ""
+    time = re.match(r"([01]\d|2[0-3]):?([0-5]\d)", item.study_time.strip())
+    return f"{day}{time[1]}{time[2]}" if time else day
+
+
 @dataclass(frozen=True, slots=True)
 class ItemView:
     """One row of the worklist as a particular reader may see it."""
@@ -54,6 +66,7 @@ class ItemView:
     open: bool  # waits for a clinician's verdict
     total_ms: float | None
     images: int = 1  # how many images of a series the row stands for
+    examined: str = ""  # when the study was made, see `examined_at`
 
     @property
     def id(self) -> str:
@@ -100,6 +113,7 @@ def item_view(item: ItemSummary, *, identity: bool, images: int = 1) -> ItemView
         open=analysed and verdict is None,
         total_ms=(end_ns - item.received_ns) / 1e6 if end_ns else None,
         images=images,
+        examined=examined_at(item) if identity else "",
     )
 
 

@@ -20,6 +20,7 @@ from edgeward import __version__
 from edgeward.console import languages
 from edgeward.console.access import Visitor, console_of, visitor_of
 from edgeward.console.present import Notice
+from edgeward.console.views import datetime_text
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -86,7 +87,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, when=_when, iso=_iso, ms=_ms, percent=_percent, unit=_unit)
+    environment.filters.update(
+        number=_number, when=_when, iso=_iso, ms=_ms, percent=_percent, unit=_unit, examined=datetime_text
+    )
     return environment
 
 

@@ -6,12 +6,14 @@ again, because another person's image beside this one would be worse than none.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from edgeward.console.present import examined_at
 from edgeward.messages import Items, ItemsQuery, ItemSummary
 
 Asked = Callable[[ItemsQuery], Awaitable[Items]]
@@ -35,7 +37,9 @@ async def series(ask: Asked, item: ItemSummary) -> list[ItemSummary]:
 
 
 async def others(ask: Asked, item: ItemSummary, limit: int) -> list[tuple[ItemSummary, int]]:
-    """Return other images of the same patient, newest first, and how many images each stands for.
+    """Return other images of the same patient, the latest examination first, and how many images each stands for.
+
+    A prior that is sent today was not made today: the time of arrival orders only what does not tell its examination.
 
     A series of more than `ALONE` images is one entry, its newest, and the item's own is none: six hundred slices must
     not hide what there was before them. Nor may a study of a thousand series: what does not fit is shared out.
@@ -43,8 +47,9 @@ async def others(ask: Asked, item: ItemSummary, limit: int) -> list[tuple[ItemSu
     found = [
         other
         for other in await _all(ask, ItemsQuery(same_patient_as=item.item_id, limit=ROWS))
-        if _same_patient(item, other)
+        if same_patient(item, other)
     ]
+    found.sort(key=_made, reverse=True)
     counted = Counter(other.series_instance_uid or other.item_id for other in found)
     kept: list[tuple[ItemSummary, int]] = []
     told = {item.series_instance_uid}
@@ -83,10 +88,30 @@ async def _all(ask: Asked, query: ItemsQuery) -> list[ItemSummary]:
         query = msgspec.structs.replace(query, before_ns=answer.items[-1].received_ns)
 
 
-def _same_patient(item: ItemSummary, other: ItemSummary) -> bool:
+def same_patient(item: ItemSummary, other: ItemSummary) -> bool:
+    """Whether two images may be shown as one patient's: the same number, and nothing that contradicts it.
+
+    A device without a worklist may send every patient under one number (``UNKNOWN``, ``0``). Names are no proof: one
+    person's are written in several ways.
+    """
+    if _contradict(item.patient_birth_date, other.patient_birth_date) or _contradict(
+        item.patient_sex, other.patient_sex
+    ):
+        return False
     if item.patient_id:
         return other.patient_id == item.patient_id
     return bool(item.study_instance_uid) and other.study_instance_uid == item.study_instance_uid
+
+
+def _contradict(one: str, other: str) -> bool:
+    """Whether both say something, and not the same; dots and dashes of a date are no difference."""
+    first, second = (re.sub(r"[.\s-]", "", text).upper() for text in (one, other))
+    return bool(first and second) and first != second
+
+
+def _made(item: ItemSummary) -> tuple[str, int]:
+    arrived = dt.datetime.fromtimestamp(item.received_ns / 1e9).astimezone()  # as the modality's time: the site's own
+    return examined_at(item) or arrived.strftime("%Y%m%d%H%M"), item.received_ns
 
 
 def _frames(item: ItemSummary) -> int:
@@ -95,7 +120,7 @@ def _frames(item: ItemSummary) -> int:
 
 def _same_stack(item: ItemSummary, other: ItemSummary) -> bool:
     same = (other.series_instance_uid, other.sop_class_uid) == (item.series_instance_uid, item.sop_class_uid)
-    return same and _frames(other) == 1 and _same_patient(item, other)
+    return same and _frames(other) == 1 and same_patient(item, other)
 
 
 def _place(item: ItemSummary) -> tuple[int, int, str]:

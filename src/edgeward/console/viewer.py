@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeward.console.present import ItemView, item_view, person_name
+from edgeward.console.views import datetime_text
 from edgeward.messages import FrameFinding, ItemSummary, Lesion, Rendered
 
 
@@ -76,7 +77,8 @@ def viewer_data(item: ItemSummary, *, identity: bool) -> dict[str, Any]:
         "study": item.study_description if identity else "",
         "modality": item.modality,
         "received": item.received_ns // 1_000_000,
-        "studyDate": item.study_date if identity else "",
+        "patientId": item.patient_id if identity else "",
+        "examined": datetime_text(view.examined),
         "state": item.state,
         "frame": finding.frame if finding else 0,
         "frames": finding.frames if finding else 1,

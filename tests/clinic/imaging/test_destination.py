@@ -16,7 +16,16 @@ from edgeward.clinic.imaging import destination as module
 from edgeward.clinic.imaging.destination import LONGEST_PAUSE_S, MAX_FAULTS, Destination, Watcher, pause_s
 from edgeward.clinic.imaging.ledger import Ledger, LedgerError
 from edgeward.clinic.imaging.results import Workshop
-from edgeward.clinic.imaging.sink import Interrupted, NotTaken, Receipt, Rejected, Result, Sink, Unreachable
+from edgeward.clinic.imaging.sink import (
+    Interrupted,
+    NotTaken,
+    Receipt,
+    Rejected,
+    Result,
+    Sink,
+    Unreachable,
+    require_patient,
+)
 from edgeward.home import Home
 from edgeward.messages import Verdict
 from edgeward.privacy.keys import SiteKey
@@ -542,6 +551,79 @@ async def test_a_class_it_does_not_accept_costs_neither_the_report_nor_a_retry(b
     assert bench.watcher.dead == []
     assert "does not accept: capture" in bench.watcher.outcomes[0].note
     assert bench.watcher.events == ["not taken: capture"], "told once"
+    assert len(sink.sent) == 4, "each once"
+
+
+async def test_what_a_destination_did_not_accept_can_be_sent_when_it_does(bench):
+    taken = {"sr"}
+
+    def answer(result: Result, n: int) -> None:
+        if result.kind not in taken:
+            raise NotTaken("it does not accept Secondary Capture Image Storage")
+
+    sink = FakeSink(answer)
+    bench.accept("item-1")
+    bench.accept("item-2", study_instance_uid="1.2")
+    queue = bench.start(sink)
+    await bench.until(lambda: len(bench.watcher.outcomes) == 2)
+    (report,) = [one for one in bench.ledger.untold() if one.item_id == "item-1"]
+    bench.ledger.told(report)
+
+    letters = bench.ledger.dead_letters()
+    assert [letter.item_id for letter in letters] == ["item-2", "item-1"]
+    assert {letter.state for letter in letters} == {"failed"}
+    assert "does not accept: capture" in letters[0].reason
+    assert (report.state, report.sop_instance_uids) == ("delivered", sink.held[:1]), "the report has arrived"
+
+    taken.add("capture")
+    assert bench.ledger.resend(["pacs"], time.time_ns(), item_id="item-1") == 1
+    queue.wake()
+    await bench.until(lambda: len(bench.watcher.outcomes) == 3)
+
+    assert len(sink.held) == 3, "the report is not sent again"
+    assert [letter.item_id for letter in bench.ledger.dead_letters()] == ["item-2"]
+    assert bench.watcher.events == ["not taken: capture", "not taken: "], "and the warning goes"
+    (again,) = [one for one in bench.ledger.untold() if one.item_id == "item-1"]
+    assert (again.state, again.reason) == ("delivered", "")
+    assert again.sop_instance_uids == [sink.held[0], sink.held[2]]
+    bench.ledger.told(again)
+    assert bench.ledger.request("item-1") is None, "its key is kept no longer than it is needed"
+
+
+async def test_what_a_destination_is_not_to_have_any_more_is_settled_when_it_is_sent_again(bench):
+    def answer(result: Result, n: int) -> None:
+        if result.kind == "capture":
+            raise NotTaken("it does not accept Secondary Capture Image Storage")
+
+    sink = FakeSink(answer)
+    bench.accept("item-1")
+    queue = bench.start(sink)
+    await bench.until(lambda: len(bench.watcher.outcomes) == 1)
+
+    sink.takes = frozenset({"sr"})
+    assert bench.ledger.resend(["pacs"], time.time_ns()) == 1
+    queue.wake()
+    await bench.until(lambda: len(bench.watcher.outcomes) == 2)
+
+    await bench.until(lambda: not bench.ledger.dead_letters())
+    assert len(sink.held) == 1, "the report is not sent again"
+
+
+async def test_what_must_not_be_sent_is_given_up_at_once(bench):
+    class Records(FakeSink):
+        async def compose(self, request, source):
+            require_patient(source)
+            return Result("oru", data=b"MSH", identifier="1")
+
+    sink = Records()
+    bench.accept("item-1", image=breast_image(rows=40, columns=50, PatientID=""))
+    bench.accept("item-2")
+    bench.start(sink)
+    await bench.until(lambda: bool(bench.watcher.dead) and bool(bench.watcher.delivered_items))
+
+    assert bench.watcher.dead == [("item-1", "the image names no patient: it has no Patient ID")]
+    assert bench.watcher.delivered_items == ["item-2"]
+    assert len(sink.sent) == 1
 
 
 async def test_a_destination_that_does_not_accept_the_report_is_not_delivered_to(bench):
@@ -565,16 +647,49 @@ async def test_a_destination_that_replaces_is_not_sent_what_it_has_a_later_revis
     bench.accept("item-1")
     bench.ledger.dead(bench.ledger.due("pacs", time.time_ns()), "refused", 5, time.time_ns())
     bench.accept("item-1", revision=1, verdicts=[verdict])
+    # As an earlier version left it: it did not settle the one before.
+    bench.ledger.confirmed(bench.ledger.due("pacs", time.time_ns()), ["1.2"], time.time_ns(), [])
     sink = Replacing(takes=("sr",))
-    queue = bench.start(sink)
+    assert bench.ledger.resend(["pacs"], time.time_ns()) == 1
+    bench.start(sink)
     await bench.until(lambda: len(bench.watcher.outcomes) == 1)
 
-    assert bench.ledger.resend(["pacs"], time.time_ns()) == 1
-    queue.wake()
-    await bench.until(lambda: len(bench.watcher.outcomes) == 2)
+    assert sink.sent == []
+    assert "later revision" in bench.watcher.outcomes[0].note
 
-    assert len(sink.sent) == 1
-    assert "later revision" in bench.watcher.outcomes[1].note
+
+@pytest.mark.parametrize(("takes", "left"), [(("sr",), 0), (("sr", "capture"), 1)])
+async def test_a_later_revision_that_arrived_settles_the_dead_letter_of_an_earlier_one(bench, takes, left):
+    verdict = Verdict(verdict_id="v", item_id="item-1", finding_id="f-item-1", action="confirm", by="dr", at_ns=2)
+    bench.accept("item-1")
+    bench.ledger.dead(bench.ledger.due("pacs", time.time_ns()), "refused", 5, time.time_ns())
+    bench.accept("item-1", revision=1, verdicts=[verdict])
+
+    bench.start(FakeSink(takes=takes))
+    await bench.until(lambda: len(bench.watcher.outcomes) == 1)
+
+    assert len(bench.ledger.dead_letters()) == left, "the pictures come with revision 0 and with no other"
+    told = {report.revision: report for report in bench.ledger.untold()}
+    assert told[1].state == "delivered"
+    assert told[0].state == ("failed" if left else "delivered")
+    assert ("later revision" in told[0].reason) is not bool(left)
+
+
+async def test_what_was_dead_at_a_destination_of_reports_is_settled_from_the_first_verdict_on(bench):
+    verdicts = [
+        Verdict(verdict_id=f"v{n}", item_id="item-1", finding_id="f-item-1", action="confirm", by="dr", at_ns=n)
+        for n in (2, 3)
+    ]
+    bench.accept("item-1")
+    bench.accept("item-1", revision=1, verdicts=verdicts[:1])
+    for _ in range(2):
+        bench.ledger.dead(bench.ledger.due("pacs", time.time_ns()), "refused", 5, time.time_ns())
+    bench.accept("item-1", revision=2, verdicts=verdicts)
+
+    bench.start(FakeSink())
+    await bench.until(lambda: len(bench.watcher.outcomes) == 1)
+
+    assert [letter.revision for letter in bench.ledger.dead_letters()] == [0]
 
 
 async def test_a_destination_may_ask_for_a_longer_pause(bench, monkeypatch):

@@ -17,7 +17,7 @@ from tests.support.pacs import mute_listener
 from tests.support.site import free_port, new_home
 
 from edgeward.clinic.imaging.fhir import FhirSink, tls_context
-from edgeward.clinic.imaging.sink import Interrupted, Rejected, Result, Unreachable
+from edgeward.clinic.imaging.sink import Interrupted, Rejected, Result, Unreachable, Unsendable
 from edgeward.clinic.imaging.source import read_source
 from edgeward.config import Fhir
 from edgeward.privacy.identity import client_context
@@ -44,6 +44,17 @@ async def test_a_result_is_written_once_however_often_it_is_sent():
     assert server.problems == []
     assert [r["status"] for r in server.of("DiagnosticReport")] == ["final"]
     assert len(server.of("Observation")) == 3
+
+
+async def test_an_image_without_a_patient_id_makes_no_transaction():
+    with fhir_server() as server:
+        sink = FhirSink(server.settings())
+
+        with pytest.raises(Unsendable, match="names no patient"):
+            await composed(sink, image=breast_image(PatientID=""))
+
+        await sink.close()
+    assert server.of("DiagnosticReport") == []
 
 
 async def test_a_server_that_chooses_ids_itself_is_written_to_by_identifier():

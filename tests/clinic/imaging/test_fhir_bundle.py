@@ -90,6 +90,27 @@ def test_whatever_the_image_says_the_transaction_is_valid(attributes):
         validate(bundle(*actions, image=breast_image(**attributes)))
 
 
+@pytest.mark.parametrize(
+    ("attributes", "started", "effective"),
+    [
+        ({"AcquisitionDate": "20190315"}, "2026-01-05T10:15:00", "2026-01-05T10:15:00"),
+        ({"AcquisitionDate": "20190315", "AcquisitionTime": "083001"}, "2026-01-05T10:15:00", "2019-03-15T08:30:01"),
+        ({"StudyTime": "", "ContentTime": None, "SeriesTime": None}, "2026-01-05", "2026-01-05"),
+        ({"StudyTime": "07", "ContentTime": None, "SeriesTime": None}, "2026-01-05T07:00:00", "2026-01-05T07:00:00"),
+        ({"StudyDate": ""}, None, "2026-01-05T10:15:00"),
+    ],
+)
+def test_a_day_without_a_time_is_told_as_a_day(attributes, started, effective):
+    made = bundle(image=breast_image(**attributes))
+
+    validate(made)
+    (study,) = resources(made, "ImagingStudy")
+    (report,) = resources(made, "DiagnosticReport")
+    for value, wanted in ((study.get("started"), started), (report["effectiveDateTime"], effective)):
+        assert (value[: len(wanted)] if value and wanted else value) == wanted
+        assert value is None or ("T" in value) == (wanted is not None and "T" in wanted), "no midnight is made up"
+
+
 def test_a_finding_without_analysis_says_so_and_not_that_nothing_was_found():
     image = breast_image()
 

@@ -14,7 +14,7 @@ from tests.support.pacs import mute_listener
 from tests.support.site import free_port, new_home
 
 from edgeward.clinic.imaging.hl7 import Hl7Sink
-from edgeward.clinic.imaging.sink import Interrupted, Rejected, Result, Unreachable
+from edgeward.clinic.imaging.sink import Interrupted, Rejected, Result, Unreachable, Unsendable
 from edgeward.clinic.imaging.source import read_source
 from edgeward.config import Hl7
 from edgeward.privacy.identity import client_context, server_context
@@ -45,6 +45,18 @@ async def test_messages_are_taken_and_the_connection_is_kept():
         await destination.close()
     assert his.problems == []
     assert his.connections == 1
+
+
+async def test_an_image_without_a_patient_id_makes_no_message():
+    image = breast_image(PatientID="")
+    finding = finding_for(image, "item-1")
+    with receiver() as his:
+        destination = sink(his.settings())
+
+        with pytest.raises(Unsendable, match="names no patient"):
+            await destination.compose(request(finding), read_source(image, finding))
+
+        await destination.close()
 
 
 @pytest.mark.parametrize("code", ["AA", "CA"])

@@ -59,6 +59,30 @@ def test_it_carries_patient_order_and_study():
     assert order.obr.obr_7.to_er7() == "20260105101500"
 
 
+def test_a_patient_without_a_number_has_no_type_of_number_either():
+    (pid,) = [line for line in written(image=breast_image(PatientID="")).decode().split("\r") if line[:3] == "PID"]
+
+    assert pid.split("|")[3] == ""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "observed"),
+    [
+        ({"AcquisitionDate": "20190315", "ContentDate": None, "SeriesDate": None, "StudyDate": ""}, "20190315"),
+        ({"AcquisitionDate": "20190315"}, "20260105101500"),
+        ({"AcquisitionDate": "20190315", "AcquisitionTime": "0830"}, "201903150830"),
+        ({"AcquisitionDateTime": "20190315"}, "20260105101500"),
+        ({"AcquisitionDateTime": "20190315083001.5+0100"}, "20190315083001"),
+        ({"ContentTime": None, "SeriesTime": "091122"}, "20260105091122"),
+        ({"ContentTime": None, "SeriesTime": None, "StudyTime": "07"}, "2026010507"),
+    ],
+)
+def test_the_time_of_an_image_is_told_as_far_as_it_is_known(attributes, observed):
+    order = read(written(image=breast_image(**attributes))).oru_r01_patient_result.oru_r01_order_observation
+
+    assert order.obr.obr_7.to_er7() == observed
+
+
 def test_numbers_of_placer_and_filler_are_the_images_where_it_has_them():
     image = breast_image(PlacerOrderNumberImagingServiceRequest="PL7", FillerOrderNumberImagingServiceRequest="FI8")
 

@@ -22,6 +22,7 @@ from tests.support.site import free_port
 from edgeward.bus import subjects
 from edgeward.clinic.imaging import results
 from edgeward.clinic.imaging.ledger import Ledger, LedgerError
+from edgeward.clinic.imaging.sink import NO_PATIENT
 from edgeward.messages import Ask, Destinations, Message, Ok, Refused, ReportText, Resend, Resent
 from edgeward.privacy.vaultfile import SEGMENT
 
@@ -331,6 +332,53 @@ async def test_a_class_the_pacs_does_not_accept_is_a_warning_that_says_what_to_d
 
 
 # ---------------------------------------- dead letters
+
+
+async def test_what_a_pacs_did_not_accept_is_a_dead_letter_and_is_sent_when_it_does(bus_site):
+    gateway = await Gateway(bus_site).start()
+    console = await bus_site.bus("console")
+
+    async def status() -> Destinations:
+        return await console.request(subjects.DELIVER_STATUS, Ask(), Destinations, 10)
+
+    with scripted_pacs(classes=(ComprehensiveSRStorage, SecondaryCaptureImageStorage)) as pacs:
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        await gateway.hand_over(gateway.request("item-1"))
+        await until(lambda: bool(gateway.reports))
+        before = await status()
+        await deliver.stop()
+    assert gateway.reports[0].state == "delivered"
+    assert before.destinations[0].dead == 1
+    assert [(one.item_id, one.reason) for one in before.dead] == [("item-1", "it does not accept: gsps, seg")]
+
+    with scripted_pacs() as pacs:
+        deliver = await start(bus_site, pacs.pacs("archive"))
+        ask = Resend(by="x", item_id="item-1")
+        assert await console.request(subjects.DELIVER_RESEND, ask, Resent | Refused, 10) == Resent(count=1)
+        await until(lambda: len(gateway.reports) == 2)
+        after = await status()
+        await deliver.stop()
+
+        assert len(pacs.held) == 2, "what it had is not sent again"
+    assert (after.dead, after.destinations[0].confirmed) == ([], 1)
+    assert len(gateway.reports[-1].sop_instance_uids) == 4
+
+
+async def test_an_image_of_nobody_goes_to_the_pacs_alone_and_says_so(bus_site):
+    gateway = await Gateway(bus_site).start()
+    with scripted_pacs() as pacs, receiver() as his, fhir_server() as emr:
+        deliver = await start(bus_site, pacs.pacs("archive"), his.settings("his"), emr.settings("emr"))
+        await gateway.hand_over(gateway.request("item-1", PatientID=""))
+        await until(lambda: len(gateway.reports) == 3)
+
+        assert {r.destination: r.state for r in gateway.reports} == {
+            "archive": "delivered",
+            "his": "failed",
+            "emr": "failed",
+        }
+        assert {r.reason for r in gateway.reports if r.state == "failed"} == {NO_PATIENT}
+        assert (his.received, emr.of("DiagnosticReport")) == ([], [])
+        await deliver.stop()
 
 
 async def test_a_dead_letter_is_sent_again_when_somebody_asks_and_the_gateway_learns(bus_site, monkeypatch, caplog):

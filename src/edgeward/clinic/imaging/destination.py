@@ -15,6 +15,7 @@ backlog; every fourth result is the oldest, so that the backlog moves whatever c
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -24,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeward import log
-from edgeward.clinic.imaging.ledger import Ledger, LedgerError, Owed
+from edgeward.clinic.imaging.ledger import SUPERSEDED, Ledger, LedgerError, Owed
 from edgeward.clinic.imaging.results import CannotBuild, Prepared, whereabouts
 from edgeward.clinic.imaging.sink import (
     DICOM_KINDS,
@@ -35,6 +36,7 @@ from edgeward.clinic.imaging.sink import (
     Result,
     Sink,
     Unreachable,
+    Unsendable,
 )
 from edgeward.messages import DeliverRequest, StageTime
 
@@ -56,6 +58,7 @@ class Delivered:
 
     `stages` follow one another from acceptance to the last confirmation, so that their sum is no more than the time
     that passed: ``build_sr`` and ``build_capture`` are what sending waited for. `made` is what making them took.
+    `lacking` says why some objects were not taken although the settings say that they are; else it is empty.
     """
 
     uids: list[str]
@@ -63,6 +66,7 @@ class Delivered:
     stages: list[StageTime]
     made: list[StageTime]
     note: str
+    lacking: str = ""
 
 
 class Watcher(ABC):
@@ -78,7 +82,7 @@ class Watcher(ABC):
 
     @abstractmethod
     async def not_taken(self, destination: str, kinds: frozenset[str]) -> None:
-        """The destination does not accept these kinds of object, though the settings say that it takes them."""
+        """These are now the kinds of object it does not accept, though the settings say so; none: it does again."""
 
     @abstractmethod
     async def away(self, destination: str, reason: str) -> None:
@@ -106,6 +110,7 @@ class _Attempt:
     uids: list[str]
     spent: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    lacking: str = ""
     refused: list[str] = field(default_factory=list)
     stored_ns: int = 0
 
@@ -202,6 +207,9 @@ class Destination:
             await self._pause(probe=not error.connected, at_least_s=error.after_s)
         except Interrupted as error:
             await self._interrupted(attempt, str(error))
+        except Unsendable as error:
+            await self._came_through()
+            await self._give_up(owed, str(error), owed.faults + 1)
         except (Rejected, CannotBuild) as error:
             await self._came_through()
             await self._fault(attempt, str(error))
@@ -245,7 +253,7 @@ class Destination:
         owed = attempt.owed
         attempt.spent["queue"] = (time.time_ns() - owed.accepted_ns) / 1e6
         if owed.superseded and self.sink.replaces:
-            return Delivered([], time.time_ns(), [], [], "not sent: a later revision of it is there")
+            return Delivered([], time.time_ns(), [], [], SUPERSEDED)
         prepared = self._prepare(attempt.request)
         begun = asyncio.ensure_future(self._call(self._ledger.begun, owed))
         following = asyncio.ensure_future(self._prepare_next(owed.seq))
@@ -262,7 +270,8 @@ class Destination:
         if not attempt.uids:
             attempt.notes.append("there was nothing that this destination takes")
         note = "; ".join([*prepared.notes, *attempt.notes])
-        return Delivered(attempt.uids, attempt.stored_ns or time.time_ns(), stages, list(prepared.stages), note)
+        stored_ns = attempt.stored_ns or time.time_ns()
+        return Delivered(attempt.uids, stored_ns, stages, list(prepared.stages), note, attempt.lacking)
 
     async def _send_all(self, attempt: _Attempt, prepared: Prepared) -> None:
         before = time.perf_counter()
@@ -272,6 +281,7 @@ class Destination:
             await self._send(attempt, document)
             return
         missing: set[str] = set()
+        accepted: set[str] = set()
         for kind in DICOM_KINDS if attempt.request.revision == 0 else ("sr",):  # pictures do not change with a verdict
             if kind not in self.sink.takes:
                 continue
@@ -282,11 +292,12 @@ class Destination:
                 continue
             try:
                 await self._send(attempt, result)
+                accepted.add(kind)
             except NotTaken:
                 missing.add(kind)
             except Rejected as error:
                 attempt.refused.append(f"{kind}: {error}")  # the others are worth having
-        await self._not_accepted(attempt, frozenset(missing))
+        await self._not_accepted(attempt, frozenset(missing), frozenset(accepted))
         if attempt.refused:
             raise Rejected("; ".join(attempt.refused))
 
@@ -296,15 +307,23 @@ class Destination:
         attempt.spent["send"] = attempt.spent.get("send", 0.0) + (time.perf_counter() - before) * 1e3
         attempt.arrived(result, receipt)
 
-    async def _not_accepted(self, attempt: _Attempt, kinds: frozenset[str]) -> None:
-        """Judge what the destination takes no objects of: without the report an item is not delivered."""
+    async def _not_accepted(self, attempt: _Attempt, kinds: frozenset[str], accepted: frozenset[str]) -> None:
+        """Judge what the destination takes no objects of.
+
+        Without the report an item is not delivered. With it, it is; what was left out is a dead letter all the same, to
+        be sent again when the destination has been put right.
+        """
         if kinds:
-            attempt.notes.append(f"it does not accept: {', '.join(sorted(kinds))}")
+            reason = f"it does not accept: {', '.join(sorted(kinds))}"
+            attempt.notes.append(reason)
             if "sr" in kinds or not attempt.uids:
-                attempt.refused.append(f"it does not accept: {', '.join(sorted(kinds))}")
-        if kinds - self._not_taken:
-            self._not_taken |= kinds
-            await self._watcher.not_taken(self.name, self._not_taken)
+                attempt.refused.append(reason)
+            else:
+                attempt.lacking = reason
+        not_taken = (self._not_taken | kinds) - accepted
+        if not_taken != self._not_taken:
+            self._not_taken = not_taken
+            await self._watcher.not_taken(self.name, not_taken)
 
     async def _open(self) -> float:
         before = time.perf_counter()
@@ -315,9 +334,13 @@ class Destination:
 
     async def _settle(self, attempt: _Attempt, outcome: Delivered) -> None:
         """Write down a success while the next result is on its way."""
-        await self._call(
-            self._ledger.confirmed, attempt.owed, outcome.uids, outcome.stored_ns, outcome.stages, outcome.note
-        )
+        arrived = (attempt.owed, outcome.uids, outcome.stored_ns, outcome.stages, outcome.note)
+        if outcome.lacking:
+            await self._call(self._ledger.partly, *arrived)
+        else:
+            # To whom a revision is one document, a later one is all that an earlier one was.
+            first = 0 if self.sink.replaces or self.sink.takes <= {"sr"} else 1
+            await self._call(functools.partial(self._ledger.confirmed, *arrived, supersedes_from=first))
         await self._watcher.delivered(attempt.owed, attempt.request, outcome)
 
     async def _settled(self) -> None:

@@ -26,7 +26,7 @@ import msgspec
 
 from edgeward.clinic.imaging.fhir_bundle import Addresses, Resource, build_bundle, patient_identifier
 from edgeward.clinic.imaging.header import host_zone
-from edgeward.clinic.imaging.sink import Interrupted, Receipt, Rejected, Result, Sink, Unreachable
+from edgeward.clinic.imaging.sink import Interrupted, Receipt, Rejected, Result, Sink, Unreachable, require_patient
 from edgeward.clinic.imaging.source import Source
 from edgeward.config import Fhir
 from edgeward.messages import DeliverRequest
@@ -73,6 +73,7 @@ class FhirSink(Sink):
 
     async def compose(self, request: DeliverRequest, source: Source) -> Result:
         """See `Sink.compose`."""
+        require_patient(source)
         patient = await self._patient(source)
         data = build_bundle(request, source, host_zone(request.finding.created_ns), self._addresses, patient)
         return Result("fhir", data=data, identifier=f"{request.item_id}/{request.revision}")

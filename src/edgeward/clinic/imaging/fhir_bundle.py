@@ -26,7 +26,7 @@ import msgspec
 from edgeward.clinic.imaging import codes
 from edgeward.clinic.imaging.codes import Code
 from edgeward.clinic.imaging.header import MANUFACTURER, local_time
-from edgeward.clinic.imaging.source import Assigner, Source, derived_uid
+from edgeward.clinic.imaging.source import Assigner, Source, derived_uid, moment
 from edgeward.clinic.imaging.standing import Judged, Standing, judge, model_name, statement
 from edgeward.messages import DeliverRequest, Lesion
 
@@ -152,7 +152,9 @@ class _Writer:
         self.status = _STATUS[self.judged.standing]
         offset = str(source.common.get("TimezoneOffsetFromUTC", ""))
         self.at = local_time(self.judged.at_ns, offset, zone)
-        self.acquired = _date_time(source.acquired, local_time(self.finding.created_ns, offset, zone).tzinfo or UTC)
+        local = local_time(self.finding.created_ns, offset, zone).tzinfo or UTC
+        self.acquired = _date_time(source.acquired, local)
+        self.started = _date_time("".join(moment(source.common, "Study")), local)
         identifier = patient_identifier(source)
         self.patient = patient or (
             {"type": "Patient", "identifier": identifier} if identifier else {"type": "Patient", "display": "unknown"}
@@ -198,8 +200,8 @@ class _Writer:
             "modality": [_coding(Code(self.source.modality, "DCM", ""))],
             "subject": self.patient,
         }
-        if self.acquired:
-            resource["started"] = self.acquired
+        if self.started:
+            resource["started"] = self.started
         if description := str(self.source.common.get("StudyDescription", "")):
             resource["description"] = description
         return {
@@ -408,8 +410,14 @@ def _instant(at: datetime) -> str:
 
 
 def _date_time(value: str, zone: tzinfo) -> str:
-    """Return a DICOM DT as FHIR dateTime; empty if it is none."""
+    """Return a DICOM DT as FHIR dateTime, a day alone as a date; empty if it is none.
+
+    FHIR has no hour without minutes, nor minutes without seconds: they are filled with zeros.
+    """
     try:
+        if len(value) == 8:
+            return datetime.strptime(value, "%Y%m%d").date().isoformat()  # noqa: DTZ007 - a date
+        value = value.ljust(14, "0")
         second = int(value[12:14])
         at = datetime.strptime(value[:12], "%Y%m%d%H%M").replace(tzinfo=zone)
         return (at + timedelta(seconds=min(second, 59))).isoformat()  # FHIR has no leap seconds

@@ -19,7 +19,7 @@ from collections import deque
 
 from edgeward.clinic.imaging.header import host_zone
 from edgeward.clinic.imaging.oru import Parties, build_oru, control_id
-from edgeward.clinic.imaging.sink import Interrupted, Receipt, Rejected, Result, Sink, Unreachable
+from edgeward.clinic.imaging.sink import Interrupted, Receipt, Rejected, Result, Sink, Unreachable, require_patient
 from edgeward.clinic.imaging.source import Source
 from edgeward.config import Hl7
 from edgeward.hl7 import er7
@@ -70,6 +70,7 @@ class Hl7Sink(Sink):
 
     async def compose(self, request: DeliverRequest, source: Source) -> Result:
         """See `Sink.compose`."""
+        require_patient(source)
         data = build_oru(request, source, host_zone(request.finding.created_ns), self._parties)
         return Result("oru", data=data, identifier=control_id(request))
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from edgeward.clinic.imaging.ledger_schema import NewerLedger, prepare
 from edgeward.messages import DeliverRequest, DeliveryReport, MessageError, StageTime, decode, decoder, encode
@@ -35,10 +36,12 @@ from edgeward.privacy.keys import SiteKey, WrongKey
 _log = logging.getLogger("edgeward.deliver.ledger")
 
 _OWED = "state IN ('pending', 'sent')"
+_ARRIVED = "reason = ?, uids = ?, stored_ns = ?, stages = ?, changed_ns = ?"
 _SETTLED = "state IN ('confirmed', 'dead')"
 NOWHERE = "none"
 """Destination of an item when none is configured: the item still comes to a visible end."""
 
+SUPERSEDED = "not sent: a later revision of it is there"
 _RECENT = 32  # requests kept at hand
 _uids = decoder(list[str])
 _stages = decoder(list[StageTime])
@@ -236,18 +239,37 @@ class Ledger:
         )
 
     def confirmed(
-        self, owed: Owed, uids: Sequence[str], stored_ns: int, stages: Sequence[StageTime], note: str = ""
+        self,
+        owed: Owed,
+        uids: Sequence[str],
+        stored_ns: int,
+        stages: Sequence[StageTime],
+        note: str = "",
+        *,
+        supersedes_from: int | None = None,
     ) -> None:
-        """Note that the destination has everything; the gateway is to be told."""
-        self._update(
-            owed,
-            "state = 'confirmed', reason = ?, uids = ?, stored_ns = ?, stages = ?, changed_ns = ?",
-            note,
-            _pack(uids),
-            stored_ns,
-            _pack(stages),
-            stored_ns,
-        )
+        """Note that the destination has everything; the gateway is to be told.
+
+        Earlier revisions of the item that were given up for this destination, from `supersedes_from` on if that is
+        given, are settled with it: nobody needs to send them again.
+        """
+        with self._write() as db:
+            self._set(db, owed, f"state = 'confirmed', {_ARRIVED}", *_arrived(uids, stored_ns, stages, note))
+            if supersedes_from is not None:
+                db.execute(
+                    """UPDATE delivery SET state = 'confirmed', reason = ?, stored_ns = ?, changed_ns = ?, reported = 0
+                       WHERE destination = ? AND state = 'dead' AND seq IN
+                       (SELECT seq FROM item WHERE item_id = ? AND revision >= ? AND revision < ?)""",
+                    (SUPERSEDED, stored_ns, stored_ns, owed.destination, owed.item_id, supersedes_from, owed.revision),
+                )
+
+    def partly(self, owed: Owed, uids: Sequence[str], stored_ns: int, stages: Sequence[StageTime], reason: str) -> None:
+        """Note that the destination has the report but not the kinds of object it does not accept, named in `reason`.
+
+        To the gateway the item is delivered. Here it is a dead letter: it can be sent again, and then without `uids`,
+        which have arrived. What tells it from other dead letters is its `stored_ns`.
+        """
+        self._update(owed, f"state = 'dead', {_ARRIVED}", *_arrived(uids, stored_ns, stages, reason))
 
     def dead(self, owed: Owed, reason: str, faults: int, now_ns: int) -> None:
         """Note that it was given up; the gateway is to be told."""
@@ -391,7 +413,8 @@ class Ledger:
 
     def dead_letters(self, limit: int = 50) -> list[DeliveryReport]:
         """Return what was given up, newest first."""
-        return self._reports("state = 'dead' ORDER BY delivery.seq DESC LIMIT ?", limit)
+        letters = self._reports("state = 'dead' ORDER BY delivery.seq DESC LIMIT ?", limit)
+        return [replace(letter, state="failed") for letter in letters]
 
     # ------------------------------------ within
 
@@ -406,7 +429,7 @@ class Ledger:
                 item_id=item_id,
                 revision=revision,
                 destination=destination,
-                state="delivered" if state == "confirmed" else "failed",
+                state="delivered" if state == "confirmed" or stored_ns else "failed",  # see `partly`
                 reason=reason,
                 sop_instance_uids=_uids.decode(uids),
                 stored_ns=stored_ns,
@@ -426,10 +449,13 @@ class Ledger:
 
     def _update(self, owed: Owed, assignment: str, *values: object, durable: bool = True) -> None:
         with self._write(durable=durable) as db:
-            db.execute(
-                f"UPDATE delivery SET {assignment} WHERE destination = ? AND seq = ?",  # noqa: S608 - our own text
-                (*values, owed.destination, owed.seq),
-            )
+            self._set(db, owed, assignment, *values)
+
+    def _set(self, db: sqlite3.Connection, owed: Owed, assignment: str, *values: object) -> None:
+        db.execute(
+            f"UPDATE delivery SET {assignment} WHERE destination = ? AND seq = ?",  # noqa: S608 - our own text
+            (*values, owed.destination, owed.seq),
+        )
 
     @contextlib.contextmanager
     def _write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
@@ -455,6 +481,11 @@ class Ledger:
     def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._read_lock, _explained():  # not held up by a commit that waits for the disk
             return self._reader.execute(query, values).fetchall()
+
+
+def _arrived(uids: Sequence[str], stored_ns: int, stages: Sequence[StageTime], reason: str) -> tuple[object, ...]:
+    """Return the values of `_ARRIVED`."""
+    return reason, _pack(uids), stored_ns, _pack(stages), stored_ns
 
 
 def _pack(value: Sequence[Any]) -> bytes:

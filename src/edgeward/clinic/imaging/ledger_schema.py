@@ -54,7 +54,8 @@ INSERT INTO item (seq, item_id, revision, study, accepted_ns, request, report)
     SELECT seq, item_id, 0, item_id, accepted_ns, request, report FROM old_item;
 INSERT INTO delivery (seq, destination, study, deadline_ns, state, reason, attempts, faults, next_try_ns, stored_ns,
                       changed_ns, uids, stages, reported)
-    SELECT seq, destination, item_id, 0, state, reason, attempts, faults, next_try_ns, stored_ns,
+    SELECT seq, destination, item_id, 0, state, reason, attempts, faults, next_try_ns,
+           CASE state WHEN 'confirmed' THEN stored_ns ELSE 0 END,
            MAX(stored_ns, accepted_ns), uids, stages, reported
     FROM old_delivery JOIN old_item USING (seq);
 DROP TABLE old_delivery;

@@ -111,11 +111,12 @@ class _Writer:
     def patient(self) -> str:
         common = self.source.common
         issuer = str(common.get("IssuerOfPatientID", ""))
+        number = _line(str(common.get("PatientID", "")))
         return er7.segment(
             "PID",
             "1",
             "",
-            (_line(str(common.get("PatientID", ""))), "", "", _line(issuer), "MR"),
+            (number, "", "", _line(issuer), "MR") if number else "",
             "",
             _names(str(common.get("PatientName", ""))),
             "",

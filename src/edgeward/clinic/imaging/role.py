@@ -28,7 +28,7 @@ from edgeward.clinic.imaging.hl7 import Hl7Sink
 from edgeward.clinic.imaging.ledger import Ledger, LedgerError, Owed, Tally
 from edgeward.clinic.imaging.pacs import PacsSink
 from edgeward.clinic.imaging.results import CannotBuild, Workshop, whereabouts
-from edgeward.clinic.imaging.sink import Sink
+from edgeward.clinic.imaging.sink import NO_PATIENT, Sink
 from edgeward.clinic.notices.service import open_notices
 from edgeward.config import Settings
 from edgeward.home import Home
@@ -124,6 +124,7 @@ class Deliver(Watcher):
         self._answering: set[asyncio.Task[Any]] = set()
         self._stopping = False
         self._away_warnings: dict[str, str] = {}
+        self._not_taken_warnings: dict[str, str] = {}
         self._refused_until: dict[tuple[str, int, str], float] = {}
 
     async def start(self) -> None:
@@ -290,14 +291,21 @@ class Deliver(Watcher):
             "deliver",
             owed.destination,
             f"the result of item {owed.item_id} was not delivered: {reason}",
-            "ask the administrator of this destination why it refuses the result; then send it again",
+            "enter the patient at the device, and send the image again"
+            if reason == NO_PATIENT
+            else "ask the administrator of this destination why it refuses the result; then send it again",
         )
 
     async def not_taken(self, destination: str, kinds: frozenset[str]) -> None:
         """See `Watcher.not_taken`."""
+        self._context.stats.warnings.discard(self._not_taken_warnings.pop(destination, ""))
+        if not kinds:
+            _log.warning("%s accepts every kind of object again", destination)
+            return
         names = ", ".join(sorted(kinds))
         text = f"{destination} does not accept: {names}; take them out of `takes` in its settings, or have it do so"
         _log.warning("%s", text)
+        self._not_taken_warnings[destination] = text
         self._context.stats.warnings.add(text)
 
     async def away(self, destination: str, reason: str) -> None:

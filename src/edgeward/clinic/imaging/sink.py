@@ -15,6 +15,7 @@ from edgeward.clinic.imaging.source import Source
 from edgeward.messages import DeliverRequest
 
 DICOM_KINDS = ("sr", "seg", "gsps", "capture")  # in the order in which they are sent
+NO_PATIENT = "the image names no patient: it has no Patient ID"
 
 
 class SinkError(Exception):
@@ -45,6 +46,10 @@ class Rejected(SinkError):
     """The destination understood and refuses this result."""
 
 
+class Unsendable(Rejected):
+    """A result that must not be sent to such a destination, whatever that would say: another try changes nothing."""
+
+
 class NotTaken(Rejected):
     """The destination takes no objects of this class at all: a matter of settings, not of this result."""
 
@@ -66,6 +71,18 @@ class Result:
     def uid(self) -> str:
         """SOP Instance UID of an object, identifier of a document."""
         return self.identifier if self.dataset is None else str(self.dataset.SOPInstanceUID)
+
+
+def require_patient(source: Source) -> None:
+    """Refuse a result of nobody: a record system could only file it under the wrong patient, or drop it.
+
+    Raises
+    ------
+    Unsendable
+        If the image has no Patient ID, or none that can be written.
+    """
+    if not source.common.get("PatientID"):
+        raise Unsendable(NO_PATIENT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ INHERITED += ["WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
 INHERITED += ["PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"]
 INHERITED += ["OrderPlacerIdentifierSequence", "OrderFillerIdentifierSequence"]
 INHERITED += ["AcquisitionDateTime", "AcquisitionDate", "AcquisitionTime", "ContentDate", "ContentTime"]
+INHERITED += ["SeriesDate", "SeriesTime"]
 _LONGEST = {"LO": 64, "SH": 16, "TM": 14, "AS": 4, "DS": 16}  # characters, PS3.5 table 6.2-1
 _FORM = {
     "DA": re.compile(r"\d{8}"),
@@ -119,7 +120,7 @@ class Source:
     placer: Assigner = ("", "", "")  # who gave these numbers
     filler: Assigner = ("", "", "")
     procedure: tuple[str, str, str] | None = None  # code, scheme, meaning
-    acquired: str = ""  # DICOM DT without offset: when the image was made; empty if it does not say
+    acquired: str = ""  # DICOM DT without offset, as far as it is told: when the image was made; empty if it is not
 
 
 def derived_uid(*parts: str) -> UID:
@@ -209,14 +210,20 @@ def _assigner(dataset: Dataset, keyword: str) -> Assigner:
 
 
 def _acquired(dataset: Dataset) -> str:
-    """Return when the image was made: acquisition, else content, else study."""
-    value = re.match(r"\d{14}", _text(dataset, "AcquisitionDateTime"))
-    if value and _date(value[0][:8]) and _FORM["TM"].fullmatch(value[0][8:]):
-        return value[0]
-    for which in ("Acquisition", "Content", "Study"):
-        if day := _carried(dataset, f"{which}Date"):
-            return day + _carried(dataset, f"{which}Time").split(".")[0].ljust(6, "0")
-    return ""
+    """Return when the image was made: acquisition, else content, series, study, whichever tells day and time first.
+
+    A day without a time stays one if none of them tells a time: midnight would be made up.
+    """
+    whole = re.match(r"(\d{8})(\d{0,6})", _text(dataset, "AcquisitionDateTime"))
+    pairs = [(_date(whole[1]), whole[2] if _FORM["TM"].fullmatch(whole[2]) else "")] if whole else []
+    pairs += [moment(dataset, which) for which in ("Acquisition", "Content", "Series", "Study")]
+    days = [day + time for day, time in pairs if day]
+    return next((at for at in days if len(at) > 8), days[0] if days else "")
+
+
+def moment(dataset: Dataset, which: str) -> tuple[str, str]:
+    """Return day (DA) and time (TM without fractions) of what `which` names (Study ...), each empty if not told."""
+    return _carried(dataset, f"{which}Date"), _carried(dataset, f"{which}Time").split(".")[0]
 
 
 def _text(dataset: Dataset, keyword: str) -> str:

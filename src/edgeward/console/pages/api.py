@@ -27,6 +27,7 @@ IDENTITY = (
     "study_description",
     "accession_number",
     "study_date",
+    "study_time",
 )  # free text and what points at a person; who is not a clinician gets none of it
 
 

@@ -78,11 +78,16 @@ def _sane(center: float | None, width: float | None) -> bool:
 
 
 @router.get("/api/items/{item_id}/viewer")
-async def viewer(request: Request, visitor: Clinician, item_id: str) -> Response:
-    """Return what the viewer needs to know of an item, to put it beside another."""
-    item = await console_of(request).site.item(item_id) if TOKEN.fullmatch(item_id) else None
+async def viewer(request: Request, visitor: Clinician, item_id: str, beside: str = "") -> Response:
+    """Return what the viewer needs to know of an item; 404 if `beside` is given and another patient's."""
+    site = console_of(request).site
+    item = await site.item(item_id) if TOKEN.fullmatch(item_id) else None
     if item is None:
         raise HTTPException(404)
+    if beside:
+        own = await site.item(beside) if TOKEN.fullmatch(beside) else None
+        if own is None or not stack.same_patient(own, item):
+            raise HTTPException(404)
     return JSONResponse(viewer_data(item, identity=visitor.clinician), headers=PRIVATE)
 
 

@@ -10,11 +10,13 @@ const part = (pane, name) => pane.root.querySelector(`[data-${name}]`);
 /** Which image it is, and whether somebody has verified what the AI says. */
 export function head(pane) {
   const data = pane.shown ?? { ...pane.data, verification: "" };
-  const when = localTime(new Date(pane.shown ? data.received : pane.data.received), "full");
+  // When it was made. When it came here is another matter, and said so: a prior may have been sent today.
+  const when = data.examined || t("viewer.received", { when: localTime(new Date(data.received), "full") });
+  part(pane, "who").textContent = [data.title, data.patientId].filter(Boolean).join(" · ") || "—";
   const another = part(pane, "another");
   another.hidden = !pane.another;
   if (pane.another) part(pane, "open").href = `/images/${pane.stack.ids[pane.frame]}${location.search}`;
-  part(pane, "title").textContent = [data.study || data.modality, when].filter(Boolean).join(" · ");
+  part(pane, "title").textContent = [when, data.study || data.modality].filter(Boolean).join(" · ");
   const badge = part(pane, "badge");
   badge.hidden = !data.verification;
   badge.className = `badge-ai badge-${data.verification}`;
@@ -46,7 +48,7 @@ export function tell(pane) {
   line.classList.toggle("said-suspicious", Boolean(found?.suspicious));
   chips(pane);
   part(pane, "scale").textContent = pane.scales?.length ? t("viewer.several_scales") : pane.spacing
-    ? t("viewer.spacing", { mm: number(pane.spacing[1], 3), source: pane.spacingSource || "—" }) : t("viewer.no_spacing");
+    ? spacingText(pane.spacing, pane.spacingSource || "—") : t("viewer.no_spacing");
   part(pane, "model").textContent = data?.model ?? "";
 }
 
@@ -82,6 +84,12 @@ export function corner(pane) {
     pane.picture && (pane.window || !pane.colour) ? t("viewer.window_at", { c: number(center, digits), w: number(width, digits) }) : "",
     pane.inverted ? t("viewer.inverted") : "",
   ].filter(Boolean).join("   ");
+}
+
+/** How large a pixel is: between rows, then between columns, unless both are the same. */
+function spacingText(spacing, source) {
+  const [rows, columns] = spacing.map((mm) => number(mm, 3));
+  return rows === columns ? t("viewer.spacing", { mm: columns, source }) : t("viewer.spacing_both", { rows, columns, source });
 }
 
 function percent(p) {

@@ -83,7 +83,7 @@ class Viewer {
     }
     const open = itemId && old?.data.id !== itemId ? itemId : "";
     if (open) {
-      const answer = await fetch(`/api/items/${encodeURIComponent(open)}/viewer`, { cache: "no-store" }).catch(() => null);
+      const answer = await fetch(`/api/items/${encodeURIComponent(open)}/viewer?beside=${encodeURIComponent(this.panes[0].data.id)}`, { cache: "no-store" }).catch(() => null);
       if (!answer?.ok) { toast(t("viewer.compare_failed")); this.#show(); return; }
       const data = await answer.json();
       this.#add(data);
