@@ -96,8 +96,10 @@ class SetBed(Message, frozen=True, kw_only=True, tag="set-bed.1"):
     standby: bool | None = None
     disabled: list[str] | None = None
     discharged: bool = False  # the patient left: alarms end, values and own limits are forgotten
+    removed: bool = False  # forget the bed and its sources, which are silent; nothing else of this is looked at then
 
 
+REMOVED = "removed"  # `LimitChange.what` of a bed that somebody took away
 DISCHARGED = "discharged"  # `LimitChange.what` of a patient who left
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from playwright.async_api import async_playwright, expect
+from playwright.async_api import Route, async_playwright, expect
 
+from edgeward.console.render import LANGUAGE_COOKIE
 from edgeward.console.sessions import Sessions
 from edgeward.messages import AlarmPriority
 from tests.peers.test_browser import CHROMIUM, FLAGS, Visit, fresh_page
@@ -47,6 +48,31 @@ LISTEN = """async (kind) => {
   const harmonics = [2, 3, 4, 5, 6, 7, 8].map((n) => n * first.frequency).filter((f) => f >= 300 && f <= 4000).map((f) => power(f) - fundamental);
   return { pulses, frequency: first.frequency, harmonics, gap: (period(kind) - (burst(kind).at(-1).at + burst(kind).at(-1).duration)) };
 }"""
+
+# Puts the widest texts into the row of slow values of some tiles, and tells of each whether it is seen whole ("in"), left
+# out as a whole ("out"), or cut.
+SLOW_VALUES = """() => {
+  const texts = { rr: ['35', '▲'], bp: ['118/76', '▼'], temp: ['39.6', '▲'], news2: ['≥14', ''], 'news2-age': ['8 min', ''] };
+  const found = {};
+  for (const tile of [...document.querySelectorAll('[data-tile]:not(.bed-site)')].slice(0, 8)) {
+    const parts = Object.entries(texts).map(([name, [text, sign]]) => {
+      const part = tile.querySelector(`[data-${name}]`);
+      part.textContent = text;
+      if (sign) part.dataset.sign = sign;
+      return [name, part];
+    });
+    for (const [name, part] of [...parts, ...parts.slice(0, 4).map(([name, part]) => [`${name} label`, part.closest('[data-value]').querySelector('.bed-small-label')])]) {
+      const cell = part.closest('[data-value]').getBoundingClientRect(), box = part.getBoundingClientRect();
+      const whole = box.left >= cell.left - 0.5 && box.right <= cell.right + 0.5 && part.scrollWidth <= Math.ceil(box.width);
+      (found[name] ??= new Set()).add(box.top >= cell.bottom - 1.5 ? 'out' : whole && box.bottom <= cell.bottom + 1.5 ? 'in' : 'cut');
+    }
+  }
+  return Object.fromEntries(Object.entries(found).map(([name, seen]) => [name, [...seen].sort().join(' ')]));
+}"""
+# Lists to choose from whose text is higher than they are.
+LOW_LISTS = """() => [...document.querySelectorAll('.pick select')].filter((list) => list.offsetParent && list.clientHeight < 1.3 * parseFloat(getComputedStyle(list).fontSize))
+  .map((list) => `${list.clientHeight} px`)"""
+SIZES = ((390, 844), (1920, 1080), (3840, 2160))
 
 
 @contextlib.asynccontextmanager
@@ -229,6 +255,45 @@ async def long_names_that_differ_at_their_end_look_different(visit: Visit) -> No
     assert (shown[1] or "").endswith("B")
 
 
+async def no_number_of_the_wall_is_cut(visit: Visit) -> None:
+    """Cut, it would read as another: "≥14" as "≥1". Where there is no room the age of a score goes as a whole."""
+    page = visit.page
+    for language, (width, height) in itertools.product(("en", "zh"), SIZES):
+        await visit.context.add_cookies([{"name": LANGUAGE_COOKIE, "value": language, "url": visit.url}])
+        await page.set_viewport_size({"width": width, "height": height})
+        await page.goto(visit.url + "/beds")
+        await visit.live()
+        await expect(page.locator("[data-tile]")).to_have_count(24 if width < 700 else 64)
+
+        seen = await page.evaluate(SLOW_VALUES)
+
+        assert seen.pop("news2-age") in ({"in", "out"} if width == 1920 else {"in"}), (language, width)
+        assert set(seen.values()) == {"in"}, (language, width, seen)
+        assert await page.evaluate(LOW_LISTS) == [], (language, width)
+    await visit.context.clear_cookies(name=LANGUAGE_COOKIE)
+    await page.set_viewport_size({"width": 1920, "height": 1080})
+
+
+async def a_word_fits_the_column_of_a_trend_on_a_phone(visit: Visit) -> None:
+    page = visit.page
+
+    async def unresponsive(route: Route) -> None:
+        trend = await (await route.fetch()).json()
+        first = trend["series"][0]
+        first |= {"p": "consciousness", "unit": "1", **dict.fromkeys(("low", "mean", "high"), [4] * len(first["at"]))}
+        await route.fulfill(json=trend)
+
+    await page.route("**/api/beds/*/trend?*", unresponsive)
+    await page.set_viewport_size({"width": 390, "height": 844})
+    await page.goto(visit.url + "/beds/bed-01")
+    word = page.locator(".trend-value b", has_text="Unresponsive")
+    await expect(word).to_be_visible()
+    assert await word.evaluate("(word) => word.scrollWidth <= word.clientWidth")
+    assert await word.evaluate("(word) => word.clientHeight < 2 * parseFloat(getComputedStyle(word).fontSize)")
+    await page.unroute("**/api/beds/*/trend?*")
+    await page.set_viewport_size({"width": 1920, "height": 1080})
+
+
 async def a_failing_alarm_system_is_shown_and_would_be_heard(visit: Visit) -> None:
     page, hospital = visit.page, visit.hospital
     failure = page.locator("#alarm-failure")
@@ -284,6 +349,8 @@ async def test_monitoring_in_a_browser(tmp_path: Path) -> None:
         await a_printed_strip_is_true_to_scale_and_says_whose_it_is(visit)
         await a_failing_alarm_system_is_shown_and_would_be_heard(visit)
         await what_tells_of_alarms_never_scrolls_away(visit)
+        await no_number_of_the_wall_is_cut(visit)
+        await a_word_fits_the_column_of_a_trend_on_a_phone(visit)
         await long_names_that_differ_at_their_end_look_different(visit)
         await a_login_that_runs_out_while_the_console_is_away_does_not_silence_a_screen(visit)
         await a_login_that_runs_out_leaves_a_watching_screen_neither_silent_nor_fresh(visit)

@@ -13,6 +13,7 @@ from edgeward.bedside import Numerics
 from edgeward.gateway.handover import source_id
 from edgeward.gateway.pcd01 import Misread, read
 from edgeward.hl7 import charset, er7
+from edgeward.measurement import complaints
 from edgeward.parameters import PARAMETERS
 
 S = 10**9
@@ -258,6 +259,40 @@ def test_of_several_channels_the_best_one_counts():
     )  # fmt: skip
     assert values(skin_first) == {"temperature": 36.4}
     assert values(oru(obx("spo2", 97, sub="1.3.1.1"), obx("spo2", 91, sub="1.3.2.1"))) == {"spo2": 97}
+
+
+@pytest.mark.parametrize(
+    ("then", "expected"),
+    [
+        ([obx("hr", 55, status="C")], 55),
+        ([obx("hr", 55, status="C", sub="")], 55),
+        ([obx("hr", 55, status="C"), obx("hr", 57, status="C")], 57),
+        ([obx("hr", 55, status="C"), obx("hr", 72, status="F")], 55),
+        ([obx("hr", 55, status="F")], 72),  # nobody says that it corrects anything
+        ([obx("hr", 55, status="C", sub="1.8.1.1")], 72),  # another channel's
+        ([obx("hr", 55, status="C", flags="INV")], None),
+        ([obx("hr", 72, status="D")], None),
+        ([obx("hr", "", status="W")], None),
+    ],
+)
+def test_a_correction_within_a_message_stands_for_what_it_corrects(then, expected):
+    assert values(oru(obx("hr", 72, status="F"), *then)) == {"heart_rate": expected}
+
+
+def test_what_is_corrected_and_was_not_the_best_leaves_the_best():
+    core, oral = obx("temp", 36.4, code="150368^MDC_TEMP_CORE^MDC"), "188424^MDC_TEMP_ORAL^MDC"
+    text = oru(obx("temp", 37.9, code=oral, status="F"), core, obx("temp", 38.2, code=oral, status="C"))
+    assert values(text) == values(oru(core, obx("temp", 38.2, code=oral)))
+
+
+@pytest.mark.parametrize("kind", ["FT", "TS", "ED", "RP", "DT"])
+def test_a_type_that_carries_no_number_is_told_as_no_value(kind):
+    reading = read(er7.parse(oru(obx("hr", 72, kind=kind), obx("spo2", 97))), "gw", NOW, str)
+    found = {vital.parameter: (vital.value, vital.why) for vital in reading.numerics[0].vitals}
+    assert found == {"heart_rate": (None, "not_a_number"), "spo2": (97, "")}
+    assert complaints(reading.numerics[0].vitals) == ["heart_rate came as something that is no number"]
+    assert (reading.counts["hl7_types_unknown"], reading.counts["hl7_no_value"]) == (1, 1)
+    assert values(oru(obx("hr", 72, kind=kind), obx("hr", 70))) == {"heart_rate": 70}
 
 
 # ---------------------------------------- times

@@ -13,10 +13,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from edgeward.phrases import UNITS, fill, particulars
+
+__all__ = [
+    "DEFAULT",
+    "LANGUAGES",
+    "UNITS",
+    "alarm_text",
+    "catalogue",
+    "choose",
+    "fill",
+    "for_browser",
+    "has",
+    "reason",
+    "text",
+]
+
 LANGUAGES = ("en", "zh")
 DEFAULT = "en"
 _FOLDER = Path(__file__).parent / "locales"
-_SLOT = re.compile(r"\{([a-z_0-9]+)(?::\.(\d)f)?\}")
 BROWSER_SECTIONS = (
     "live",
     "alarm",
@@ -53,20 +68,6 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def catalogue(language: str) -> dict[str, str]:
     """Return all texts of `language`, keys joined by dots."""
     return _flatten(tomllib.loads((_FOLDER / f"{language}.toml").read_text(encoding="utf-8")))
-
-
-def fill(text: str, values: Mapping[str, object]) -> str:
-    """Put `values` into the slots ``{name}`` or ``{name:.1f}``; a slot without a value stays visible as an em dash."""
-
-    def one(match: re.Match[str]) -> str:
-        value = values.get(match[1])
-        if value is None:
-            return "—"
-        if match[2] is not None and isinstance(value, (int, float)):
-            return f"{value:.{int(match[2])}f}"
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-    return _SLOT.sub(one, text)
 
 
 def text(language: str, key: str, **values: object) -> str:
@@ -134,22 +135,12 @@ def alarm_text(language: str, code: str, args: Mapping[str, object]) -> str:
     return f"{code} ({details})" if details else code
 
 
-UNITS = {"/min": "/min", "mm[Hg]": "mmHg", "Cel": "°C", "1": ""}  # UCUM as people read it
-
-
 def readable(language: str, args: Mapping[str, object]) -> dict[str, object]:
     """Return an alarm's particulars for reading: names of parameters in words, units as people write them."""
-    words = dict(args)
+    words = particulars(args)
     name = words.get("parameter")
     if isinstance(name, str) and has(f"parameter.{name}"):
         words["parameter"] = text(language, f"parameter.{name}")
-    unit = words.get("unit")
-    if isinstance(unit, str):
-        words["unit"] = UNITS.get(unit, unit)
-    mark = {"below": "<", "above": ">"}.get(str(words.get("bound", "")))
-    value = words.get("value")
-    if mark and isinstance(value, (int, float)):  # off the device's scale
-        words["value"] = f"{mark} {value:g}"
     why = words.get("reason")
     if isinstance(why, str):
         words["reason"] = reason(language, why)

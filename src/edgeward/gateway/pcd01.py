@@ -15,7 +15,8 @@ place         PV1-3 (unit, room, bed, facility): each place is a source of its o
 patient       PID-3, of which only a keyed digest goes further
 ============ =================================================================================================
 
-No value is: a status (OBX-11) of X, D, W, N, I or O, a flag (OBX-8) of INV, NAV or CAL, and what ``measurement`` says.
+No value is: a status (OBX-11) of X, D, W, N, I or O, a flag (OBX-8) of INV, NAV or CAL, a type that carries no number,
+and what ``measurement`` says. A later C, D or W of the same code, place and time stands for what was said before.
 DEMO and TEST stay marked. Waveforms (type NA) are read by ``pcd01_waves`` and go the way of a wearable's packets; one
 that cannot be used is an error, after the numerics were taken. A code that we have no parameter or channel for is no
 error, because a monitor sends hundreds of settings and statuses.
@@ -46,6 +47,7 @@ _TYPES = ("NM", "SN", "ST", "CWE", "CE", "CNE", "TX", "IS", "")
 _OTHER_WAVEFORMS = ("MA",)
 WAVES = "ORU^W01"
 _WITHDRAWN = {"D": "deleted", "W": "wrong"}  # table 0085
+_CORRECTS = ("C", *_WITHDRAWN)
 _NO_RESULT = {"X": "not_obtained", "N": "not_asked", "I": "pending", "O": "order_only"}
 # IHE PCD TF-2, appendix B, OBX-8: the measurement status of IEEE 11073-10201.
 _NOT_A_VALUE = {"INV": "invalid", "NAV": "no_value", "CAL": "calibration"}
@@ -79,8 +81,27 @@ class _Group:
     source_id: str
     label: str = ""
     patient: str = ""
-    vitals: dict[tuple[str, int], tuple[tuple[bool, int], Vital]] = field(default_factory=dict)
+    #: Parameter and time -> what was measured of it, by code and containment (OBX-4): how good it is, and the value.
+    vitals: dict[tuple[str, int], dict[tuple[str, str], tuple[tuple[bool, int], Vital]]] = field(default_factory=dict)
     arrays: Arrays = field(default_factory=Arrays)
+
+    def take(self, obx: Segment, rank: int, vital: Vital) -> None:
+        """Take one measurement.
+
+        Of several of one time the best one counts: a value before none, then by the code's rank, then the first. What
+        corrects or withdraws a measurement stands for it, as it does where it comes in a message of its own.
+        """
+        found = self.vitals.setdefault((vital.parameter, vital.at_ns), {})
+        of, judged = (vital.code, obx.text(4)), ((vital.value is None, rank), vital)
+        if obx.text(11).upper() in _CORRECTS:
+            same = [one for one in found if one == of or (one[0] == of[0] and not of[1])]
+            found.update(dict.fromkeys(same or [of], judged))
+        elif of not in found or judged[0] < found[of][0]:
+            found[of] = judged
+
+    def best(self) -> list[Vital]:
+        """Return what counts, one measurement per parameter and time."""
+        return [min(found.values(), key=lambda judged: judged[0])[1] for found in self.vitals.values()]
 
 
 @dataclass(slots=True)
@@ -192,17 +213,10 @@ class _Reader:
             return
         if kind not in _TYPES:
             self.counts["hl7_types_unknown"] += 1
-            return
-        place = self._place()
-        at_ns = self._when(obx, 14, self._at_ns)
-        vital = _vital(obx, kind, meaning, code, at_ns, self.validity)
+        vital = _vital(obx, kind, meaning, code, self._when(obx, 14, self._at_ns), self.validity)
         if vital.value is None:
             self.counts["hl7_no_value"] += 1
-        # Of several measurements of one time the best one counts: a value before none, then by the code's rank.
-        key, rank = (vital.parameter, at_ns), (vital.value is None, meaning.rank)
-        best = place.vitals.get(key)
-        if best is None or rank < best[0]:
-            place.vitals[key] = (rank, vital)
+        self._place().take(obx, meaning.rank, vital)
 
     def _place(self) -> _Group:
         """Return whose the observations are that follow."""
@@ -258,7 +272,7 @@ class _Reader:
                 device_id=self._device_id,
                 protocol="pcd01",
                 received_ns=self._received_ns,
-                vitals=[vital for _, vital in group.vitals.values()],
+                vitals=group.best(),
                 sent_ns=self._sent_ns,
                 label=group.label,
                 patient=group.patient,
@@ -327,6 +341,8 @@ def _vital(  # noqa: PLR0917 - one observation and what holds for it
         why = why or _NOT_A_VALUE.get(flag, "")
         validity = _MARKS.get(flag, validity)
         bound = bound or comparator(flag)  # table 0078: "<" below, ">" above the instrument's scale
+    if kind not in _TYPES and obx.present(5):
+        why = why or "not_a_number"  # a time, a picture, formatted text: whoever looks after the monitor is told
     value = obx.text(5)
     if meaning.parameter.name not in SCALES:
         bound = ""  # the number itself is there, marked as questionable

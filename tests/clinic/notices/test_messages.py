@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import msgspec
 import pytest
@@ -10,13 +11,16 @@ from hl7apy.consts import VALIDATION_LEVEL
 from hl7apy.parser import parse_message
 from tests.support.fhir import validate
 
-from edgeward.bedside import Notice
+from edgeward.bedside import MOST_PLACES, Notice
 from edgeward.clinic.imaging.fhir_bundle import Addresses
+from edgeward.clinic.monitor.rules import RULES
 from edgeward.clinic.notices.alarm_bundle import build_alarm_bundle
 from edgeward.clinic.notices.alarm_message import Parties, build_alarm_message, control_id
 from edgeward.clinic.notices.receivers import describe, sign, write_mail
-from edgeward.clinic.notices.wording import event, headline, reading, words
+from edgeward.clinic.notices.sentences import PARAMETERS, SENTENCES
+from edgeward.clinic.notices.wording import beds, event, headline, reading, words
 from edgeward.config import Contact
+from edgeward.console import languages
 from edgeward.messages import Alarm, AlarmPriority, VitalState
 
 SECOND = 10**9
@@ -137,7 +141,7 @@ def test_all_messages_of_one_alarm_share_its_number_and_differ_in_theirs():
 def test_a_technical_alarm_without_a_known_code_has_ours():
     told = notice(code="signal_lost", technical=True, priority=AlarmPriority.MEDIUM, args={"seconds": 4.0})
     obx = fields(build_alarm_message(told, PARTIES), "OBX")
-    assert obx[0][5].startswith("signal_lost^signal lost: seconds 4^99EDGEWARD")
+    assert obx[0][5].startswith("signal_lost^Signal lost: no data for 4 s^99EDGEWARD")
     assert obx[0][8] == "PM~ST"
 
 
@@ -185,8 +189,9 @@ def test_with_leave_the_notice_says_where_what_and_the_values():
     assert said["values"] == {"heart_rate": {"value": 0.0, "unit": "/min"}, "spo2": {"value": 84.0, "unit": "%"}}
     contact = Contact(name="a", email="a@b.example", identity=True)
     text = write_mail(notice("escalate"), contact, "edgeward@b.example", "hospital").get_content()
-    assert "asystole: seconds 4" in text
-    assert "respiratory rate --" in text
+    assert "Asystole: no beat for 4 s" in text
+    assert "Heart rate 0 /min" in text
+    assert "Respiratory rate --" in text
     assert "Nobody has acknowledged it yet" in text
 
 
@@ -211,11 +216,82 @@ def test_a_signature_depends_on_body_secret_and_time():
 
 
 def test_words_are_short_and_late_is_said():
-    assert words(low_spo2().alarm) == "spo2 low: 84 % (limit 90)"
+    assert words(low_spo2().alarm) == "SpO₂ 84 %: below 90"
     assert event(low_spo2().alarm).meaning == "MDC_EVT_LO"
     years = alarm("clock_offset", args={"offset_s": -219789045.0})
-    assert words(years) == "clock offset: offset s -219789045", "no powers of ten in what people read"
-    assert headline(alarm(late=True), "Bed 7").startswith("HIGH LATE Bed 7: asystole")
+    assert words(years) == "Device clock is wrong by -219789045 s", "no powers of ten in what people read"
+    assert headline(alarm(late=True), "Bed 7").startswith("HIGH LATE Bed 7: Asystole: no beat")
+
+
+def test_the_sentences_are_the_console_s():
+    catalogue = languages.catalogue("en")
+    for section, table in (("alarm.", SENTENCES), ("parameter.", PARAMETERS)):
+        assert table == {key.removeprefix(section): text for key, text in catalogue.items() if key.startswith(section)}
+
+
+@pytest.mark.parametrize("code", [*RULES, "a_code_of_tomorrow"])
+def test_no_alarm_is_said_in_raw_keys(code):
+    particulars = {"seconds": 10.2, "offset_s": 7200.0, "channels": "CVP", "leads": "V1", "rate": 131.6, "count": 3.0}
+    limit = {"parameter": "nibp_mean", "value": 51.0, "unit": "mm[Hg]", "limit": 60.0, "beds": 27.0}
+    told = alarm(code, args=particulars | limit)
+    if code in RULES:
+        assert words(told) == languages.alarm_text("en", code, told.args)
+    assert "_" not in words(told)
+
+
+def test_why_nobody_watches_is_said_where_the_console_cannot_be_seen():
+    told = alarm("alarm_system_failure", args={"reason": "monitoring does not answer: no alarm can come"})
+    assert words(told) == "Alarm system failure: monitoring does not answer: no alarm can come"
+    assert words(alarm("alarm_system_failure", args={})) == "Alarm system failure"
+
+
+# ---------------------------------------- floods
+
+
+def flood(beds: int, **changes) -> Notice:
+    members = [f"w{number}" for number in range(1, beds + 1)]
+    about = {"bed_id": "site.alarms", "device_id": "site", "label": "hospital", "ward": "", "technical": True}
+    told = notice("escalate", code="signal_flood", args={"beds": float(beds)}, members=members, **about)
+    return msgspec.structs.replace(told, **{"places": [f"Bed | {name}" for name in members[:MOST_PLACES]], **changes})
+
+
+def test_a_flood_says_which_beds_to_who_may_know_and_how_many_to_others():
+    contact = Contact(name="a", email="a@b.example", identity=True)
+
+    said = describe(flood(3), "hospital", identity=True)
+    assert said["text"] == "3 beds fell silent together: Bed | w1, Bed | w2, Bed | w3"
+    assert said["beds"] == {"count": 3, "labels": ["Bed | w1", "Bed | w2", "Bed | w3"]}
+    mail = write_mail(flood(3), contact, "edgeward@b.example", "hospital").get_content()
+    assert "Beds: Bed | w1, Bed | w2, Bed | w3." in mail
+
+    quiet = describe(flood(3), "hospital", identity=False)
+    assert quiet["beds"] == {"count": 3}
+    assert "w1" not in json.dumps(quiet)
+    mail = write_mail(flood(3), contact.model_copy(update={"identity": False}), "edgeward@b.example", "hospital")
+    assert "Beds: 3." in mail.get_content()
+    assert "w1" not in mail.as_string()
+
+
+def test_a_flood_s_beds_reach_alarm_managers_and_records():
+    data = build_alarm_message(flood(3), PARTIES)
+    assert fields(data, "NTE") == [["NTE", "1", "", r"Beds: Bed \F\ w1, Bed \F\ w2, Bed \F\ w3"]]
+    assert fields(data, "OBX")[0][5].endswith(r"together: Bed \F\ w1, Bed \F\ w2, Bed \F\ w3")
+    read = parse_message(data.decode(), validation_level=VALIDATION_LEVEL.TOLERANT, find_groups=False)
+    assert [segment.name for segment in read.children][4:7] == ["OBX", "NTE", "OBX"]
+    bundle = json.loads(build_alarm_bundle(flood(3), "hospital", Addresses("https://emr.example/fhir")))
+    validate(bundle)
+    assert bundle["entry"][0]["resource"]["valueString"].endswith("; beds: Bed | w1, Bed | w2, Bed | w3")
+    assert fields(build_alarm_message(notice(), PARTIES), "NTE") == []
+
+
+def test_the_list_of_a_great_flood_is_bounded():
+    listed = beds(flood(5000))
+    assert listed.startswith("Bed | w1, Bed | w2, ")
+    assert listed.endswith("Bed | w32 and 4968 more")
+    original = fields(build_alarm_message(flood(5000), PARTIES), "OBX")[0][5].split("^")[8]
+    assert len(original.replace("\\F\\", "|")) <= 199
+    assert re.search(r" and \d+ more$", original)
+    assert beds(flood(3, places=[])) == "w1, w2, w3", "a notice of the version before names no places"
 
 
 def off_the_scale() -> Notice:
@@ -229,8 +305,8 @@ def off_the_scale() -> Notice:
 def test_a_value_off_the_scale_of_its_device_keeps_its_sign_on_every_way_out():
     told = off_the_scale()
 
-    assert words(told.alarm) == "glucose high: >600 mg/dL (limit 250)"
-    assert reading(told.vitals[0]) == "glucose >600 mg/dL"
+    assert words(told.alarm) == "Glucose > 600 mg/dL: above 250"
+    assert reading(told.vitals[0]) == "Glucose >600 mg/dL"
     assert describe(told, "hospital", identity=True)["values"]["glucose"]["bound"] == "above"
     bundle = json.loads(build_alarm_bundle(told, "hospital", Addresses("https://emr.example/fhir", "ours")))
     validate(bundle)

@@ -17,7 +17,7 @@ import msgspec
 
 from edgeward.bedside import Notice
 from edgeward.clinic.imaging.fhir_bundle import Addresses
-from edgeward.clinic.notices.wording import MDC, bound_sign, event, headline, words
+from edgeward.clinic.notices.wording import MDC, beds, bound_sign, event, headline, words
 from edgeward.parameters import PARAMETERS
 
 Resource = dict[str, Any]
@@ -66,7 +66,7 @@ def build_alarm_bundle(notice: Notice, site: str, addresses: Addresses) -> bytes
         "device": {"type": "Device", "identifier": {"system": f"urn:edgeward:{site}:device", "value": alarm.device_id}}
         if alarm.device_id
         else {"type": "Device", "display": "Edgeward"},
-        "valueString": headline(alarm, alarm.label or place),
+        "valueString": headline(alarm, alarm.label or place) + (f"; beds: {beds(notice)}" if alarm.members else ""),
         "component": [
             _text("priority", str(alarm.priority.value)),
             _text("state", "latched" if not alarm.present and not over else alarm.state),

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from edgeward.bedside import Notice
-from edgeward.clinic.notices.wording import LOCAL, bound_sign, event, words
+from edgeward.clinic.notices.wording import LOCAL, beds, bound_sign, event, words
 from edgeward.hl7 import er7
 from edgeward.messages import Alarm, AlarmPriority
 from edgeward.parameters import PARAMETERS
 
 _PROFILE = ("IHE_PCD_ACM_001", "IHE PCD", "1.3.6.1.4.1.19376.1.6.1.4.1", "ISO")  # MSH-21
+_ORIGINAL_TEXT = 199  # characters of CWE.9 (v2.6, 2A.3.13)
 _PRIORITY = {AlarmPriority.HIGH: "PH", AlarmPriority.MEDIUM: "PM", AlarmPriority.LOW: "PL"}
 _HEART = ("147842", "MDC_ECG_HEART_RATE", "MDC")
 _DEVICE = ("69965", "MDC_DEV_MON_PHYSIO_MULTI_PARAM_MDS", "MDC")
@@ -88,7 +89,10 @@ def _facets(notice: Notice, place: str, raised: str, at: str) -> list[str]:
     elif alarm.code.endswith("_high"):
         flags.append("H")
     who: er7.Value = (alarm.device_id or place, "", "EDGEWARD")
-    kind = (code.value, code.meaning, code.system, "", "", "", "", "", words(alarm))
+    text = words(alarm)
+    if alarm.members:  # an alarm manager shows this text; all that are named at all stand in the comment (NTE)
+        text += f": {beds(notice, _ORIGINAL_TEXT - len(text) - 2)}"
+    kind = (code.value, code.meaning, code.system, "", "", "", "", "", text)
     facets: list[tuple[str, tuple[str, ...], er7.Value, er7.Value, str, er7.Value]] = [
         ("CWE", ("196616", "MDC_EVT_ALARM", "MDC"), kind, "", "", flags),
         _source(alarm),
@@ -97,13 +101,16 @@ def _facets(notice: Notice, place: str, raised: str, at: str) -> list[str]:
         ("ST", ("68483", "MDC_ATTR_ALARM_INACTIVATION_STATE", "MDC"), _inactivation(alarm, notice.at_ns), "", "", ""),
     ]
     # The times of facets are those of the onset (1, 2) and of this message (what changes).
-    return [
+    segments = [
         er7.segment(
             "OBX", str(number), kind_of, identifier, f"1.0.0.0.{number}", value, unit, limits, flag, "", "",
             "F", "", "", raised if number <= 2 else at, "", "", "", who,
         )
         for number, (kind_of, identifier, value, unit, limits, flag) in enumerate(facets, 1)
     ]  # fmt: skip
+    if alarm.members:
+        segments.insert(1, er7.segment("NTE", "1", "", f"Beds: {beds(notice)}"))
+    return segments
 
 
 def _source(alarm: Alarm) -> tuple[str, tuple[str, ...], er7.Value, er7.Value, str, er7.Value]:

@@ -35,7 +35,7 @@ from edgeward.clinic.imaging.hl7 import Hl7Sink
 from edgeward.clinic.imaging.sink import Interrupted, Rejected, Result, Sink, SinkError, Unreachable
 from edgeward.clinic.notices.alarm_bundle import build_alarm_bundle, instant
 from edgeward.clinic.notices.alarm_message import Parties, build_alarm_message, control_id
-from edgeward.clinic.notices.wording import clock, event, headline, reading, words
+from edgeward.clinic.notices.wording import bed_labels, beds, clock, event, headline, reading, words
 from edgeward.config import Contact, Fhir, Hl7, Pcd04, Smtp
 
 WEBHOOK_TIMEOUT_S = 10.0
@@ -282,11 +282,13 @@ def describe(notice: Notice, site: str, *, identity: bool) -> dict[str, Any]:
         "raised": instant(alarm.raised_ns),
         "at": instant(notice.at_ns),
     }
+    if alarm.members:  # an alarm of several beds: which they are is as much a secret as the name of one
+        said["beds"] = {"count": len(alarm.members)} | ({"labels": bed_labels(notice)} if identity else {})
     if identity:
         said |= {
             "bed": alarm.bed_id or alarm.device_id,
             "label": alarm.label,
-            "text": words(alarm),
+            "text": words(alarm) + (f": {beds(notice)}" if alarm.members else ""),
             "values": {
                 vital.parameter: {"value": vital.value, "unit": vital.unit}
                 | ({"bound": vital.bound} if vital.bound else {})
@@ -312,6 +314,8 @@ def write_mail(notice: Notice, contact: Contact, sender: str, site: str) -> Emai
     message["Message-ID"] = f"<{token(notice)}@edgeward.invalid>"
     message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no out-of-office replies
     lines = [f"{ended}{what}", f"Raised {clock(alarm.raised_ns)}; this notice {clock(notice.at_ns)}."]
+    if alarm.members:
+        lines.append(f"Beds: {beds(notice) if contact.identity else len(alarm.members)}.")
     if notice.phase in ("start", "escalate") and not alarm.acknowledged:
         lines.append("Nobody has acknowledged it yet. Acknowledge it on the alarm page.")
     if contact.identity and notice.vitals:

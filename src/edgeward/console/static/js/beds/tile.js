@@ -93,7 +93,7 @@ export class Tile {
     this.value("bp", bp.text, { pr: bp.pr, sign: bp.sign, none: !bp.there });
     const score = news2(bed.news2);
     this.value("news2", score.text, { none: !score.text });
-    if (this.find("news2")) this.find("news2").dataset.age = score.text && score.age >= 60e3 ? duration(score.age) : "";
+    this.set("news2-age", score.text && score.age >= 60e3 ? duration(score.age) : "");
     this.find("news2")?.classList.toggle("score-strong", score.level === "urgent" || score.level === "emergency");
     this.ageing(now);
     this.element.classList.toggle("old", bed.stale || !isValue(main));

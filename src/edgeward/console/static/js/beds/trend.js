@@ -170,7 +170,7 @@ export class Trends {
   /** A value and its range; of words the worst, there is no mean of them. */
   said({ p }, mean, low, high) {
     const range = low === high ? "" : `${number(p, low)}–${number(p, high)}`;
-    return [element("b", number(p, CODED.has(p) ? high : mean)), element("span", range)];
+    return [element("b", number(p, CODED.has(p) ? high : mean), CODED.has(p) ? "trend-word" : ""), element("span", range)];
   }
 
   write() {
