@@ -27,6 +27,16 @@ async def form(client: httpx.AsyncClient, bed: str, **fields: str) -> dict[str, 
     return {"csrf": await csrf(client), "seen": seen, **fields}
 
 
+def seen_of(page: str, bed: str) -> str:
+    """Return what the form of a bed's place says that it has shown."""
+    return page.split(f'action="/beds/{bed}/place"')[1].split('name="seen" value="')[1].split('"')[0]
+
+
+async def place_form(client: httpx.AsyncClient, bed: str, **fields: str) -> dict[str, str]:
+    page = (await client.get(f"/beds/{bed}/settings")).text
+    return {"csrf": await csrf(client, "/beds"), "seen": seen_of(page, bed), **fields}
+
+
 async def test_limits_are_changed_marked_and_recorded_and_wrong_ones_are_not(served: Served) -> None:
     admin = await served.logged_in()
     hospital = served.hospital.bedside
@@ -83,17 +93,20 @@ async def test_who_only_looks_changes_nothing(served: Served) -> None:
     bedside = served.hospital.bedside
 
     assert (await viewer.get("/beds/bed-01/settings")).status_code == 200
-    for path in ("limits", "standby", "discharge", "observations", "pause", "acknowledge", "place"):
-        answer = await viewer.post(f"/beds/bed-01/{path}", data={"csrf": token, "alarm": "x", "sure": "1"})
+    for path in ("limits", "standby", "discharge", "remove", "observations", "pause", "acknowledge", "place"):
+        ticked = {"sure": "1", "remove": "1"}
+        answer = await viewer.post(f"/beds/bed-01/{path}", data={"csrf": token, "alarm": "x", **ticked})
         assert answer.status_code == 403, path
     token = await csrf(engineer, "/beds")
-    for path in ("limits", "standby", "discharge", "observations", "pause"):
-        assert (await engineer.post(f"/beds/bed-01/{path}", data={"csrf": token, "sure": "1"})).status_code == 403
+    for path in ("limits", "standby", "discharge", "remove", "observations", "pause"):
+        assert (await engineer.post(f"/beds/bed-01/{path}", data={"csrf": token, **ticked})).status_code == 403
     assert bedside.wishes == bedside.pauses == bedside.entered == []
 
     answer = await engineer.post(
         "/beds/bed-01/place",
-        data={"csrf": token, "label": "Bay 1", "source": "bed-01", "add": "mon-7", "profile": "child"},
+        data=await place_form(
+            engineer, "bed-01", label="Bay 1", source="bed-01", add="mon-7", profile="child", ward="ICU"
+        ),
     )
     assert answer.status_code == 303
     assert (bedside.wishes[-1].label, bedside.wishes[-1].sources) == ("Bay 1", ["bed-01", "mon-7"])
@@ -115,6 +128,10 @@ async def test_standby_discharge_pause_and_observations_reach_the_monitor(served
     assert await post("discharge") == 400
     assert await post("discharge", sure="1") == 303
     assert bedside.wishes[-1].discharged is True
+    assert await post("remove") == 400, "it asks once"
+    assert not bedside.wishes[-1].removed
+    assert await post("remove", remove="1") == 303
+    assert bedside.wishes[-1].removed is True
     assert await post("pause", seconds="120") == 303
     assert (bedside.pauses[-1].seconds, bedside.pauses[-1].by) == (120.0, "admin")
     for seconds in ("-1", "nan", "soon", "1e9"):
@@ -194,6 +211,43 @@ async def test_of_two_who_save_limits_in_the_same_moment_one_looks_again(served:
         )
         assert sorted(answer.status_code for answer in answers) == [303, 409]
         assert len(served.hospital.bedside.wishes) == round_ + 1
+    await nurse.aclose()
+
+
+async def test_an_older_page_sets_nothing_of_a_bed_s_place_back(served: Served) -> None:
+    nurse = await served.logged_in()
+    wishes = served.hospital.bedside.wishes
+    ward = (await nurse.get("/beds/bed-01/settings")).text.split('name="ward"')[1].split(" selected")[0]
+    fields = {"label": "Bay 1", "ward": ward.rsplit('value="', 1)[1].rstrip('"'), "source": "bed-01"}
+    older = await place_form(nurse, "bed-01", **fields, profile="adult")
+    newer = await place_form(nurse, "bed-01", **fields, profile="child", spo2_scale2="1", add="mon-7")
+
+    assert (await nurse.post("/beds/bed-01/place", data=newer)).status_code == 303
+    wish = wishes[-1]
+    assert (wish.profile, wish.spo2_scale2, wish.sources) == ("child", True, ["bed-01", "mon-7"])
+    late = await nurse.post("/beds/bed-01/place", data=older | {"label": "Mine"})
+    assert late.status_code == 409
+    assert "Somebody changed this bed while you looked at it" in late.text
+    assert 'value="Mine"' not in late.text, "what is there now is shown, not what an older page had"
+    assert len(wishes) == 1
+
+    again = {"csrf": newer["csrf"], "seen": seen_of(late.text, "bed-01")}
+    again |= fields | {"label": "Bay 2", "profile": "child", "spo2_scale2": "1"}
+    sources = {"source": ["bed-01", "mon-7"]}
+    assert (await nurse.post("/beds/bed-01/place", data=again | sources)).status_code == 303
+    wish = wishes[-1]
+    assert wish.label == "Bay 2"
+    assert (wish.ward, wish.profile, wish.spo2_scale2, wish.sources) == (None, None, None, None), (
+        "only what was changed"
+    )
+    await nurse.aclose()
+
+
+async def test_of_two_who_save_a_place_in_the_same_moment_one_looks_again(served: Served) -> None:
+    nurse = await served.logged_in()
+    forms = [await place_form(nurse, "bed-01", label=label, source="bed-01") for label in ("Bay 1", "Bay 2")]
+    answers = await asyncio.gather(*(nurse.post("/beds/bed-01/place", data=typed) for typed in forms))
+    assert sorted(answer.status_code for answer in answers) == [303, 409]
     await nurse.aclose()
 
 

@@ -324,6 +324,9 @@ async def test_beds_keep_their_places_under_a_pointer_that_moves(visit: Visit) -
                 return
             await visit.page.wait_for_timeout(100)
 
+    await visit.page.mouse.move(
+        box["x"] + 40, box["y"] + 20
+    )  # she points before the alarm comes: the page has heard it
     pointing = asyncio.create_task(point())
     seen = "(id) => { window.firsts = new Set([id]); new MutationObserver(() => window.firsts.add(document.querySelector('[data-tile]').dataset.device)).observe(document.querySelector('[data-tile]').parentElement, { childList: true }); }"
     await visit.page.evaluate(seen, first)

@@ -73,7 +73,15 @@ def number(text: str) -> float | None:
 
 def fingerprint(settings: BedSettings) -> str:
     """Return a short digest of what a form of limits showed: another one means that somebody changed them since."""
-    what = settings.limits, settings.rhythm, settings.profile, settings.disabled, settings.paced
+    return _digest((settings.limits, settings.rhythm, settings.profile, settings.disabled, settings.paced))
+
+
+def place_fingerprint(settings: BedSettings) -> str:
+    """Return such a digest of what the form of a bed's place showed."""
+    return _digest((settings.label, settings.ward, settings.profile, settings.spo2_scale2, settings.sources))
+
+
+def _digest(what: object) -> str:
     shown = msgspec.json.encode(what, order="sorted")
     return hashlib.sha256(shown).hexdigest()[:16]
 

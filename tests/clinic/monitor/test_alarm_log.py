@@ -66,7 +66,7 @@ def test_beds_alarms_changes_and_sources_are_kept(log):
     assert BedAlarms.from_dict(state).active == alarms.active
     assert log.sources() == {"a": {"ecg": None, "device": "a"}}
     assert log.changes("room") == [change]
-    log.save(Writing(gone_beds=["room"], gone_sources=["a"]))
+    log.save(Writing(gone_beds={"room": 1}, gone_sources=["a"]))
     assert (log.beds(), log.sources()) == ([], {})
     assert log.changes("room") == [change], "the record stays"
 
@@ -168,6 +168,25 @@ def test_the_file_of_the_version_before_is_taken_over(tmp_path):
     log.close()
 
 
+def test_a_bed_that_had_gone_before_its_numbers_were_kept_gets_none_again(tmp_path):
+    path = tmp_path / "alarms.sqlite"
+    db = sqlite3.connect(path)
+    for script in alarm_log._MIGRATIONS[:2]:
+        db.executescript(script)
+    db.execute("INSERT INTO beds VALUES ('here', '', '')")
+    db.executemany(
+        "INSERT INTO transitions (at_ns, bed_id, alarm) VALUES (?, ?, '')", [(1, "gone"), (2, "here"), (3, "here")]
+    )
+    db.execute(f"PRAGMA application_id = {alarm_log._APPLICATION}")
+    db.execute("PRAGMA user_version = 2")
+    db.commit()
+    db.close()
+
+    log = AlarmLog(path, KEY)
+    assert log.numbers() == {"gone": 3}
+    log.close()
+
+
 #: Raises alarms as fast as it can, and says of each when it is on the bus.
 KILLED = """
 import asyncio, itertools, sys
@@ -191,6 +210,8 @@ class Shown:
         return to_message(bed_id, record, state, at_ns)
     def vitals(self, bed_id):
         return []
+    def label(self, bed_id):
+        return bed_id
 
 async def main():
     names = [f"w{i}" for i in range(20)]

@@ -256,6 +256,24 @@ def test_a_source_that_moves_takes_its_conditions_along_and_what_is_latched():
     }
 
 
+def test_a_bed_that_was_folded_into_another_and_comes_back_goes_on_with_its_numbers():
+    site = Site("a", "b")
+    site.begin("a", "pause")
+    site.begin("a", "lead_off")
+    site.end("a", "lead_off")
+    change(site, "b", sources=["b", "a"])
+    assert "a" not in site.beds
+    assert site.engine.last_number("a") == 2
+    change(site, "a", sources=["a"])
+
+    site.begin("a", "asystole")
+
+    assert [record.number for record in site.engine.active("a") if record.code == "asystole"] == [
+        site.engine.last_number("a")
+    ]
+    assert site.engine.last_number("a") > 2
+
+
 def test_a_discharge_ends_everything_and_what_still_holds_is_nobodys():
     site = Site("a")
     site.begin("a", "asystole")

@@ -37,7 +37,7 @@ class Office:
         self.site = Site("a", "b", "c")
         self.bus = OnTheBus()
         self.log = AlarmLog(path, KEY)
-        shown: Any = SimpleNamespace(alarm=to_message, vitals=lambda _: [])
+        shown: Any = SimpleNamespace(alarm=to_message, vitals=lambda _: [], label=str)
         context: Any = SimpleNamespace(bus=self.bus, stats=Stats(), settings=self.site.settings)
         self.publisher = Publisher(
             context=context,
@@ -128,6 +128,28 @@ async def test_an_alarm_that_is_being_told_when_the_monitor_stops_is_told(
     assert office.bus.alarms() == [("a", "raised")]
     async with asyncio.timeout(10):
         await settled
+
+
+async def test_the_numbers_of_a_bed_that_is_no_more_are_written_down_also_after_a_failure(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await office.publisher.settled(office.site.begin("a", "asystole"))
+    save, full = office.log.save, [DatabaseFull("the disk is full")]
+
+    def refusing(writing: Any) -> None:
+        if full:
+            raise full.pop()
+        save(writing)
+
+    monkeypatch.setattr(office.log, "save", refusing)
+    office.site.beds.remove_source("a")
+    await office.publisher.settled(office.site.engine.remove_bed("a"))
+    assert office.publisher.owing
+    office.publisher.again()
+    await office.publisher.settled()
+
+    assert office.log.numbers() == {"a": 1}
+    assert [record.bed_id for record, _ in office.log.beds()] == []
 
 
 async def test_transitions_leave_in_their_order(office: Office) -> None:

@@ -116,6 +116,25 @@ async def test_an_alarm_whose_condition_goes_on_over_a_restart_stays_and_is_told
     assert [one.code for one in events.recent].count("extreme_tachycardia") == 1
 
 
+async def test_no_alarm_of_a_bed_that_was_gone_over_a_restart_has_a_number_of_before(site: Monitored) -> None:
+    # Prepare: of one bed the log holds that it is gone; of another the end of the process came before that was written.
+    log = AlarmLog(site.site.home.db("alarms"), SiteKey.load(site.site.home))
+    log.save(Writing(gone_beds={"w1": 7}))
+    log.save(Writing(beds={"w2": (BedRecord(bed_id="w2", sources=["revoked"]), BedAlarms(9).snapshot())}))
+    log.close()
+    know(site, "w1", "w2")
+    samples = np.concatenate([ecg(20, 72), ecg(12, 185, seed=1)])
+    packets = [one for source in ("w1", "w2") for one in recorded(source, samples, time.time_ns() - SECOND)]
+    await record(site, lambda: packets)
+
+    await site.start()
+
+    await site.until(lambda: {one.bed_id for one in site.told("extreme_tachycardia")} == {"w1", "w2"})
+    numbers = {one.bed_id: int(one.alarm_id.rpartition("-")[2]) for one in site.told("extreme_tachycardia")}
+    assert numbers["w1"] > 7
+    assert numbers["w2"] > 9
+
+
 async def test_an_alarm_of_before_is_not_told_again_when_the_clock_was_set_meanwhile(
     site: Monitored, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,13 @@ _MIGRATIONS = (
     CREATE TABLE tries (one INTEGER PRIMARY KEY CHECK (one = 1), at_ns INTEGER NOT NULL);
     CREATE TABLE kept (name TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
     """,
+    # Beds that are no more, with the last number of an alarm. Of those that had gone before this was kept it is not
+    # known; there were fewer than transitions of all beds.
+    """
+    CREATE TABLE numbers (bed_id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO numbers SELECT DISTINCT bed_id, (SELECT max(number) FROM transitions) FROM transitions
+        WHERE bed_id NOT IN (SELECT bed_id FROM beds);
+    """,
 )
 MOST = 2000  # rows of one answer
 _CONTEXT = b"monitor alarm log"
@@ -66,7 +73,7 @@ class Writing:
     transitions: list[tuple[Alarm, bool]] = field(default_factory=list)  # with: is it how the alarm was raised
     changes: list[LimitChange] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
-    gone_beds: list[str] = field(default_factory=list)
+    gone_beds: dict[str, int] = field(default_factory=dict)  # with the last number that an alarm of theirs had
     gone_sources: list[str] = field(default_factory=list)
 
 
@@ -133,6 +140,7 @@ class AlarmLog:
             db.executemany("INSERT INTO changes (at_ns, bed_id, change) VALUES (?, ?, ?)", changes)
             db.executemany("INSERT OR IGNORE INTO notices VALUES (?, ?, ?)", notices)
             db.executemany("DELETE FROM beds WHERE bed_id = ?", [(one,) for one in writing.gone_beds])
+            db.executemany("INSERT OR REPLACE INTO numbers VALUES (?, ?)", list(writing.gone_beds.items()))
             db.executemany("DELETE FROM sources WHERE source_id = ?", [(one,) for one in writing.gone_sources])
 
         self._db.write(work)
@@ -146,6 +154,10 @@ class AlarmLog:
             record = json_decoder(BedRecord).decode(plain) if plain else BedRecord(bed_id=bed_id, sources=[bed_id])
             found.append((record, msgspec.json.decode(self._open(alarms))))
         return found
+
+    def numbers(self) -> dict[str, int]:
+        """Return the last number of an alarm of beds that are no more, or were not for a time."""
+        return dict(self._db.all("SELECT bed_id, number FROM numbers"))
 
     def sources(self) -> dict[str, dict[str, Any]]:
         """Return the sources and how their signals are sampled (empty: no waveform)."""

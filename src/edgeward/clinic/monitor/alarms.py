@@ -115,12 +115,22 @@ class BedAlarms:
 
     A condition that comes back while its latched alarm is still active continues that alarm, and sounds again. An
     acknowledged alarm whose condition ended is over; the next onset is a new alarm.
+
+    Parameters
+    ----------
+    number : int
+        The last number that an alarm of this bed had: no number is given twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         self._active: dict[Key, AlarmRecord] = {}
         self._waiting: dict[Key, AlarmRecord] = {}  # true, but superseded by a more precise one
-        self._number = 0
+        self._number = number
+
+    @property
+    def number(self) -> int:
+        """The last number that an alarm of this bed has."""
+        return self._number
 
     @property
     def active(self) -> list[AlarmRecord]:

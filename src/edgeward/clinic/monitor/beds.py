@@ -118,6 +118,19 @@ class Beds:
                 del self._beds[bed_id]
         return bed_id
 
+    def remove(self, bed_id: str) -> None:
+        """Forget a bed without sources, also one that somebody made.
+
+        Raises
+        ------
+        BedError
+            If there is no such bed, or it has sources.
+        """
+        bed = self._beds.get(bed_id)
+        if bed is None or bed.sources:
+            raise BedError("there is no such bed, or it has sources")
+        del self._beds[bed_id]
+
     def restore(self, records: list[BedRecord]) -> None:
         """Put back what was kept. A source named twice belongs to the first."""
         for bed in records:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from edgeward.bedside import AlarmPause, AlarmQuery, BedInfo, NoticeReport, Numerics, SetBed
+from edgeward.bedside import REMOVED, AlarmPause, AlarmQuery, BedInfo, LimitChange, NoticeReport, Numerics, SetBed
 from edgeward.clinic.monitor.beds import BedError, Beds
 from edgeward.clinic.monitor.engine import SITE, AlarmEngine, BedChange
 from edgeward.clinic.monitor.escalation import Escalation
@@ -46,6 +46,9 @@ class Monitor(Protocol):
 
     def apply_limits(self, bed_id: str) -> None:
         """Bring the limits of a bed's sources into force."""
+
+    def forget(self, source_id: str) -> None:
+        """Stop monitoring a source."""
 
     def process_soon(self) -> None:
         """Look at what came, within a few milliseconds."""
@@ -162,6 +165,8 @@ class Desk:
     async def set_bed(self, wanted: SetBed) -> Message:
         """Serve a change of a bed."""
         monitor = self._monitor
+        if wanted.removed:
+            return await self._remove(wanted)
         if wanted.discharged and wanted.bed_id not in monitor.beds:
             return Refused(reason="there is no such bed")
         try:
@@ -179,8 +184,13 @@ class Desk:
                 monitor.intake.clear(source_id)
             monitor.publisher.keep(sources=monitor.intake.changed)
             monitor.intake.changed.clear()
-            await monitor.keep_values()  # or a restart would take up what was this patient's
+        for source_id in applied.moved:
+            changes += monitor.engine.take(monitor.intake.leave_behind(source_id))
+        if wanted.discharged or applied.moved:
+            await monitor.keep_values()  # or a restart would take up what was the former patient's
         for bed_id in applied.beds:
+            if bed_id not in monitor.beds:
+                monitor.shown.forget(bed_id)
             changes += monitor.engine.refresh(bed_id, heir=wanted.bed_id)
         changes += monitor.engine.take(monitor.intake.watch.take_events())
         for bed_id in applied.beds:  # another ward has other steps
@@ -188,6 +198,32 @@ class Desk:
                 monitor.escalation.begin(bed_id, record)
         monitor.publisher.keep(beds=applied.beds, changes=applied.changes)
         monitor.publisher.changed_beds |= set(applied.beds)
+        return await self._settled(changes)
+
+    async def _remove(self, wanted: SetBed) -> Message:
+        """Forget a bed of which nothing comes: a place that was mistyped once. What is sent for it makes it anew."""
+        monitor, bed_id = self._monitor, wanted.bed_id
+        bed = monitor.beds.get(bed_id)
+        if bed is None:
+            return Refused(reason="there is no such bed")
+        if not wanted.by:
+            return Refused(reason="a change needs the name of who makes it")
+        sources = list(bed.sources)
+        if speaks := [source_id for source_id in sources if monitor.intake.speaks(source_id)]:
+            return Refused(reason=f"{speaks[0]} still sends, or has a value that is still valid")
+        changes: list[BedChange] = []
+        for source_id in sources:
+            monitor.forget(source_id)
+        if bed_id in monitor.beds:  # somebody made it
+            monitor.beds.remove(bed_id)
+            changes += monitor.engine.remove_bed(bed_id)
+        monitor.shown.forget(bed_id)
+        await monitor.keep_values()  # or a restart would take up its messages, and the bed with them
+        gone = LimitChange(
+            at_ns=wanted.at_ns, by=wanted.by, bed_id=bed_id, what=REMOVED, before=", ".join(sources), after="yes"
+        )
+        monitor.publisher.keep(beds=[bed_id], changes=[gone])
+        monitor.publisher.changed_beds.add(bed_id)
         return await self._settled(changes)
 
     # ------------------------------------------------------------------ others

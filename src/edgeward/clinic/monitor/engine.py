@@ -90,6 +90,7 @@ class AlarmEngine:
         self._late_from_ms = late_from_ms
         self._reminders = Reminders(reminder_s)
         self._alarms: dict[str, BedAlarms] = {}
+        self._numbers: dict[str, int] = {}  # of beds that are no more: the last number of an alarm
         self._holding: dict[str, dict[Key, ConditionEvent]] = {}  # per source: what holds now
         self._doubted: dict[tuple[str, str], ConditionEvent] = {}  # (bed, code): lethal rhythms kept back
         self._ending: dict[tuple[str, Key], tuple[int, ConditionEvent]] = {}  # ended, but not long enough ago to say so
@@ -101,8 +102,18 @@ class AlarmEngine:
         """Return the alarms of a bed."""
         found = self._alarms.get(bed_id)
         if found is None:
-            found = self._alarms[bed_id] = BedAlarms()
+            found = self._alarms[bed_id] = BedAlarms(self._numbers.get(bed_id, 0))
         return found
+
+    def last_number(self, bed_id: str) -> int:
+        """Return the last number that an alarm of this bed has had, also if the bed is no more."""
+        found = self._alarms.get(bed_id)
+        return max(self._numbers.get(bed_id, 0), found.number if found else 0)
+
+    def number_on(self, numbers: Mapping[str, int]) -> None:
+        """Take it that beds have had alarms up to these numbers: whoever tells two alarms apart does it by them."""
+        for bed_id, number in numbers.items():
+            self._numbers[bed_id] = max(number, self._numbers.get(bed_id, 0))
 
     def active(self, bed_id: str) -> list[AlarmRecord]:
         """Return the alarms of a bed that are to be signalled, most urgent first."""
@@ -472,6 +483,7 @@ class AlarmEngine:
         for pair in [pair for pair in self._doubted if pair[0] == bed_id]:
             del self._doubted[pair]
         self._forget(_OWN + bed_id)
+        self._numbers[bed_id] = self.last_number(bed_id)  # the bed may come back
         found = self._alarms.pop(bed_id, None)
         changes: list[BedChange] = []
         at_ns = self._clock.wall_ns()

@@ -107,6 +107,7 @@ class Source:
     gaps: int = 0
     last_gap: tuple[int, int] = (0, 0)  # site time: from the last value before it to the first after it
     due_ns: int = 0  # of its entry in the queue
+    since_ns: int = 0  # site time: what it measured earlier is of the patient before, however late it comes; 0: nothing
 
 
 # ---------------------------------------- over a restart
@@ -135,7 +136,8 @@ class _Kept(msgspec.Struct, array_like=True):
     sequence: int
     sequence_ns: int
     values: list[_KeptValue]
-    former: str = ""  # dumps of the version before end here
+    former: str = ""
+    since_ns: int = 0  # dumps of the version before end before it
 
 
 def dump(sources: Iterable[Source], wall: Callable[[int], int]) -> bytes:
@@ -167,6 +169,7 @@ def dump(sources: Iterable[Source], wall: Callable[[int], int]) -> bytes:
                 if held.value is not None and (held.live or not held.missed)
             ],
             source.former,
+            source.since_ns and wall(source.since_ns),
         )
         for source in sources
     ]
@@ -190,6 +193,8 @@ def read(data: bytes, now_ns: int, steady: Callable[[int], int]) -> tuple[list[S
     for row in rows:
         source = Source(row.source_id, row.device_id, row.protocol, row.label, patient=row.patient, former=row.former)
         source.sequence, source.sequence_ns = row.sequence, steady(row.sequence_ns)
+        # Were the clock set back meanwhile, nothing would count until it is this late again.
+        source.since_ns = row.since_ns and min(steady(row.since_ns), now_ns)
         for kept in row.values:
             parameter = PARAMETERS.get(kept.name)
             if parameter is None:

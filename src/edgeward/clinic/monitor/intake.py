@@ -34,6 +34,7 @@ from edgeward.clinic.monitor.site_clock import SiteClock
 from edgeward.clinic.monitor.values import LimitWatch
 from edgeward.waveform import FLAG_LAST, SignalPacket, WaveformPacket
 
+SILENT_NS = 60_000_000_000  # who has sent nothing for so long may be forgotten
 CLOCKS_NS = 1_000_000_000  # devices' clocks drift slowly: a look a second is plenty
 #: When one of these ends, the signal settles: values are not missed at once.
 _AWAY = frozenset({"signal_lost", "all_leads_off", "sensor_off"})
@@ -412,6 +413,20 @@ class Intake:
         self.reorder.forget(source_id)
         for kept in (self.resting, self.unmissed, self.fresh, self.shown, self.changed):
             kept.discard(source_id)
+
+    def speaks(self, source_id: str) -> bool:
+        """Return whether a source has a value that is valid still, or has sent anything within the last minute."""
+        now = self._clock.now_ns()
+        if any(value.value is not None and not value.stale(now) for value in self.watch.values(source_id).values()):
+            return True
+        heard = []
+        if (row := self._rows.get(source_id)) is not None:
+            heard.append(int(self.bank.seats.book[row]["received_ns"]))
+        if source_id in self.signals:
+            heard.append(self.signals.newest(source_id)[0])
+        if (known := self.vitals.source(source_id)) is not None:
+            heard.append(known.received_ns)
+        return any(at_ns and now - at_ns < SILENT_NS for at_ns in heard)
 
     def count(self, name: str, n: int = 1) -> None:
         """Add `n` to a counter."""

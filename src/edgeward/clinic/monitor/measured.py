@@ -7,7 +7,7 @@ protocols (``senml``, ``gateway``), for which value is the present one, for limi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -34,16 +34,32 @@ class Measured:
         self.vitals = Vitals(clocks)
         self.watch = watch
         self._clock = clock
+        self.bed_of: Callable[[str], Iterable[str]] = lambda _: ()  # all sources of the bed of a source
 
     def take(self, numerics: Numerics, now_ns: int) -> None:
-        """Take measurements.
+        """Take measurements. If they are of another patient, the whole bed begins without values.
 
         Raises
         ------
         ValueError
             If another device speaks for this source already.
         """
-        self._values(self.vitals.take(numerics, now_ns), now_ns)
+        known = self.vitals.source(numerics.source_id)
+        patient = known.patient if known else ""
+        changes = self.vitals.take(numerics, now_ns)
+        if patient and numerics.patient and patient != numerics.patient:
+            # By the time of the message, not now: it may have waited, and be taken up again after a restart.
+            since_ns = min(numerics.received_ns, now_ns)
+            for other in self.vitals.others_of(numerics.source_id, self.bed_of(numerics.source_id)):
+                self._forget(self.vitals.leave_behind(other, since_ns, now_ns))
+        self._values(changes, now_ns)
+
+    def leave_behind(self, source_id: str, now_ns: int) -> None:
+        """Forget all values of a source, and whom it names: it is at another patient's bed from now on."""
+        self.vitals.clear(source_id, now_ns)
+        self.vitals.leave_behind(source_id, now_ns, now_ns)
+        for parameter in list(self.watch.values(source_id)):  # those of its signals among them
+            self._forget_one(source_id, parameter)
 
     def expire(self, now_ns: int) -> None:
         """Take the passing of time: values go stale."""
@@ -96,6 +112,18 @@ class Measured:
         if numerics.clock == "site":
             vitals = [msgspec.structs.replace(one, at_ns=wall(one.at_ns) if one.at_ns else 0) for one in vitals]
         return msgspec.structs.replace(numerics, received_ns=wall(numerics.received_ns), vitals=vitals)
+
+    def _forget(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self._forget_one(change.source_id, change.parameter)
+
+    def _forget_one(self, source_id: str, parameter: str) -> None:
+        """Withdraw a value of the patient before. A source that came steadily is missed if it falls silent now."""
+        known = self.watch.values(source_id).get(parameter)
+        missed = known is not None and known.live and known.continuous
+        self.watch.withdraw(source_id, parameter)
+        if missed:
+            self.watch.expect(source_id, parameter)
 
     def _values(self, changes: list[Change], now_ns: int) -> None:
         for change in changes:

@@ -155,7 +155,7 @@ class Publisher:
                 record = msgspec.structs.replace(self._engine.beds[bed_id])
                 writing.beds[bed_id] = (record, self._engine.alarms(bed_id).snapshot())
             else:
-                writing.gone_beds.append(bed_id)
+                writing.gone_beds[bed_id] = self._engine.last_number(bed_id)
         self._beds, self._sources, self._gone_sources, self._changes = set(), set(), set(), []
         self._engine.dirty.clear()
         self._unwritten, self._owed, self._owed_notices = set(), [], []
@@ -196,7 +196,7 @@ class Publisher:
         self.problem = reason
         warnings.add(f"alarm log: {reason}")
         # It is written down with what comes next, or when the alarm system checks itself.
-        self._unwritten |= set(writing.beds)
+        self._unwritten |= {*writing.beds, *writing.gone_beds}
         self._sources |= set(writing.sources)
         self._gone_sources |= set(writing.gone_sources)
         self._changes = writing.changes + self._changes

@@ -98,7 +98,9 @@ def restore(role: MonitorRole) -> list[str]:
     for bed in role.beds:
         role.apply_limits(bed.bed_id)
     _restore_values(role)
+    role.engine.number_on(role.log.numbers())
     for record, alarms in kept:
+        role.engine.number_on({record.bed_id: int(alarms.get("number", 0))})  # also where nothing else can be put back
         if record.bed_id in role.beds or record.bed_id == SITE:
             _restore_alarms(role, record.bed_id, alarms)
         else:

@@ -77,6 +77,7 @@ class MonitorRole:
         profile = self.beds.profiles.rhythm[self.beds.profiles.default]
         self.intake = Intake(self.clock, rhythm_limits(profile), self.know, reorder_ms=section.reorder_ms)
         self.intake.keep = self.keep
+        self.intake.measured.bed_of = self.bed_of
         self.witnesses = Witnesses(self.intake)
         self.pacing = Pacing(self.intake.bank.recent_beats)
         self.engine = AlarmEngine(
@@ -161,6 +162,11 @@ class MonitorRole:
             self.beds[bed_id].label = label[:64] if label.isprintable() else ""
         self.apply_limits(bed_id)
         self.publisher.keep(beds=[bed_id], sources=[source_id])
+
+    def bed_of(self, source_id: str) -> list[str]:
+        """Return all sources of the bed of a source, itself among them."""
+        bed = self.beds.get(self.beds.bed_of(source_id))
+        return bed.sources if bed is not None else []
 
     def describe(self, source_id: str) -> dict[str, Any]:
         """Return what is kept of a source."""

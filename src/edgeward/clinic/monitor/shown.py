@@ -73,6 +73,26 @@ def to_message(bed_id: str, record: AlarmRecord, state: str, at_ns: int, *, labe
     )
 
 
+def _rank(value: Value, raised: int, now: int) -> tuple[int, ...]:
+    """Return what a value comes before others of its parameter by: the number shown is the one that alarms.
+
+    Parameters
+    ----------
+    raised : int
+        How urgent the alarm is that stands of it, 0 for none: near its limit a value is within it now and then.
+    """
+    if value.value is None or value.stale(now):
+        return 0, value.at
+    beyond = max((_URGENCY[_priority(side, value)] for side in value.on), default=0)
+    urgency = max(beyond, raised)
+    # Of two that alarm alike the newer one is not better: the number would go to and fro with every message.
+    return 1, urgency, beyond, raised, 0 if urgency else value.at
+
+
+def _priority(side: str, value: Value) -> AlarmPriority:
+    return AlarmPriority.HIGH if side.startswith("extreme") else AlarmPriority(value.limit.priority)
+
+
 class Shown:
     """Builds `Bed` messages.
 
@@ -132,22 +152,24 @@ class Shown:
     # ------------------------------------------------------------------ values
 
     def _chosen(self, bed: BedRecord, now: int) -> dict[str, tuple[str, Value]]:
-        """Return per parameter the value that speaks for the bed: live before old, then the newest."""
+        """Return per parameter the value that speaks for the bed: live before old, who alarms, then the newest."""
         watch = self._intake.watch
         if len(bed.sources) == 1:
             source_id = bed.sources[0]
             return {name: (source_id, value) for name, value in watch.values(source_id).items()}
+        raised: dict[tuple[str, str], int] = {}  # source, parameter -> how urgent the alarm is that stands of it
+        for record in self._engine.active(bed.bed_id):
+            if record.present and RULES[record.code].scope == "parameter":
+                whose = record.source_id, record.scope
+                raised[whose] = max(raised.get(whose, 0), _URGENCY[record.priority])
         chosen: dict[str, tuple[str, Value]] = {}
+        best: dict[str, tuple[int, ...]] = {}
         for source_id in bed.sources:
             for name, value in watch.values(source_id).items():
-                known = chosen.get(name)
-                if known is None or self._rank(value, now) > self._rank(known[1], now):
-                    chosen[name] = source_id, value
+                rank = _rank(value, raised.get((source_id, name), 0), now)
+                if name not in chosen or rank > best[name]:
+                    chosen[name], best[name] = (source_id, value), rank
         return chosen
-
-    @staticmethod
-    def _rank(value: Value, now: int) -> tuple[bool, int]:
-        return value.value is not None and not value.stale(now), value.at
 
     def vitals(self, bed_id: str) -> list[VitalState]:
         """Return the values of a bed as they are shown."""

@@ -172,6 +172,33 @@ class Vitals:
         self._renamed.add(source_id)
         return self._cleared(source, now_ns)
 
+    def leave_behind(self, source_id: str, since_ns: int, now_ns: int) -> list[Change]:
+        """Forget what a source measured before `since_ns`: it was another patient's. Return what is gone by it.
+
+        What was measured earlier and comes later counts no more: a monitor sends its last cuff pressure again and
+        again. Whom the source names stays as it is.
+        """
+        source = self._sources.get(source_id)
+        if source is None:
+            return []
+        source.since_ns = max(source.since_ns, since_ns)
+        earlier = {name: held for name, held in source.values.items() if held.at_ns < since_ns}
+        for name in earlier:
+            del source.values[name]
+        return [Change(source_id, name, None, "patient", now_ns, now_ns) for name, held in earlier.items() if held.live]
+
+    def others_of(self, source_id: str, bed: Iterable[str]) -> list[str]:
+        """Return which other sources of a bed hold values of the patient before, now that this one names another.
+
+        None, if another source of the bed was the first to name this patient: what was measured since then is this
+        patient's. Nor do those that name this patient themselves.
+        """
+        source = self._sources.get(source_id)
+        others = [one for one in map(self._sources.get, bed) if one is not None and one is not source]
+        if source is None or any(one.former and one.patient == source.patient for one in others):
+            return []
+        return [one.source_id for one in others if one.patient != source.patient]
+
     # ---------------------------------------- one measurement
 
     def _one(self, source: Source, vital: Vital, at_ns: int, received_ns: int, now_ns: int) -> Change | None:
@@ -182,6 +209,9 @@ class Vitals:
         value, why = _checked(parameter, vital)
         if now_ns - at_ns > _OLDEST_NS:
             self.counts["numerics_too_old"] += 1
+            return None
+        if at_ns < source.since_ns:
+            self.counts["numerics_of_before"] += 1
             return None
         held = source.values.get(parameter.name)
         if held is not None:

@@ -16,7 +16,17 @@ from edgeward.bedside import BedInfo, Numerics, Paced, ParameterLimit, SetBed
 from edgeward.clinic.monitor.rules import RULES
 from edgeward.console import access, render
 from edgeward.console.access import Visitor, audit, console_of, form_of
-from edgeward.console.bedform import CHOSEN, ENTERED, SIDES, Errors, fingerprint, limited, read_entry, read_limits
+from edgeward.console.bedform import (
+    CHOSEN,
+    ENTERED,
+    SIDES,
+    Errors,
+    fingerprint,
+    limited,
+    place_fingerprint,
+    read_entry,
+    read_limits,
+)
 from edgeward.console.pages.beds import done_of, known_bed
 from edgeward.console.site import Unavailable
 from edgeward.parameters import PARAMETERS
@@ -106,6 +116,7 @@ def show(
         problem=problem,
         problem_reason=reason,
         seen=fingerprint(settings),
+        seen_place=place_fingerprint(settings),
         switchable=switchable(),
         done=done_of(request),
     )
@@ -128,6 +139,8 @@ async def change(request: Request, visitor: Visitor, info: BedInfo, wish: SetBed
             raise
         return show(request, info, problem="refused", reason=error.reason)
     audit(visitor, what, bed=bed_id)
+    if done == "removed":
+        return RedirectResponse(access.local_path("/beds"), status_code=303)
     path = f"/beds/{bed_id}/settings" if done != "discharged" else f"/beds/{bed_id}"
     return RedirectResponse(access.local_path(f"{path}?done={done}"), status_code=303)
 
@@ -172,9 +185,19 @@ async def _limits(request: Request, visitor: Visitor, form: FormData, bed_id: st
 async def place(request: Request, visitor: Caretaker, bed_id: str) -> Response:
     """Change label, ward, profile and what the bed consists of."""
     form = await form_of(request, visitor, fields=MAX_FIELDS)
+    await info_of(request, bed_id)  # there is such a bed
+    async with console_of(request).editing.setdefault(bed_id, asyncio.Lock()):
+        return await _place(request, visitor, form, bed_id)
+
+
+async def _place(request: Request, visitor: Visitor, form: FormData, bed_id: str) -> Response:
     typed = plain(form)
     info = await info_of(request, bed_id)
     now = info.settings
+    if typed.get("seen", "") != place_fingerprint(now):
+        # Every field of an older page would set something back, also what she has not touched: she begins with what
+        # is there now, and nothing of hers is shown as if it were.
+        return show(request, info, problem="changed")
     sources = [str(s) for s in form.getlist("source") if str(s) in now.sources]
     added = typed.get("add", "").strip()
     errors = Errors()
@@ -237,6 +260,19 @@ async def discharge(request: Request, visitor: Clinician, bed_id: str) -> Respon
         return show(request, info, errors=errors)
     wish = SetBed(bed_id=bed_id, by=visitor.user.name, at_ns=time.time_ns(), discharged=True)
     return await change(request, visitor, info, wish, done="discharged", what="patient discharged")
+
+
+@router.post("/beds/{bed_id}/remove")
+async def remove(request: Request, visitor: Clinician, bed_id: str) -> Response:
+    """Take a bed away of which nothing comes. The box must be ticked."""
+    form = await form_of(request, visitor)
+    info = await info_of(request, bed_id)
+    if form.get("remove") != "1":
+        errors = Errors()
+        errors.add("remove", "bedside.error.confirm")
+        return show(request, info, errors=errors)
+    wish = SetBed(bed_id=bed_id, by=visitor.user.name, at_ns=time.time_ns(), removed=True)
+    return await change(request, visitor, info, wish, done="removed", what="bed removed")
 
 
 # ---------------------------------------- entered by hand
