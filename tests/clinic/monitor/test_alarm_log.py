@@ -278,7 +278,7 @@ def test_everything_that_can_be_set_for_a_bed_outlasts_a_loss_of_power(tmp_path)
         "standby": True,
         "disabled": ["couplet"],
     }
-    settable = set(SetBed.__struct_fields__) - {"bed_id", "by", "at_ns", "discharged"}
+    settable = set(SetBed.__struct_fields__) - {"bed_id", "by", "at_ns", "discharged", "removed"}
     assert set(given) == settable
     beds = Beds(Profiles(), wards)
     for source in ("a", "b"):
