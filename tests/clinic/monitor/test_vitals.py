@@ -320,6 +320,42 @@ def test_another_patient_is_told_again_after_a_restart(ward):
     assert conditions(again.vitals) == []
 
 
+@pytest.mark.parametrize("patient", ["", "a"])
+def test_a_cuff_pressure_sent_again_after_a_discharge_is_nobody_s(ward, patient):
+    """A monitor sends its last cuff pressure again and again, with the time of the measurement."""
+    ward.send(patient=patient, nibp_systolic=70.0, heart_rate=60.0)
+    ward.vitals.clear("bed-1", NOW + 100 * S)
+    for now in (110, 120):
+        ward.send(at=0, now=now, sent=now, patient=patient, nibp_systolic=70.0)
+        assert ward.value("nibp_systolic") is None
+        ward.vitals.restore(ward.vitals.dump(), ward.now)  # nor after a restart
+    assert ward.vitals.counts["numerics_of_before"] == 2
+    ward.send(at=130, now=131, sent=131, nibp_systolic=120.0)
+    assert ward.value("nibp_systolic") == 120.0
+
+
+def test_what_was_measured_of_the_next_patient_before_the_discharge_counts(ward):
+    """The next one came in before somebody discharged the bed, or is entered in the record with an earlier time."""
+    ward.send(patient="a", nibp_systolic=70.0)
+    ward.send(at=50, now=50, sent=50, patient="b", nibp_systolic=120.0)
+    ward.vitals.clear("bed-1", NOW + 100 * S)
+    ward.send(at=50, now=110, sent=110, patient="b", nibp_systolic=120.0)
+    assert ward.value("nibp_systolic") == 120.0
+    ward.send("bed-2", patient="a", glucose=70.0)
+    ward.vitals.clear("bed-2", NOW + 120 * S)
+    ward.send("bed-2", at=100, now=140, sent=140, patient="b", glucose=80.0)
+    assert ward.value("glucose", "bed-2") == 80.0
+
+
+def test_nobody_knows_whose_the_earlier_values_of_a_nameless_patient_are(ward):
+    for at, patient in ((0, "a"), (10, "")):
+        ward.vitals.clear("bed-1", NOW + at * S)
+        ward.send(at=at + 1, now=at + 1, sent=at + 1, patient=patient, nibp_systolic=70.0)
+    ward.vitals.clear("bed-1", NOW + 20 * S)
+    ward.send(at=11, now=30, sent=30, patient="b", nibp_systolic=70.0)
+    assert ward.value("nibp_systolic") is None
+
+
 def test_a_source_that_is_forgotten_takes_its_values_along(ward):
     ward.send(heart_rate=70.0)
     assert [change.parameter for change in ward.vitals.forget("bed-1")] == ["heart_rate"]

@@ -108,6 +108,7 @@ class Source:
     last_gap: tuple[int, int] = (0, 0)  # site time: from the last value before it to the first after it
     due_ns: int = 0  # of its entry in the queue
     since_ns: int = 0  # site time: what it measured earlier is of the patient before, however late it comes; 0: nothing
+    left: str = ""  # whom it named then, if it did
 
 
 # ---------------------------------------- over a restart
@@ -137,7 +138,8 @@ class _Kept(msgspec.Struct, array_like=True):
     sequence_ns: int
     values: list[_KeptValue]
     former: str = ""
-    since_ns: int = 0  # dumps of the version before end before it
+    since_ns: int = 0  # dumps of the versions before end before one of these
+    left: str = ""
 
 
 def dump(sources: Iterable[Source], wall: Callable[[int], int]) -> bytes:
@@ -170,6 +172,7 @@ def dump(sources: Iterable[Source], wall: Callable[[int], int]) -> bytes:
             ],
             source.former,
             source.since_ns and wall(source.since_ns),
+            source.left,
         )
         for source in sources
     ]
@@ -195,6 +198,7 @@ def read(data: bytes, now_ns: int, steady: Callable[[int], int]) -> tuple[list[S
         source.sequence, source.sequence_ns = row.sequence, steady(row.sequence_ns)
         # Were the clock set back meanwhile, nothing would count until it is this late again.
         source.since_ns = row.since_ns and min(steady(row.since_ns), now_ns)
+        source.left = row.left
         for kept in row.values:
             parameter = PARAMETERS.get(kept.name)
             if parameter is None:

@@ -57,7 +57,6 @@ class Measured:
     def leave_behind(self, source_id: str, now_ns: int) -> None:
         """Forget all values of a source, and whom it names: it is at another patient's bed from now on."""
         self.vitals.clear(source_id, now_ns)
-        self.vitals.leave_behind(source_id, now_ns, now_ns)
         for parameter in list(self.watch.values(source_id)):  # those of its signals among them
             self._forget_one(source_id, parameter)
 

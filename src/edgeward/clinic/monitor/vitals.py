@@ -164,10 +164,15 @@ class Vitals:
         return [] if source is None else self._cleared(source, source.received_ns)
 
     def clear(self, source_id: str, now_ns: int) -> list[Change]:
-        """Forget the values of a source, because its patient left; return what is gone by it."""
+        """Forget the values of a source, because its patient left; return what is gone by it.
+
+        What was measured before and comes later counts no more, unless the source says that it is somebody else's.
+        """
         source = self._sources.get(source_id)
         if source is None:
             return []
+        source.since_ns = max(source.since_ns, now_ns)
+        source.left = source.former or source.patient
         source.patient = source.former = ""
         self._renamed.add(source_id)
         return self._cleared(source, now_ns)
@@ -182,6 +187,7 @@ class Vitals:
         if source is None:
             return []
         source.since_ns = max(source.since_ns, since_ns)
+        source.left = source.patient
         earlier = {name: held for name, held in source.values.items() if held.at_ns < since_ns}
         for name in earlier:
             del source.values[name]
@@ -210,7 +216,7 @@ class Vitals:
         if now_ns - at_ns > _OLDEST_NS:
             self.counts["numerics_too_old"] += 1
             return None
-        if at_ns < source.since_ns:
+        if at_ns < source.since_ns and (not source.left or source.patient in ("", source.left)):
             self.counts["numerics_of_before"] += 1
             return None
         held = source.values.get(parameter.name)
