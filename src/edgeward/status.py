@@ -86,9 +86,12 @@ async def collect(home: Home, settings: Settings) -> dict[str, Any]:
     state = site[0] if site else None
     # Where results and alarms do not arrive; what was given up some time ago is `results list`'s to tell.
     down = {one.name: one.reason for one in out.destinations if one.status == "down"} if out else {}
+    answers = {"gateway": images, "monitor": alarms, "deliver": out}
+    silent = [name for name, answer in answers.items() if answer is None and name in roles]
     healthy = (
         state is not None
         and not down
+        and not silent
         and all(value == "running" for value in state.roles.values())
         and all(roles[name].status == "ready" for name in state.roles if name in roles)
         and all(name in roles for name in state.roles if name != "bus")
@@ -103,6 +106,7 @@ async def collect(home: Home, settings: Settings) -> dict[str, Any]:
         "roles": {name: msgspec.to_builtins(role) for name, role in sorted(roles.items())},
         "images": images.counts if images else None,
         "down": down,
+        "silent": silent,
         "alarms": {"active": len(alarms.active), "raised": alarms.raised, "late": alarms.late} if alarms else None,
     }
 
@@ -139,5 +143,6 @@ def as_text(found: dict[str, Any]) -> str:
     lines.append(f"  images     {found['images'] if found['images'] is not None else 'no answer'}")
     lines.append(f"  alarms     {found['alarms'] if found['alarms'] is not None else 'no answer'}")
     lines += [f"  ! {warning}" for warning in site["warnings"]]
+    lines += [f"  ! {name} runs, but does not answer" for name in found["silent"]]
     lines += [f"  ! {name} takes nothing: {reason}" for name, reason in found["down"].items()]
     return "\n".join(lines)
