@@ -829,6 +829,14 @@ def test_people_find_orders_by_text_and_status_the_next_due_first(desk):
     assert [order.order_id for order in desk.book.query(OrdersQuery(status="cancelled")).orders] == ["P3"]
     assert [order.order_id for order in desk.book.query(OrdersQuery(text="id1")).orders] == ["P1"]
     assert len(desk.book.query(OrdersQuery(text="ERIKA", limit=2)).orders) == 2
+    for text in (
+        "Muster, Erika",
+        "muster erika",
+        "Muster^Erika",
+        "erika id1",
+    ):  # as the page shows it, or as HL7 says it
+        assert "P1" in [order.order_id for order in desk.book.query(OrdersQuery(text=text)).orders], text
+    assert desk.book.query(OrdersQuery(text="muster otto")).orders == []
     assert desk.book.counts() == {"scheduled": 2, "cancelled": 1}
 
 

@@ -45,6 +45,7 @@ from edgeward.gateway.retired import RetiredNumbers
 from edgeward.messages import Order, Orders, OrdersQuery, decoder
 from edgeward.privacy.database import Database, DatabaseError
 from edgeward.privacy.keys import SiteKey, WrongKey
+from edgeward.searching import mentions, words
 
 APPLICATION_ID = 0x45574F31  # "EWO1"
 _DAY_NS = 86_400 * 10**9
@@ -287,14 +288,14 @@ class OrderBook:
 
     def query(self, query: OrdersQuery) -> Orders:
         """Return orders for people, the ones due next first. At most 1,000, whatever the limit says."""
-        text = query.text.casefold().strip()
+        wanted = words(query.text)
         with self._lock:
             entries = list(self._entries.values())
         found = [
             entry
             for entry in entries
             if (not query.status or entry.order.status == query.status)
-            and (not text or any(text in value.casefold() for value in _searched(entry.order)))
+            and mentions(entry.order.patient_name, _numbers(entry.order), wanted)
         ]
         # What is still to do first; then the rest, the newest first.
         waiting = sorted((entry for entry in found if entry.order.status in OPEN), key=_due)
@@ -523,8 +524,8 @@ def _due(entry: Entry) -> tuple[str, int]:
     return entry.order.scheduled, entry.order.received_ns
 
 
-def _searched(order: Order) -> tuple[str, ...]:
-    return order.patient_name, order.patient_id, order.accession_number, order.procedure, order.order_id
+def _numbers(order: Order) -> tuple[str, ...]:
+    return order.patient_id, order.accession_number, order.procedure, order.order_id
 
 
 def _short(number: str) -> str:

@@ -16,6 +16,7 @@ from edgeward.privacy.database import Database, Row
 from edgeward.privacy.items import STATES, Identity
 from edgeward.privacy.keys import SiteKey
 from edgeward.privacy.sealing import opened_identity, opened_verdict
+from edgeward.searching import mentions, words
 
 Read = Callable[[str, Row], list[Row]]
 _SAME_UID = 20  # other items under its SOP Instance UID that are told of an item
@@ -33,7 +34,6 @@ _ORDER = {
     "newest": "received_ns DESC, seq DESC",
     "priority": "rank, urgency DESC, received_ns DESC, seq DESC",
 }
-_BETWEEN = str.maketrans(dict.fromkeys("^=,()\u3001\uff0c\uff08\uff09", " "))
 # Values of an indexed column, found by jumping from one to the next: the cost is of the values, not of the rows.
 _DISTINCT = (
     "WITH RECURSIVE found (value) AS (SELECT min({0}) FROM items UNION ALL "
@@ -157,11 +157,11 @@ class Worklist:
             f"SELECT item_id, identity FROM items WHERE {where} ORDER BY {order} LIMIT ?",  # noqa: S608
             (*values, SEARCHED + 1),
         )
-        words = _plain(text).split()
+        wanted = words(text)
         found = [
             str(item_id)
             for item_id, sealed in rows[:SEARCHED]
-            if _mentions(opened_identity(self._site_key, item_id, sealed), words)
+            if _mentions(opened_identity(self._site_key, item_id, sealed), wanted)
         ]
         return found, len(found) if len(rows) <= SEARCHED else -1
 
@@ -232,21 +232,6 @@ def _brief(item: ItemSummary) -> ItemSummary:
     return replace(item, finding=replace(item.finding, lesions=lesions, frame_findings=[]))
 
 
-def _plain(text: str) -> str:
-    """Return text as it is compared: without case, and with whatever may stand between the parts of a name as spaces.
-
-    That is what DICOM puts there (PS3.5, 6.2), and what the pages show instead: commas and brackets.
-    """
-    return text.casefold().translate(_BETWEEN)
-
-
-def _mentions(identity: Identity, words: list[str]) -> bool:
-    names = (identity.patient_name, identity.patient_id, identity.accession_number, identity.study_description)
-    text = _plain("\n".join([*names, _unbroken(identity.patient_name)]))
-    return all(word in text for word in words)
-
-
-def _unbroken(name: str) -> str:
-    """Return the groups of a name that are not Latin as they are written and shown: without anything in between."""
-    groups = (group for group in name.split("=") if not group.isascii())
-    return "\n".join("".join(group.replace("^", " ").split()) for group in groups)
+def _mentions(identity: Identity, wanted: list[str]) -> bool:
+    others = (identity.patient_id, identity.accession_number, identity.study_description)
+    return mentions(identity.patient_name, others, wanted)
