@@ -339,6 +339,20 @@ def test_dead_letters_are_chosen_by_item_or_destination(ledger, chosen, count):
     assert ledger.resend(["a", "b"], 30, **chosen) == count
 
 
+def test_what_arrived_in_part_does_not_hide_what_did_not_arrive(ledger):
+    """A PACS that takes no presentation states lacks them of every image."""
+    ledger.accept(request("item-1"), ["a"], 5)
+    bury(ledger, "item-1")
+    for n in range(2, 5):
+        ledger.accept(request(f"item-{n}"), ["a"], 30 + n)
+        owed = ledger.due("a", 99)
+        ledger.begun(owed)
+        ledger.partly(owed, ["1.2.3"], 77, [], "it does not accept: gsps")
+    assert [letter.item_id for letter in ledger.dead_letters(2)] == ["item-1", "item-4"]
+    assert [letter.item_id for letter in ledger.dead_letters()] == ["item-1", "item-4", "item-3", "item-2"]
+    assert [letter.item_id for letter in ledger.dead_letters(1)] == ["item-1"]
+
+
 def test_a_dead_letter_goes_back_to_its_place_before_later_ones_of_its_study(ledger):
     ledger.accept(request("first", study_instance_uid="1.1"), ["a"], 5)
     ledger.accept(request("second", study_instance_uid="1.1"), ["a"], 6)

@@ -412,8 +412,14 @@ class Ledger:
         return {name: Tally(*counts) for name, *counts in rows}
 
     def dead_letters(self, limit: int = 50) -> list[DeliveryReport]:
-        """Return what was given up, newest first."""
-        letters = self._reports("state = 'dead' ORDER BY delivery.seq DESC LIMIT ?", limit)
+        """Return what was given up, newest first; after it what arrived in part (`partly`).
+
+        Of that there may be one for every image, of a destination that takes no presentation states: it hides nothing.
+        """
+        letters = self._reports("state = 'dead' AND stored_ns = 0 ORDER BY delivery.seq DESC LIMIT ?", limit)
+        if len(letters) < limit:
+            rest = limit - len(letters)
+            letters += self._reports("state = 'dead' AND stored_ns > 0 ORDER BY delivery.seq DESC LIMIT ?", rest)
         return [replace(letter, state="failed") for letter in letters]
 
     # ------------------------------------ within
