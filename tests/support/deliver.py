@@ -28,6 +28,7 @@ class Gateway:
         self.site = site
         self.key = SiteKey.load(site.home)
         self.reports: list[DeliveryReport] = []
+        self.taken: list[DeliveryReport] = []
         self.quarantined: list[Quarantined] = []
         self.answer: Message = Ok()
 
@@ -38,7 +39,10 @@ class Gateway:
         return self
 
     async def _heard(self, report: DeliveryReport) -> Message:
-        self.reports.append(report)
+        if report not in self.taken:  # else it is told again, because the answer was not heard in time
+            self.reports.append(report)
+        if isinstance(self.answer, Ok):
+            self.taken.append(report)
         return self.answer
 
     async def _quarantined(self, subject: str, entry: Quarantined) -> None:
